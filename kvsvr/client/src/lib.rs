@@ -1,0 +1,3 @@
+//! Client library of kvsvr.
+
+pub mod transport;

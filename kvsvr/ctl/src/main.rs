@@ -1,0 +1,2 @@
+//! kvctl: ops CLI and benchmark of kvsvr.
+fn main() {}

@@ -1,0 +1,4 @@
+//! The kvsvr node.
+
+pub mod disk;
+pub mod service;
