@@ -156,12 +156,24 @@ pub enum TransportError {
         /// What the other side said.
         reason: String,
     },
+    /// The other side answered with the API's own error.
+    #[error("{address}: {}", .error.message)]
+    Api {
+        /// HOST:PORT.
+        address: String,
+        /// The error.
+        error: Box<kvsvr_proto::v1::Error>,
+    },
 }
 
 impl TransportError {
     /// True if the request may have been carried out.
     pub fn is_unknown(&self) -> bool {
-        matches!(self, TransportError::Broken { .. } | TransportError::Timeout { .. })
+        match self {
+            TransportError::Broken { .. } | TransportError::Timeout { .. } => true,
+            TransportError::Unreachable { .. } | TransportError::Rejected { .. } => false,
+            TransportError::Api { error, .. } => error.unknown,
+        }
     }
 }
 

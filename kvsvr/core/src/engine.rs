@@ -80,7 +80,7 @@ pub enum Write {
     Put(Cf, Bytes, Bytes),
     /// Removes a key, if it is there.
     Delete(Cf, Bytes),
-    /// Removes the keys in [start, end).
+    /// Removes the keys in [start, end); an empty end means to the end of the column family.
     DeleteRange(Cf, Bytes, Bytes),
 }
 
@@ -125,7 +125,10 @@ pub trait Engine: EngineRead + Send + Sync + 'static {
     /// Like [`EngineRead::get`], but of the durable state: what a crash now would leave.
     fn get_durable(&self, cf: Cf, key: &[u8]) -> Result<Option<Bytes>, EngineError>;
 
-    /// Tells the engine that history rows for which [`keys::is_garbage`](is_garbage) holds at this shard's floor may be dropped, whenever it likes.
-    /// The floor given must be durable.
+    /// Tells the engine that rows for which [`is_garbage`](crate::keys::is_garbage) holds at this shard's floor may be dropped,
+    /// whenever it likes. The floor given must be durable, and it only grows.
+    ///
+    /// A snapshot keeps what it shows: a row may be dropped only if it is garbage at the floor that was set when the oldest open
+    /// snapshot was made. (A reader takes revision and floor from its snapshot and then reads history above that older floor.)
     fn set_garbage_floor(&self, shard: crate::types::ShardId, floor: crate::types::Revision);
 }

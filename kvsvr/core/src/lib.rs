@@ -4,7 +4,20 @@
 //! function of the entries: there is no clock (time is the stamp of an entry), no random number, no hash order, no thread, no
 //! async and no I/O other than reads through the [`Engine`] trait. The crate knows neither Raft nor RocksDB nor the network.
 
+pub mod codec;
+pub mod command;
 pub mod engine;
+pub mod error;
 pub mod event;
+pub mod hash;
+pub mod keys;
 pub mod limits;
+pub mod machine;
+pub mod mem;
+mod overlay;
+pub mod read;
+pub mod rows;
+#[cfg(any(test, feature = "testing"))]
+pub mod testing;
 pub mod types;
+mod wire;

@@ -10,6 +10,10 @@ pub const MAX_VALUE: usize = 1 << 20;
 pub const MAX_TXN_OPS: usize = 1024;
 /// Bytes of keys and values of a command.
 pub const MAX_COMMAND: usize = 4 << 20;
+/// Bytes of an encoded command: [`MAX_COMMAND`] and what the encoding adds for the largest number of operations.
+pub const MAX_ENCODED_COMMAND: usize = MAX_COMMAND + (256 << 10);
+/// Bytes of keys and values in the answers of one transaction.
+pub const MAX_TXN_RESULT_BYTES: usize = MAX_RANGE_BYTES;
 /// Keys in one range answer.
 pub const MAX_RANGE_KEYS: u32 = 10_000;
 /// Bytes of keys and values in one range answer; the last pair may pass it.
@@ -24,8 +28,18 @@ pub const MIN_LEASE_TTL_MS: u64 = 500;
 pub const MAX_TTL_MS: u64 = 10 * 365 * 24 * 3600 * 1000;
 /// Keys attached to one lease.
 pub const MAX_LEASE_KEYS: usize = 10_000;
+/// Leases of one shard.
+pub const MAX_LEASES: usize = 65_536;
 /// Outcomes remembered for one session; a client keeps fewer writes in flight.
 pub const MAX_SESSION_WINDOW: usize = 4_096;
+/// Bytes of an outcome that a session remembers; of a longer one it only remembers that the command was applied.
+pub const MAX_REMEMBERED_OUTCOME: usize = 4 << 10;
+/// Bytes of outcomes remembered for one session.
+pub const MAX_SESSION_BYTES: usize = 1 << 20;
+/// Bytes of outcomes remembered by one shard; past it the longest unused sessions are closed.
+pub const MAX_SESSIONS_BYTES: usize = 64 << 20;
+/// Bytes that one remembered outcome is counted for besides its encoding.
+pub const REMEMBERED_OVERHEAD: usize = 64;
 /// Sessions of one shard; the longest unused is closed when one more is opened.
 pub const MAX_SESSIONS: usize = 16_384;
 /// Milliseconds after which an unused session is closed.
@@ -34,7 +48,19 @@ pub const SESSION_IDLE_MS: u64 = 24 * 3600 * 1000;
 pub const MAX_CONSUMERS: usize = 1_024;
 /// Bytes of a consumer's name, at least one.
 pub const MAX_CONSUMER_NAME: usize = 256;
+/// Commands in one log entry.
+pub const MAX_BATCH_COMMANDS: usize = 65_536;
+/// Bytes after which a row of the change log is closed; it ends with a whole revision.
+pub const LOG_ROW_BYTES: usize = 256 << 10;
+/// Bytes of change log that one replay looks through when its filter matches little.
+pub const MAX_REPLAY_SCAN: usize = 8 << 20;
+/// Bytes that an event is counted for besides its partition's name, key and value, in lags and retention.
+pub const EVENT_OVERHEAD: u64 = 32;
 
 const _: () = assert!(MAX_VALUE + MAX_KEY < MAX_COMMAND);
 const _: () = assert!(MAX_VALUE <= MAX_RANGE_BYTES);
+const _: () = assert!(MAX_VALUE <= MAX_TXN_RESULT_BYTES);
+const _: () = assert!(MAX_SESSION_WINDOW * REMEMBERED_OVERHEAD < MAX_SESSION_BYTES);
+const _: () = assert!(MAX_REMEMBERED_OUTCOME < MAX_SESSION_BYTES);
+const _: () = assert!(MAX_SESSION_BYTES < MAX_SESSIONS_BYTES);
 const _: () = assert!(MAX_DELETE_RANGE_KEYS <= MAX_LEASE_KEYS);

@@ -35,7 +35,7 @@ pub struct LogPosition {
 }
 
 /// The unit of atomicity and order: one user, one conversation.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Partition {
     /// 0 = local to the cluster.
     pub region: u16,

@@ -9,6 +9,9 @@ use std::{fmt::Debug, io, sync::Arc};
 use bytes::Bytes;
 use futures::future::BoxFuture;
 
+pub mod fs;
+pub mod mem;
+
 /// The result of every operation.
 pub type DiskFuture<T> = BoxFuture<'static, io::Result<T>>;
 
@@ -35,6 +38,18 @@ pub trait Disk: Debug + Send + Sync + 'static {
     fn sync_dir(&self, dir: &str) -> DiskFuture<()>;
     /// Bytes that can still be written.
     fn free_bytes(&self) -> DiskFuture<u64>;
+}
+
+/// Writes a small file so that a crash leaves the old content or the new one: temporary file, sync, rename, sync of the directory.
+pub async fn replace(disk: &DynDisk, path: &str, content: Bytes) -> io::Result<()> {
+    let temporary = format!("{path}.tmp");
+    // A leftover of an earlier crash may be longer.
+    disk.remove(&temporary).await?;
+    let file = disk.open(&temporary, true).await?;
+    file.write_at(0, vec![content], true).await?;
+    file.sync().await?;
+    disk.rename(&temporary, path).await?;
+    disk.sync_dir(path.rsplit_once('/').map_or("", |(dir, _)| dir)).await
 }
 
 /// An open file.

@@ -1,4 +1,40 @@
-//! The kvsvr node.
+//! A kvsvr node: the shards' replicas on one machine, and everything around them.
+//!
+//! From the inside out: durable storage ([`disk`], [`wal`], [`store`], the engine `rocks` and the row cache before it, [`cache`]); consensus
+//! ([`raft`]); one replica of a shard ([`shard`], with its change log: [`hub`], [`history`], [`watch`]); the node ([`node`],
+//! [`topology`], [`maintenance`]); what answers requests ([`service`], [`api`], [`exec`], [`peer`], [`admin`], [`convert`]); and the edges of
+//! the process (`grpc`, `http`, `cli`, [`config`], [`metrics`]), which only exist with the feature `grpc`. `process` puts the production form
+//! together. Nothing below the edges knows gRPC or RocksDB: the simulator runs the same node on other parts.
 
+pub mod admin;
+pub mod api;
+pub mod cache;
+pub mod config;
+pub mod convert;
 pub mod disk;
+pub mod exec;
+pub mod history;
+pub mod hub;
+pub mod limits;
+pub mod maintenance;
+pub mod metrics;
+pub mod node;
+pub mod peer;
+pub mod raft;
 pub mod service;
+pub mod shard;
+pub mod store;
+pub mod topology;
+pub mod wal;
+pub mod watch;
+
+#[cfg(feature = "grpc")]
+pub mod cli;
+#[cfg(feature = "grpc")]
+pub mod grpc;
+#[cfg(feature = "grpc")]
+pub mod http;
+#[cfg(feature = "grpc")]
+pub mod listen;
+#[cfg(feature = "grpc")]
+pub mod logging;

@@ -1,0 +1,586 @@
+//! The engine behind [`Client`](crate::Client): carries one command or one read through as many tries as it takes.
+//!
+//! It owns the router, one [`NodeStream`] for each node, one session for each shard and the shard map's refresh. What to do after a
+//! failure is decided in [`retry`](crate::retry), where to go in [`router`](crate::router); here is the loop.
+
+use std::{
+    collections::BTreeMap,
+    sync::{
+        Arc, Weak,
+        atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering},
+    },
+};
+
+use bytes::Bytes;
+use kvsvr_proto::v1::{self, command, exec_reply, exec_request, outcome};
+use parking_lot::{Mutex, RwLock};
+use prost::Message;
+use tokio::time::{Duration, Instant, sleep};
+
+use crate::{
+    error::{Code, Error, Result},
+    limits::{MAP_MAX_AGE, MAP_TIMEOUT, MAX_RETRY_PAUSE, MAX_TIMEOUT, RETRY_PAUSE},
+    mux::NodeStream,
+    retry::{Next, Repeat, Step, Tries, pause},
+    router::{Place, Router, Target},
+    session::{ShardSession, Ticket},
+    time::millis,
+    transport::{Class, Method, Transport},
+    types::{ReadFrom, ReadMode},
+};
+
+/// What all handles of a client share.
+pub(crate) struct Core {
+    pub(crate) transport: Arc<dyn Transport>,
+    pub(crate) try_timeout: Duration,
+    /// Writes carry session and sequence number.
+    pub(crate) sessions_on: bool,
+    router: RwLock<Router>,
+    streams: RwLock<BTreeMap<Arc<str>, NodeStream>>,
+    sessions: Mutex<BTreeMap<u32, Arc<ShardSession>>>,
+    started: Instant,
+    /// The map's epoch and the time of its last fetch, for a cheap look on each call.
+    epoch: AtomicU64,
+    fetched_ms: AtomicU64,
+    /// Held by the caller who fetches the map.
+    fetching: tokio::sync::Mutex<()>,
+    /// A fetch in the background is under way.
+    background: AtomicBool,
+    spread: AtomicUsize,
+}
+
+/// An answer and the node that gave it.
+pub(crate) struct Answer<T> {
+    pub(crate) value: T,
+    pub(crate) address: Arc<str>,
+}
+
+/// What a reply means for the tries.
+enum Verdict<T> {
+    /// The answer.
+    Done(T),
+    /// The state machine's own refusal: the answer, too.
+    Refused(Error),
+    /// This try failed.
+    Failed(Error),
+}
+
+/// How the tries of one request ended without an answer.
+enum Ended {
+    /// Begin anew: the shard or the session is another now.
+    Anew {
+        new_session: bool,
+    },
+    Failed(Error),
+}
+
+/// How to choose a node.
+#[derive(Clone, Copy)]
+enum Choice {
+    Leader,
+    Replica(ReadFrom, usize),
+}
+
+impl Core {
+    pub(crate) fn new(
+        transport: Arc<dyn Transport>,
+        endpoints: Vec<Arc<str>>,
+        try_timeout: Duration,
+        sessions_on: bool,
+    ) -> Self {
+        Self {
+            transport,
+            try_timeout,
+            sessions_on,
+            router: RwLock::new(Router::new(endpoints)),
+            streams: RwLock::default(),
+            sessions: Mutex::default(),
+            started: Instant::now(),
+            epoch: AtomicU64::new(0),
+            fetched_ms: AtomicU64::new(0),
+            fetching: tokio::sync::Mutex::default(),
+            background: AtomicBool::new(false),
+            spread: AtomicUsize::new(0),
+        }
+    }
+
+    /// Time since the client was made, the router's clock.
+    pub(crate) fn now(&self) -> Duration {
+        self.started.elapsed()
+    }
+
+    pub(crate) fn router(&self) -> &RwLock<Router> {
+        &self.router
+    }
+
+    fn stream(&self, address: &Arc<str>) -> NodeStream {
+        if let Some(stream) = self.streams.read().get(address) {
+            return stream.clone();
+        }
+        let new = || NodeStream::new(self.transport.clone(), address.clone());
+        self.streams
+            .write()
+            .entry(address.clone())
+            .or_insert_with(new)
+            .clone()
+    }
+
+    fn session(&self, shard: u32) -> Arc<ShardSession> {
+        self.sessions.lock().entry(shard).or_default().clone()
+    }
+
+    /// Carries out a command.
+    pub(crate) async fn execute(
+        self: &Arc<Self>,
+        place: Place,
+        mut command: v1::Command,
+        repeat: Repeat,
+        deadline: Instant,
+    ) -> Result<Answer<v1::Outcome>> {
+        let mut tries = Tries::new(repeat);
+        loop {
+            let shard = self
+                .locate(place, deadline)
+                .await
+                .map_err(|e| tries.last_error(e))?;
+            let ticket = match repeat {
+                Repeat::Deduplicated => Some(
+                    self.ticket(shard, deadline)
+                        .await
+                        .map_err(|e| tries.last_error(e))?,
+                ),
+                _ => None,
+            };
+            if let Some(ticket) = &ticket {
+                command.session = ticket.session;
+                command.seq = ticket.seq;
+                command.acked_below = ticket.acked_below;
+            }
+            let op = exec_request::Op::Command(command.encode_to_vec().into());
+            let ended = self
+                .tries(
+                    place,
+                    shard,
+                    op,
+                    Choice::Leader,
+                    &mut tries,
+                    deadline,
+                    accept_outcome,
+                )
+                .await;
+            match ended {
+                Ok(answer) => return Ok(answer),
+                Err(Ended::Failed(error)) => return Err(error),
+                Err(Ended::Anew { new_session }) => {
+                    if let Some(ticket) = ticket.filter(|_| new_session) {
+                        self.session(shard).expired(ticket.session);
+                    }
+                }
+            }
+        }
+    }
+
+    async fn ticket(self: &Arc<Self>, shard: u32, deadline: Instant) -> Result<Ticket> {
+        self.session(shard)
+            .begin(deadline, || self.open_session(shard, deadline))
+            .await
+    }
+
+    /// A session nobody uses is closed by the server in time, so opening may be repeated.
+    async fn open_session(self: &Arc<Self>, shard: u32, deadline: Instant) -> Result<u64> {
+        let op = command::Op::SessionOpen(v1::SessionOpen {});
+        let command = v1::Command {
+            op: Some(op),
+            ..v1::Command::default()
+        };
+        let op = exec_request::Op::Command(command.encode_to_vec().into());
+        let mut tries = Tries::new(Repeat::Harmless);
+        let place = Place::Shard(shard);
+        let answer = self
+            .tries(
+                place,
+                shard,
+                op,
+                Choice::Leader,
+                &mut tries,
+                deadline,
+                accept_outcome,
+            )
+            .await;
+        match answer {
+            Ok(Answer {
+                value:
+                    v1::Outcome {
+                        result: Some(outcome::Result::Session(s)),
+                        ..
+                    },
+                ..
+            }) if s.id != 0 => Ok(s.id),
+            Ok(answer) => Err(Error::unexpected("no session id", &answer.address)),
+            // The caller's own write was not sent.
+            Err(Ended::Failed(e)) => Err(Error {
+                certainty: crate::error::Certainty::Definite,
+                ..e
+            }),
+            Err(Ended::Anew { .. }) => Err(Error::definite(
+                Code::WrongShard,
+                "the shard has moved: try again",
+            )),
+        }
+    }
+
+    /// Carries out a read.
+    pub(crate) async fn read(
+        self: &Arc<Self>,
+        place: Place,
+        request: v1::ReadRequest,
+        from: ReadFrom,
+        deadline: Instant,
+    ) -> Result<Answer<v1::ReadResult>> {
+        let mut tries = Tries::new(Repeat::Read);
+        let choice = match from {
+            ReadFrom::Leader => Choice::Leader,
+            from => Choice::Replica(from, self.spread.fetch_add(1, Ordering::Relaxed)),
+        };
+        loop {
+            let shard = self.locate(place, deadline).await?;
+            let op = exec_request::Op::Read(request.clone());
+            match self
+                .tries(place, shard, op, choice, &mut tries, deadline, accept_read)
+                .await
+            {
+                Ok(answer) => return Ok(answer),
+                Err(Ended::Failed(error)) => return Err(error),
+                Err(Ended::Anew { .. }) => {}
+            }
+        }
+    }
+
+    /// Sends a request until it is answered, or begins anew, or fails for good.
+    #[expect(
+        clippy::too_many_arguments,
+        reason = "one loop for commands and reads, called from here only"
+    )]
+    async fn tries<T>(
+        self: &Arc<Self>,
+        place: Place,
+        shard: u32,
+        op: exec_request::Op,
+        choice: Choice,
+        tries: &mut Tries,
+        deadline: Instant,
+        accept: fn(v1::ExecReply, &Target) -> Verdict<T>,
+    ) -> std::result::Result<Answer<T>, Ended> {
+        let mut request = v1::ExecRequest {
+            shard,
+            meta: shard == 0,
+            hops: 1,
+            op: Some(op),
+            ..Default::default()
+        };
+        let mut avoid = Vec::new();
+        let mut pinned: Option<Target> = None;
+        loop {
+            let Some(target) = pinned.take().or_else(|| self.choose(shard, choice, &avoid)) else {
+                return Err(Ended::Failed(tries.last_error(no_such_shard(place))));
+            };
+            let error = match self
+                .attempt(&target, &request, tries, deadline)
+                .await
+                .map(|r| accept(r, &target))
+            {
+                Ok(Verdict::Done(value)) => {
+                    if tries.failed() > 0 && matches!(choice, Choice::Leader) && request.hops > 0 {
+                        self.learn_leader(&target);
+                    }
+                    return Ok(Answer {
+                        value,
+                        address: target.address,
+                    });
+                }
+                Ok(Verdict::Refused(error)) => return Err(Ended::Failed(tries.refusal(error))),
+                Ok(Verdict::Failed(error)) | Err(error) => error,
+            };
+            let left = deadline.saturating_duration_since(Instant::now());
+            let replicas = self.router.read().replicas(shard);
+            let step = tries.judge(&error, left, replicas, rand::random_range(0.0..1.0));
+            tracing::debug!(node = %target.address, shard, %error, ?step, "try failed");
+            let Step::Retry { after, next } = step else {
+                return Err(Ended::Failed(tries.last_error(error)));
+            };
+            if !after.is_zero() {
+                sleep(after).await;
+            }
+            request.hops = 1;
+            match next {
+                Next::Route => {}
+                Next::Leader { node, address } => {
+                    if self.router.write().leader_is(shard, node, &address, self.now()) {
+                        avoid.retain(|n| *n != node);
+                    } else {
+                        // We cannot reach the leader, this node perhaps can.
+                        request.hops = 0;
+                        pinned = Some(target);
+                    }
+                }
+                Next::Other => self.turn_away(&target, &error, &mut avoid, replicas),
+                Next::NewSession => return Err(Ended::Anew { new_session: true }),
+                Next::RefreshMap => {
+                    // Without an answer the old map has to do.
+                    let _ = self.fetch_map(deadline, self.epoch.load(Ordering::Relaxed)).await;
+                    return Err(Ended::Anew { new_session: false });
+                }
+            }
+        }
+    }
+
+    fn choose(&self, shard: u32, choice: Choice, avoid: &[u64]) -> Option<Target> {
+        let router = self.router.read();
+        match choice {
+            Choice::Leader => router.leader(shard, avoid, self.now()),
+            Choice::Replica(from, spread) => {
+                router.replica(shard, from, avoid, self.now(), spread, |a| self.distance(a))
+            }
+        }
+    }
+
+    /// A node's round trip; zero if it has not been measured, so that it will be.
+    pub(crate) fn distance(&self, address: &str) -> Duration {
+        self.streams
+            .read()
+            .get(address)
+            .map_or(Duration::ZERO, NodeStream::round_trip)
+    }
+
+    async fn attempt(
+        self: &Arc<Self>,
+        target: &Target,
+        request: &v1::ExecRequest,
+        tries: &Tries,
+        deadline: Instant,
+    ) -> Result<v1::ExecReply> {
+        let now = Instant::now();
+        let until = if tries.may_repeat() {
+            deadline.min(now + self.try_timeout)
+        } else {
+            deadline
+        };
+        let mut request = request.clone();
+        request.timeout_ms = timeout_ms(until.saturating_duration_since(now));
+        let reply = self.stream(&target.address).call(request, until).await?;
+        self.look_at_epoch(reply.map_epoch, now);
+        Ok(reply)
+    }
+
+    fn learn_leader(&self, target: &Target) {
+        self.router
+            .write()
+            .leader_is(target.shard, target.node, "", self.now());
+    }
+
+    /// The next try goes to another node, and if the fault is the node's, so do other calls.
+    fn turn_away(&self, target: &Target, error: &Error, avoid: &mut Vec<u64>, replicas: usize) {
+        match error.code {
+            Code::Unreachable | Code::Disconnected | Code::NotReady => {
+                self.router.write().penalize(&target.address, self.now());
+            }
+            Code::NoLeader | Code::NotLeader => self.router.write().not_leader(target.shard, target.node),
+            _ => {}
+        }
+        if avoid.len() + 1 >= replicas {
+            avoid.clear();
+        }
+        avoid.push(target.node);
+    }
+
+    /// A reply brought the epoch of the server's map; fetches the map if it is newer, or if what we know is old.
+    fn look_at_epoch(self: &Arc<Self>, epoch: u64, now: Instant) {
+        let known = self.epoch.load(Ordering::Relaxed);
+        let age = millis(now.saturating_duration_since(self.started))
+            .saturating_sub(self.fetched_ms.load(Ordering::Relaxed));
+        if epoch > known || u128::from(age) >= MAP_MAX_AGE.as_millis() {
+            self.refresh_map();
+        }
+    }
+
+    /// Fetches the map in the background, unless that is under way.
+    pub(crate) fn refresh_map(self: &Arc<Self>) {
+        if self.background.swap(true, Ordering::AcqRel) {
+            return;
+        }
+        let core = Arc::downgrade(self);
+        tokio::spawn(async move {
+            if let Some(core) = Weak::upgrade(&core) {
+                let deadline = Instant::now() + MAP_TIMEOUT * 3;
+                let known = core.epoch.load(Ordering::Relaxed);
+                if let Err(error) = core.fetch_map(deadline, known).await {
+                    tracing::debug!(%error, "cannot refresh the shard map");
+                    // Not again with the very next reply.
+                    core.fetched_ms.store(millis(core.now()), Ordering::Relaxed);
+                }
+                core.background.store(false, Ordering::Release);
+            }
+        });
+    }
+
+    /// The shard of a place; fetches the map if there is none yet.
+    pub(crate) async fn locate(self: &Arc<Self>, place: Place, deadline: Instant) -> Result<u32> {
+        if let Some(shard) = self.router.read().shard(place) {
+            return Ok(shard);
+        }
+        self.need_map(deadline).await?;
+        self.router
+            .read()
+            .shard(place)
+            .ok_or_else(|| no_such_shard(place))
+    }
+
+    /// Fetches the map if there is none yet.
+    pub(crate) async fn need_map(&self, deadline: Instant) -> Result<()> {
+        let mut failures = 0;
+        while self.router.read().map().is_none() {
+            let Err(error) = self.fetch_map(deadline, 0).await else {
+                continue;
+            };
+            let pause = pause(
+                RETRY_PAUSE,
+                MAX_RETRY_PAUSE,
+                failures,
+                rand::random_range(0.0..1.0),
+            );
+            if Instant::now() + pause >= deadline || error.code == Code::Refused {
+                return Err(error);
+            }
+            failures += 1;
+            sleep(pause).await;
+        }
+        Ok(())
+    }
+
+    /// Asks one node after the other for the map. Returns at once if somebody else fetched a newer map than `known` meanwhile.
+    pub(crate) async fn fetch_map(&self, deadline: Instant, known: u64) -> Result<()> {
+        let _fetching = self.fetching.lock().await;
+        if self.epoch.load(Ordering::Relaxed) > known {
+            return Ok(());
+        }
+        let addresses = self.router.read().addresses(self.now());
+        let mut reasons = Vec::new();
+        let mut code = Code::Unreachable;
+        for address in addresses {
+            let left = deadline.saturating_duration_since(Instant::now());
+            match self.ask_for_map(&address, left.min(MAP_TIMEOUT)).await {
+                Ok(Some(map)) => {
+                    let mut router = self.router.write();
+                    router.set_map(map)?;
+                    self.epoch.store(router.epoch(), Ordering::Relaxed);
+                    self.fetched_ms.store(millis(self.now()), Ordering::Relaxed);
+                    return Ok(());
+                }
+                Ok(None) => {
+                    code = Code::NotReady;
+                    reasons.push(format!(
+                        "{address} is not part of a cluster: create one with `kvctl cluster bootstrap`"
+                    ));
+                }
+                Err(error) => reasons.push(error.message),
+            }
+        }
+        Err(Error::definite(
+            code,
+            format!("no node gave the shard map: {}", reasons.join("; ")),
+        ))
+    }
+
+    async fn ask_for_map(&self, address: &str, time: Duration) -> Result<Option<v1::ShardMap>> {
+        let response: v1::ShardMapResponse = self
+            .call(address, Method::AdminShardMap, &v1::ShardMapRequest {}, time)
+            .await?;
+        Ok(response.map)
+    }
+
+    /// One unary call to one node, without retries.
+    pub(crate) async fn call<Q: Message, R: Message + Default>(
+        &self,
+        address: &str,
+        method: Method,
+        request: &Q,
+        time: Duration,
+    ) -> Result<R> {
+        let request = Bytes::from(request.encode_to_vec());
+        let answer = self
+            .transport
+            .call(address, Class::Control, method, request, time)
+            .await?;
+        R::decode(answer)
+            .map_err(|e| Error::unexpected(&format!("an answer that does not decode ({e})"), address))
+    }
+}
+
+/// On the wire: whole milliseconds, 0 = the server's default.
+fn timeout_ms(left: Duration) -> u32 {
+    u32::try_from(millis(left.min(MAX_TIMEOUT)).max(1)).unwrap_or(u32::MAX)
+}
+
+fn no_such_shard(place: Place) -> Error {
+    match place {
+        Place::Slot(slot) => Error::definite(
+            Code::NotReady,
+            format!("the shard map has no shard for slot {slot}: see `kvctl cluster status`"),
+        ),
+        Place::Shard(id) => Error::definite(
+            Code::NotFound,
+            format!("there is no shard {id}: see `kvctl cluster status`"),
+        ),
+    }
+}
+
+fn accept_outcome(reply: v1::ExecReply, target: &Target) -> Verdict<v1::Outcome> {
+    match reply.result {
+        Some(exec_reply::Result::Outcome(bytes)) => match v1::Outcome::decode(bytes) {
+            Ok(v1::Outcome {
+                result: Some(outcome::Result::Rejected(rejection)),
+                ..
+            }) => {
+                let error = Error::from_rejection(rejection);
+                match error.code {
+                    // Not the command's outcome, but that it was not looked at.
+                    Code::SessionExpired | Code::Overloaded | Code::ResultForgotten => Verdict::Failed(error),
+                    _ => Verdict::Refused(error),
+                }
+            }
+            Ok(outcome) => Verdict::Done(outcome),
+            Err(e) => Verdict::Failed(Error::unexpected(
+                &format!("an outcome that does not decode ({e})"),
+                &target.address,
+            )),
+        },
+        other => Verdict::Failed(reply_error(other, target)),
+    }
+}
+
+fn accept_read(reply: v1::ExecReply, target: &Target) -> Verdict<v1::ReadResult> {
+    match reply.result {
+        Some(exec_reply::Result::Read(result)) => Verdict::Done(result),
+        other => Verdict::Failed(reply_error(other, target)),
+    }
+}
+
+fn reply_error(result: Option<exec_reply::Result>, target: &Target) -> Error {
+    match result {
+        Some(exec_reply::Result::Error(error)) => Error::from_proto(error, &target.address),
+        _ => Error::unexpected("another kind of answer than was asked for", &target.address),
+    }
+}
+
+/// The message of a read.
+pub(crate) fn read_request(
+    partition: v1::Partition,
+    mode: ReadMode,
+    op: v1::read_request::Op,
+) -> v1::ReadRequest {
+    v1::ReadRequest {
+        partition: Some(partition),
+        mode: Some(mode.to_proto()),
+        op: Some(op),
+    }
+}

@@ -1,0 +1,272 @@
+//! A stream of change-log events that survives broken connections and changes of leader: what watches and consumers share.
+//!
+//! The position is the last revision that was delivered; a new stream starts after it and events up to it are dropped, so there is
+//! neither gap nor duplicate. Nothing is buffered here: a reader that does not read makes the server stop sending (HTTP/2 flow
+//! control) and, if that lasts, end the stream, which is then opened again from the same position.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use kvsvr_proto::v1;
+use prost::Message as _;
+use tokio::time::{Instant, sleep, timeout};
+
+use crate::{
+    core::Core,
+    error::{Code, Error, Result},
+    limits::{CONNECT_TIMEOUT, MAP_TIMEOUT, MAX_WATCH_PAUSE, WATCH_IDLE, WATCH_PAUSE},
+    retry::pause,
+    router::{Place, Target},
+    transport::{Class, Method, StreamReceiver, StreamSender, TransportError},
+    types::ReadFrom,
+};
+
+/// What is followed.
+#[derive(Clone, Debug)]
+pub(crate) enum Source {
+    /// The position is set here before each use.
+    Watch(v1::WatchRequest),
+    /// The server knows the consumer's cursor.
+    Consumer(v1::ConsumerStreamRequest),
+}
+
+/// One step.
+#[derive(Debug)]
+pub(crate) enum Step {
+    /// All matching events up to the revision, of which those after the last step.
+    Events {
+        revision: u64,
+        events: Vec<v1::WatchEvent>,
+    },
+    /// Events after the position have been compacted.
+    Compacted { resume_from: u64 },
+}
+
+pub(crate) struct Follow {
+    core: Arc<Core>,
+    place: Place,
+    source: Source,
+    from: ReadFrom,
+    /// The last revision delivered. `None`: wherever the server starts.
+    position: Option<u64>,
+    stream: Option<Stream>,
+    /// Streams that broke since the last message.
+    failures: u32,
+    avoid: Vec<u64>,
+    /// Something has been received.
+    proven: bool,
+}
+
+struct Stream {
+    _sender: StreamSender,
+    receiver: StreamReceiver,
+    target: Target,
+}
+
+impl Follow {
+    pub(crate) fn new(
+        core: Arc<Core>,
+        place: Place,
+        source: Source,
+        from: ReadFrom,
+        position: Option<u64>,
+    ) -> Self {
+        Self {
+            core,
+            place,
+            source,
+            from,
+            position,
+            stream: None,
+            failures: 0,
+            avoid: Vec::new(),
+            proven: false,
+        }
+    }
+
+    /// The last revision delivered.
+    pub(crate) fn position(&self) -> Option<u64> {
+        self.position
+    }
+
+    /// Goes on after this revision.
+    pub(crate) fn set_position(&mut self, revision: u64) {
+        self.position = Some(revision);
+        self.stream = None;
+    }
+
+    /// The next step. Cancel-safe. Waits as long as it takes; an error is final.
+    pub(crate) async fn next(&mut self) -> Result<Step> {
+        loop {
+            if self.stream.is_none() {
+                self.open().await?;
+            }
+            let Some(stream) = &mut self.stream else { continue };
+            let address = stream.target.address.clone();
+            let error = match timeout(WATCH_IDLE, stream.receiver.next()).await {
+                Ok(Some(Ok(message))) => match self.take(message, &address)? {
+                    Some(step) => return Ok(step),
+                    None => continue,
+                },
+                Ok(Some(Err(error))) => Error::from(error),
+                Ok(None) => Error::unknown(Code::Disconnected, format!("{address} ended the stream")),
+                Err(_) => Error::unknown(
+                    Code::Timeout,
+                    format!("{address} sent nothing for {WATCH_IDLE:?}"),
+                ),
+            };
+            if let Some(step) = self.failed(error)? {
+                return Ok(step);
+            }
+        }
+    }
+
+    /// Opens the stream, after a pause if the last ones broke.
+    async fn open(&mut self) -> Result<()> {
+        if self.failures > 0 {
+            let jitter = rand::random_range(0.0..1.0);
+            sleep(pause(WATCH_PAUSE, MAX_WATCH_PAUSE, self.failures - 1, jitter)).await;
+        }
+        let shard = match self.core.locate(self.place, Instant::now() + MAP_TIMEOUT).await {
+            Ok(shard) => shard,
+            Err(error) if error.code == Code::NotFound => return Err(error),
+            Err(error) => {
+                tracing::debug!(%error, "cannot follow the change log yet");
+                self.failures += 1;
+                return Ok(());
+            }
+        };
+        let spread = self.failures as usize;
+        let target = {
+            let router = self.core.router().read();
+            router.replica(shard, self.from, &self.avoid, self.core.now(), spread, |a| {
+                self.core.distance(a)
+            })
+        };
+        let Some(target) = target else {
+            return Err(Error::definite(
+                Code::NotFound,
+                format!("there is no shard {shard}"),
+            ));
+        };
+        let (method, request) = self.request(shard);
+        match open_stream(&self.core, &target, method, request).await {
+            Ok((sender, receiver)) => {
+                self.stream = Some(Stream {
+                    _sender: sender,
+                    receiver,
+                    target,
+                });
+            }
+            Err(error) => {
+                tracing::debug!(%error, "cannot open a stream of events");
+                self.core
+                    .router()
+                    .write()
+                    .penalize(&target.address, self.core.now());
+                self.failures += 1;
+            }
+        }
+        Ok(())
+    }
+
+    fn request(&self, shard: u32) -> (Method, Bytes) {
+        match &self.source {
+            Source::Watch(request) => {
+                let mut request = request.clone();
+                request.shard = shard;
+                request.meta = shard == 0;
+                request.from_now = self.position.is_none();
+                request.after_revision = self.position.unwrap_or(0);
+                (Method::WatchWatch, request.encode_to_vec().into())
+            }
+            Source::Consumer(request) => (Method::ConsumerStream, request.encode_to_vec().into()),
+        }
+    }
+
+    /// What one message brings.
+    fn take(&mut self, message: Bytes, address: &str) -> Result<Option<Step>> {
+        let response = v1::WatchResponse::decode(message)
+            .map_err(|e| Error::unexpected(&format!("events that do not decode ({e})"), address))?;
+        if let Some(error) = response.error {
+            return self.failed(Error::from_proto(error, address));
+        }
+        self.failures = 0;
+        self.avoid.clear();
+        self.proven = true;
+        let seen = self.position.unwrap_or(0);
+        let mut events = response.events;
+        events.retain(|event| event.kv.as_ref().is_some_and(|kv| kv.mod_rev > seen));
+        let revision = response.revision.max(seen);
+        self.position = Some(revision);
+        Ok(Some(Step::Events { revision, events }))
+    }
+
+    /// The stream broke: a step that says so, a final error, or `None` to open it again.
+    fn failed(&mut self, error: Error) -> Result<Option<Step>> {
+        let Some(stream) = self.stream.take() else {
+            return Ok(None);
+        };
+        self.failures += 1;
+        let Target { shard, node, address } = stream.target;
+        tracing::debug!(%error, shard, "stream of events broke");
+        match error.code {
+            Code::Compacted => {
+                return Ok(Some(Step::Compacted {
+                    resume_from: error.revision,
+                }));
+            }
+            Code::NotLeader => {
+                let (leader, at) = error.leader.unwrap_or((0, String::new()));
+                let now = self.core.now();
+                if leader == 0 || !self.core.router().write().leader_is(shard, leader, &at, now) {
+                    self.avoid(node, shard);
+                }
+            }
+            Code::NoLeader => self.core.router().write().not_leader(shard, node),
+            Code::Disconnected | Code::Unreachable | Code::NotReady => {
+                self.core.router().write().penalize(&address, self.core.now());
+            }
+            Code::Timeout | Code::TooStale | Code::Internal | Code::Corrupt => self.avoid(node, shard),
+            Code::WrongShard => self.core.refresh_map(),
+            Code::Overloaded => {}
+            // A replica that lags may not have what another has delivered.
+            Code::FutureRevision if self.proven => self.avoid(node, shard),
+            _ => return Err(error),
+        }
+        Ok(None)
+    }
+
+    fn avoid(&mut self, node: u64, shard: u32) {
+        if self.avoid.len() + 1 >= self.core.router().read().replicas(shard) {
+            self.avoid.clear();
+        }
+        self.avoid.push(node);
+    }
+}
+
+/// Opens a stream and sends its one request.
+async fn open_stream(
+    core: &Core,
+    target: &Target,
+    method: Method,
+    request: Bytes,
+) -> std::result::Result<(StreamSender, StreamReceiver), TransportError> {
+    let unreachable = |reason: &str| TransportError::Unreachable {
+        address: target.address.to_string(),
+        reason: reason.to_owned(),
+    };
+    let open = async {
+        let stream = core.transport.open(&target.address, Class::Bulk, method).await?;
+        stream
+            .0
+            .send(request)
+            .await
+            .map_err(|_| unreachable("the stream ended at once"))?;
+        Ok(stream)
+    };
+    match timeout(CONNECT_TIMEOUT * 2, open).await {
+        Ok(result) => result,
+        Err(_) => Err(unreachable("the stream could not be opened in time")),
+    }
+}

@@ -1,0 +1,350 @@
+//! What to do after a failed try. Pure: a table from failure to step, and the memory of one call's tries.
+//!
+//! The rule that everything here serves: a write of which an earlier try may have taken effect is tried again only if the server
+//! can tell that it is the same write (same session and sequence number, or a write that may be repeated), and if in the end no
+//! try answered, the outcome is unknown.
+
+use std::time::Duration;
+
+use crate::{
+    error::{Code, Error},
+    limits::{MAX_FAST_REDIRECTS, MAX_RETRY_PAUSE, RETRY_PAUSE},
+};
+
+/// What may happen if a request is carried out twice.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Repeat {
+    /// A read.
+    Read,
+    /// A write that means the same twice.
+    Harmless,
+    /// A write with session and sequence number: the server carries it out once.
+    Deduplicated,
+    /// A write that must not be repeated after an unknown outcome.
+    Forbidden,
+}
+
+/// Where the next try goes.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Next {
+    /// Wherever the router says now.
+    Route,
+    /// To the leader that the node named.
+    Leader {
+        /// Its id.
+        node: u64,
+        /// Its address; empty = not said.
+        address: String,
+    },
+    /// To another replica than this one.
+    Other,
+    /// Wherever a new shard map says.
+    RefreshMap,
+    /// As a new write of a new session.
+    NewSession,
+}
+
+/// What to do.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Step {
+    /// Try again.
+    Retry {
+        /// After this pause.
+        after: Duration,
+        /// There.
+        next: Next,
+    },
+    /// Give up and return the error.
+    Fail,
+}
+
+/// The tries of one call.
+#[derive(Clone, Debug)]
+pub(crate) struct Tries {
+    repeat: Repeat,
+    failed: u32,
+    redirects: u32,
+    maybe_applied: bool,
+    /// Replicas that cannot serve this call.
+    unfit: u32,
+}
+
+impl Tries {
+    /// None yet.
+    pub(crate) fn new(repeat: Repeat) -> Self {
+        Self {
+            repeat,
+            failed: 0,
+            redirects: 0,
+            maybe_applied: false,
+            unfit: 0,
+        }
+    }
+
+    /// True if a try may have taken effect.
+    #[cfg(test)]
+    fn maybe_applied(&self) -> bool {
+        self.maybe_applied
+    }
+
+    /// True if the call may be tried again after an unknown outcome.
+    pub(crate) fn may_repeat(&self) -> bool {
+        self.repeat != Repeat::Forbidden
+    }
+
+    /// Tries that failed.
+    pub(crate) fn failed(&self) -> u32 {
+        self.failed
+    }
+
+    /// Judges a failed try. `left` is the time to the deadline, `replicas` how many the shard has, `jitter` a random number in
+    /// [0, 1).
+    pub(crate) fn judge(&mut self, error: &Error, left: Duration, replicas: usize, jitter: f64) -> Step {
+        self.failed += 1;
+        if error.is_unknown() && self.repeat != Repeat::Read {
+            self.maybe_applied = true;
+            if self.repeat == Repeat::Forbidden {
+                return Step::Fail;
+            }
+        }
+        match self.step(error, replicas, jitter) {
+            Step::Retry { after, .. } if after >= left => Step::Fail,
+            step => step,
+        }
+    }
+
+    fn step(&mut self, error: &Error, replicas: usize, jitter: f64) -> Step {
+        let pause = pause(RETRY_PAUSE, MAX_RETRY_PAUSE, self.failed - 1, jitter);
+        let retry = |next| Step::Retry { after: pause, next };
+        match error.code {
+            // The node is gone: another may answer at once. Once all have been asked, wait.
+            Code::Unreachable | Code::Disconnected | Code::Timeout | Code::NotReady => {
+                let after = if (self.failed as usize) < replicas {
+                    Duration::ZERO
+                } else {
+                    pause
+                };
+                Step::Retry {
+                    after,
+                    next: Next::Other,
+                }
+            }
+            Code::NotLeader => self.redirect(error, pause),
+            // An election, or a leader without a valid lease: the same node may be able to in a moment.
+            Code::NoLeader => retry(if self.failed % 2 == 1 {
+                Next::Route
+            } else {
+                Next::Other
+            }),
+            Code::Overloaded => {
+                let after = error.retry_after.unwrap_or(pause).mul_f64(1.0 + jitter / 4.0);
+                Step::Retry {
+                    after,
+                    next: Next::Route,
+                }
+            }
+            Code::WrongShard if self.maybe_applied && self.repeat == Repeat::Deduplicated => Step::Fail,
+            Code::WrongShard => retry(Next::RefreshMap),
+            // A sequence number is worth nothing without its session.
+            Code::SessionExpired if self.repeat == Repeat::Deduplicated && !self.maybe_applied => {
+                Step::Retry {
+                    after: Duration::ZERO,
+                    next: Next::NewSession,
+                }
+            }
+            // Another replica may be fresher, or intact.
+            Code::TooStale | Code::Corrupt if self.repeat == Repeat::Read => {
+                self.unfit += 1;
+                if (self.unfit as usize) < replicas {
+                    Step::Retry {
+                        after: Duration::ZERO,
+                        next: Next::Other,
+                    }
+                } else {
+                    Step::Fail
+                }
+            }
+            _ => Step::Fail,
+        }
+    }
+
+    fn redirect(&mut self, error: &Error, pause: Duration) -> Step {
+        let Some((node, address)) = error.leader.clone().filter(|(node, _)| *node != 0) else {
+            return Step::Retry {
+                after: pause,
+                next: Next::Other,
+            };
+        };
+        self.redirects += 1;
+        let after = if self.redirects <= MAX_FAST_REDIRECTS {
+            Duration::ZERO
+        } else {
+            pause
+        };
+        Step::Retry {
+            after,
+            next: Next::Leader { node, address },
+        }
+    }
+
+    /// The state machine's refusal, as the error that the call ends with. Under a session it is the outcome of the first try that was
+    /// looked at, so it is certain even after unknown tries.
+    pub(crate) fn refusal(&self, error: Error) -> Error {
+        if self.repeat == Repeat::Deduplicated {
+            error
+        } else {
+            self.last_error(error)
+        }
+    }
+
+    /// The error that the call ends with.
+    pub(crate) fn last_error(&self, error: Error) -> Error {
+        if self.maybe_applied {
+            error.after_unknown_try()
+        } else {
+            error
+        }
+    }
+}
+
+/// Doubles from `first` to `most`; the upper half of it is left to chance, so that clients do not come back in step.
+pub(crate) fn pause(first: Duration, most: Duration, failures: u32, jitter: f64) -> Duration {
+    let full = first.saturating_mul(1u32 << failures.min(16)).min(most);
+    full.mul_f64(0.5 + jitter.clamp(0.0, 1.0) / 2.0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::error::Certainty;
+
+    const LEFT: Duration = Duration::from_secs(5);
+
+    fn error(code: Code) -> Error {
+        let unknown = matches!(
+            code,
+            Code::Timeout | Code::Disconnected | Code::Internal | Code::ResultForgotten
+        );
+        if unknown {
+            Error::unknown(code, "test")
+        } else {
+            Error::definite(code, "test")
+        }
+    }
+
+    /// What a first failure with each code leads to, for each kind of request.
+    #[test]
+    fn table() {
+        let mut lines = Vec::new();
+        for code in Code::ALL {
+            let mut words = vec![format!("{:<16}", code.name())];
+            for repeat in [
+                Repeat::Read,
+                Repeat::Harmless,
+                Repeat::Deduplicated,
+                Repeat::Forbidden,
+            ] {
+                let mut tries = Tries::new(repeat);
+                let step = match tries.judge(&error(*code), LEFT, 3, 0.0) {
+                    Step::Fail => "fail".to_owned(),
+                    Step::Retry { after, next } => {
+                        format!("{}{next:?}", if after.is_zero() { "" } else { "pause+" })
+                    }
+                };
+                words.push(format!(
+                    "{step:<14}{}",
+                    if tries.maybe_applied() { "?" } else { " " }
+                ));
+            }
+            lines.push(words.join(" ").trim_end().to_owned());
+        }
+        let want = include_str!("retry_table.txt");
+        assert_eq!(
+            lines.join("\n"),
+            want.trim_end(),
+            "code, read, harmless, deduplicated, forbidden; ? = maybe applied"
+        );
+    }
+
+    #[test]
+    fn an_unknown_try_stays_unknown_whatever_comes_after_it() {
+        let mut tries = Tries::new(Repeat::Deduplicated);
+        assert!(matches!(
+            tries.judge(&error(Code::Disconnected), LEFT, 3, 0.5),
+            Step::Retry { .. }
+        ));
+        for code in [
+            Code::NotLeader,
+            Code::NoLeader,
+            Code::Unreachable,
+            Code::Overloaded,
+        ] {
+            assert!(
+                matches!(tries.judge(&error(code), LEFT, 3, 0.5), Step::Retry { .. }),
+                "{code}"
+            );
+        }
+        for code in [Code::SessionExpired, Code::WrongShard, Code::Invalid] {
+            assert_eq!(tries.judge(&error(code), LEFT, 3, 0.5), Step::Fail, "{code}");
+            assert_eq!(tries.last_error(error(code)).certainty, Certainty::Unknown);
+        }
+    }
+
+    #[test]
+    fn no_retry_begins_after_the_deadline() {
+        let mut tries = Tries::new(Repeat::Read);
+        assert_eq!(
+            tries.judge(&error(Code::NoLeader), Duration::from_millis(1), 3, 0.9),
+            Step::Fail
+        );
+        let overloaded = Error {
+            retry_after: Some(LEFT),
+            ..error(Code::Overloaded)
+        };
+        assert_eq!(tries.judge(&overloaded, LEFT, 3, 0.0), Step::Fail);
+    }
+
+    #[test]
+    fn redirects_are_followed_at_once_but_not_for_ever() {
+        let mut tries = Tries::new(Repeat::Harmless);
+        let hint = Error {
+            leader: Some((3, "c:1".into())),
+            ..error(Code::NotLeader)
+        };
+        let pauses: Vec<bool> = (0..5)
+            .map(|_| match tries.judge(&hint, LEFT, 3, 0.0) {
+                Step::Retry {
+                    after,
+                    next: Next::Leader { node: 3, .. },
+                } => !after.is_zero(),
+                step => panic!("{step:?}"),
+            })
+            .collect();
+        assert_eq!(pauses, [false, false, false, true, true]);
+    }
+
+    #[test]
+    fn a_read_asks_each_replica_for_fresh_data_once() {
+        let mut tries = Tries::new(Repeat::Read);
+        let steps: Vec<bool> = (0..3)
+            .map(|_| tries.judge(&error(Code::TooStale), LEFT, 3, 0.0) == Step::Fail)
+            .collect();
+        assert_eq!(steps, [false, false, true]);
+    }
+
+    #[test]
+    fn pauses_grow_to_their_bound() {
+        let p = |failures, jitter| {
+            pause(
+                Duration::from_millis(4),
+                Duration::from_millis(250),
+                failures,
+                jitter,
+            )
+        };
+        assert_eq!(p(0, 0.0), Duration::from_millis(2));
+        assert_eq!(p(0, 1.0), Duration::from_millis(4));
+        assert_eq!(p(1, 1.0), Duration::from_millis(8));
+        assert_eq!(p(40, 1.0), Duration::from_millis(250));
+    }
+}

@@ -1,0 +1,309 @@
+//! The state machine of one shard.
+//!
+//! [`Machine::apply`] turns committed log entries into outcomes, events and one engine batch, which the host must write before it
+//! applies more. What must be fast to decide (leases, sessions, consumers) is also held in memory; everything is in the engine, so
+//! [`Machine::load`] continues at any entry. The result does not depend on how entries are split into calls.
+//!
+//! Time is the newest stamp of any entry. The revision grows by one with each command that changes a key: a deletion of nothing, a
+//! transaction without effect, leases, sessions and consumers do not move it. What one command does shares one revision: all of a
+//! transaction, all keys of a revoked lease, all that one `Expire` removes.
+//!
+//! It does not know Raft, does not check whether a partition belongs to the shard, and never decides *when* to expire or to
+//! compact: the leader proposes both, see [`Machine::next_expiry`] and [`Machine::compaction_target`].
+
+use bytes::Bytes;
+
+use crate::{
+    codec::{decode_batch, decode_command, decode_outcome},
+    command::{Command, Op, Outcome, OutcomeResult},
+    engine::{Cf, EngineRead, WriteBatch},
+    error::{Corrupt, ErrorCode, Failure, Rejection},
+    event::Event,
+    keys,
+    overlay::Overlay,
+    read::{View, shard_head},
+    rows::{Head, LogRowBuilder},
+    types::{LogPosition, Revision, ShardId, StampMs},
+};
+
+mod commit;
+mod consumers;
+mod data;
+mod expire;
+mod leases;
+mod retention;
+mod sessions;
+mod tx;
+
+pub use crate::rows::ConsumerRow;
+use consumers::Consumers;
+use leases::Leases;
+use sessions::{Admission, Sessions};
+
+/// A committed log entry.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Entry {
+    /// Where it stands in the log.
+    pub position: LogPosition,
+    /// What it says.
+    pub payload: Payload,
+}
+
+/// What a log entry says.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Payload {
+    /// Nothing: a new leader's first entry.
+    Blank,
+    /// The shard's members, opaque.
+    Membership(Bytes),
+    /// Commands, see [`encode_batch`](crate::codec::encode_batch).
+    Batch(Bytes),
+}
+
+/// What came of some entries.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Applied {
+    /// To be written before anything else is applied. Always holds the new applied position.
+    pub batch: WriteBatch,
+    /// For each entry, one outcome for each of its commands.
+    pub replies: Vec<Vec<Outcome>>,
+    /// All changes, in order.
+    pub events: Vec<Event>,
+    /// The newest revision.
+    pub revision: Revision,
+    /// The oldest revision that can be read.
+    pub floor: Revision,
+    /// The last entry's position.
+    pub applied: LogPosition,
+}
+
+/// See the module.
+#[derive(Debug)]
+pub struct Machine {
+    shard: ShardId,
+    head: Head,
+    leases: Leases,
+    sessions: Sessions,
+    consumers: Consumers,
+}
+
+/// What one call of apply gathers.
+struct Step<'e> {
+    shard: ShardId,
+    overlay: Overlay<'e>,
+    events: Vec<Event>,
+    /// Of the present entry.
+    log: LogRowBuilder,
+    /// Of the present entry.
+    index: u64,
+}
+
+impl Machine {
+    /// Loads a shard's state. A shard without any is empty.
+    pub fn load(shard: ShardId, engine: &dyn EngineRead) -> Result<Self, Corrupt> {
+        Ok(Self {
+            shard,
+            head: shard_head(engine, shard)?,
+            leases: Leases::load(shard, engine)?,
+            sessions: Sessions::load(shard, engine)?,
+            consumers: Consumers::load(shard, engine)?,
+        })
+    }
+
+    /// Applies committed entries, the next ones of the log. The engine must show the state after the batch of the call before.
+    ///
+    /// After an error the machine must not be used any more.
+    pub fn apply(&mut self, engine: &dyn EngineRead, entries: &[Entry]) -> Result<Applied, Corrupt> {
+        let overlay = Overlay::new(engine);
+        let (events, log) = (Vec::new(), LogRowBuilder::default());
+        let mut step = Step { shard: self.shard, overlay, events, log, index: 0 };
+        let mut replies = Vec::with_capacity(entries.len());
+        for entry in entries {
+            self.check_position(entry.position)?;
+            self.head.applied = Some(entry.position);
+            step.index = entry.position.index;
+            replies.push(self.apply_entry(&mut step, &entry.payload)?);
+        }
+        step.overlay.put(Cf::State, keys::head_key(self.shard), self.head.encode());
+        Ok(Applied {
+            batch: step.overlay.into_batch(),
+            replies,
+            events: step.events,
+            revision: self.head.revision,
+            floor: self.head.floor,
+            applied: self.head.applied.unwrap_or_default(),
+        })
+    }
+
+    fn check_position(&self, next: LogPosition) -> Result<(), Corrupt> {
+        match self.head.applied {
+            Some(LogPosition { index, term, .. }) if next.index != index + 1 || next.term < term => {
+                let what = format!("{next:?} does not follow the last applied one, {:?}", self.head.applied);
+                Err(Corrupt::new(format!("the log of shard {}", self.shard), what))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    fn apply_entry(&mut self, step: &mut Step<'_>, payload: &Payload) -> Result<Vec<Outcome>, Corrupt> {
+        let batch = match payload {
+            Payload::Blank => return Ok(Vec::new()),
+            Payload::Membership(membership) => {
+                self.head.membership = membership.clone();
+                return Ok(Vec::new());
+            }
+            Payload::Batch(batch) => decode_batch(batch)?,
+        };
+        self.head.stamp = self.head.stamp.max(batch.stamp);
+        let outcomes = batch.commands.iter().map(|command| self.run(step, command)).collect::<Result<_, _>>()?;
+        self.close_log_row(step);
+        self.sessions.finish_entry(step);
+        Ok(outcomes)
+    }
+
+    /// Runs one command, once for each sequence number of its session.
+    fn run(&mut self, step: &mut Step<'_>, encoded: &Bytes) -> Result<Outcome, Corrupt> {
+        let command = match decode_command(encoded) {
+            Ok(command) => command,
+            Err(rejection) => return Ok(self.outcome(OutcomeResult::Rejected(rejection))),
+        };
+        let ids = command.session.filter(|_| command.op != Op::SessionClose);
+        if let Some(ids) = ids {
+            match self.sessions.admit(ids) {
+                Admission::Run => {}
+                Admission::Remembered(outcome) => return decode_outcome(&outcome),
+                Admission::Rejected(rejection) => {
+                    return Ok(self.outcome(OutcomeResult::Rejected(rejection)));
+                }
+            }
+        }
+        let result = match self.execute(step, command) {
+            Ok(result) => result,
+            Err(Failure::Rejected(rejection)) => OutcomeResult::Rejected(rejection),
+            Err(Failure::Corrupt(corrupt)) => return Err(corrupt),
+        };
+        let outcome = self.outcome(result);
+        if let Some(ids) = ids
+            && !is_overloaded(&outcome)
+        {
+            self.sessions.remember(step, ids, &outcome, self.head.stamp);
+        }
+        Ok(outcome)
+    }
+
+    fn outcome(&self, result: OutcomeResult) -> Outcome {
+        Outcome { revision: self.head.revision, result }
+    }
+
+    fn execute(&mut self, step: &mut Step<'_>, command: Command) -> Result<OutcomeResult, Failure> {
+        let Command { partition, session, op } = command;
+        Ok(match op {
+            Op::Put { .. }
+            | Op::Delete { .. }
+            | Op::DeleteRange { .. }
+            | Op::Increment { .. }
+            | Op::Append { .. } => self.write(step, &partition, op)?,
+            Op::Txn(txn) => OutcomeResult::Txn(self.txn(step, &partition, txn)?),
+            Op::LeaseGrant { id, ttl_ms } => self.lease_grant(step, id, ttl_ms)?,
+            Op::LeaseKeepAlive { id } => self.lease_keep_alive(step, id)?,
+            Op::LeaseRevoke { id } => self.lease_revoke(step, id)?,
+            Op::SessionOpen => OutcomeResult::Session { id: self.session_open(step) },
+            Op::SessionClose => {
+                let id = session.map_or(0, |ids| ids.session);
+                self.sessions.close(step, id);
+                OutcomeResult::Session { id }
+            }
+            Op::ConsumerOpen { name, start_revision } => {
+                self.consumers.open(step, &self.head, name, start_revision)?
+            }
+            Op::ConsumerAck { name, epoch, revision } => {
+                self.consumers.ack(step, &self.head, &name, epoch, revision)?
+            }
+            Op::ConsumerDelete { name } => self.consumers.delete(step, &name)?,
+            Op::ConsumerReset { name, revision } => {
+                self.consumers.reset(step, &self.head, &name, revision)?
+            }
+            Op::Expire { up_to_ms } => self.expire(step, up_to_ms)?,
+            Op::Compact { revision } => self.compact(revision)?,
+        })
+    }
+
+    fn session_open(&mut self, step: &mut Step<'_>) -> u64 {
+        self.head.last_session += 1;
+        self.sessions.open(step, self.head.last_session, self.head.stamp);
+        self.head.last_session
+    }
+
+    fn compact(&mut self, revision: Revision) -> Result<OutcomeResult, Rejection> {
+        if revision > self.head.revision {
+            return Err(Rejection::future(revision, self.head.revision));
+        }
+        self.head.floor = self.head.floor.max(revision);
+        Ok(OutcomeResult::Compact { floor: self.head.floor })
+    }
+
+    /// The newest revision.
+    pub fn revision(&self) -> Revision {
+        self.head.revision
+    }
+
+    /// The oldest revision that can be read.
+    pub fn floor(&self) -> Revision {
+        self.head.floor
+    }
+
+    /// The newest stamp of any entry.
+    pub fn last_stamp(&self) -> StampMs {
+        self.head.stamp
+    }
+
+    /// The last applied entry; `None` = none yet.
+    pub fn applied(&self) -> Option<LogPosition> {
+        self.head.applied
+    }
+
+    /// The last applied membership, opaque; empty = none yet.
+    pub fn membership(&self) -> &Bytes {
+        &self.head.membership
+    }
+
+    /// Bytes of all events so far.
+    pub fn event_bytes(&self) -> u64 {
+        self.head.event_bytes
+    }
+
+    /// Open sessions.
+    pub fn sessions(&self) -> usize {
+        self.sessions.len()
+    }
+
+    /// Leases that have not ended.
+    pub fn leases(&self) -> usize {
+        self.leases.len()
+    }
+
+    /// The consumers, by name.
+    pub fn consumers(&self) -> impl Iterator<Item = (&Bytes, ConsumerRow)> {
+        self.consumers.iter()
+    }
+
+    /// A consumer.
+    pub fn consumer(&self, name: &[u8]) -> Option<ConsumerRow> {
+        self.consumers.get(name)
+    }
+}
+
+/// Nothing was applied and nothing will be: trying the same command again is sound, so it is not remembered.
+fn is_overloaded(outcome: &Outcome) -> bool {
+    matches!(&outcome.result, OutcomeResult::Rejected(rejection) if rejection.code == ErrorCode::Overloaded)
+}
+
+impl<'e> Step<'e> {
+    /// The state as the commands so far have left it.
+    fn view<'a>(&'a self, head: &Head) -> View<'a> {
+        View { engine: &self.overlay, shard: self.shard, revision: head.revision, floor: head.floor }
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,183 @@
+//! Leases and the keys attached to them.
+//!
+//! A lease ends when it is revoked or expires; its keys are then deleted in one revision, as events of the kind `Expire`.
+
+use std::{collections::BTreeMap, ops::ControlFlow};
+
+use bytes::Bytes;
+
+use super::{Machine, Step, tx::Change, tx::Tx};
+use crate::{
+    command::OutcomeResult,
+    engine::{Cf, EngineRead, Scan},
+    error::{Corrupt, ErrorCode, Failure, Rejection},
+    event::EventKind,
+    keys::{self, Key, place},
+    limits::MAX_LEASES,
+    rows::{LeaseRow, MARK},
+    types::ShardId,
+};
+
+#[derive(Debug)]
+struct Lease {
+    row: LeaseRow,
+    /// Attached keys.
+    keys: usize,
+}
+
+/// The leases of a shard.
+#[derive(Debug)]
+pub(super) struct Leases(BTreeMap<u64, Lease>);
+
+impl Leases {
+    pub(super) fn load(shard: ShardId, engine: &dyn EngineRead) -> Result<Self, Corrupt> {
+        let mut leases = BTreeMap::new();
+        let start = keys::lease_key(shard, 0);
+        // Attachments sort after all leases.
+        let end = keys::session_key(shard, 0);
+        let mut bad = None;
+        engine.scan(Cf::State, Scan { start: &start, end: &end, reverse: false }, &mut |key, value| {
+            match load_row(&mut leases, key, value) {
+                Ok(()) => ControlFlow::Continue(()),
+                Err(corrupt) => {
+                    bad = Some(corrupt);
+                    ControlFlow::Break(())
+                }
+            }
+        })?;
+        bad.map_or(Ok(Self(leases)), Err)
+    }
+
+    pub(super) fn len(&self) -> usize {
+        self.0.len()
+    }
+
+    pub(super) fn find(&self, id: u64) -> Result<LeaseRow, Rejection> {
+        self.0.get(&id).map(|lease| lease.row).ok_or_else(|| {
+            Rejection::new(ErrorCode::NotFound, format!("there is no lease {id}, it has ended or never was"))
+        })
+    }
+
+    pub(super) fn keys(&self, id: u64) -> usize {
+        self.0.get(&id).map_or(0, |lease| lease.keys)
+    }
+
+    pub(super) fn attach(&mut self, id: u64) {
+        if let Some(lease) = self.0.get_mut(&id) {
+            lease.keys += 1;
+        }
+    }
+
+    pub(super) fn detach(&mut self, id: u64) {
+        if let Some(lease) = self.0.get_mut(&id) {
+            lease.keys -= 1;
+        }
+    }
+}
+
+fn load_row(leases: &mut BTreeMap<u64, Lease>, key: &[u8], value: &[u8]) -> Result<(), Corrupt> {
+    match Key::decode(Cf::State, key)?.1 {
+        Key::Lease(id) => {
+            leases.insert(id, Lease { row: LeaseRow::decode(key, value)?, keys: 0 });
+        }
+        Key::LeaseKey { lease, .. } => match leases.get_mut(&lease) {
+            Some(lease) => lease.keys += 1,
+            None => return Err(Corrupt::new(place(Cf::State, key), "attached to a lease that does not exist")),
+        },
+        _ => return Err(Corrupt::new(place(Cf::State, key), "not a row of a lease")),
+    }
+    Ok(())
+}
+
+impl Machine {
+    pub(super) fn lease_grant(
+        &mut self,
+        step: &mut Step<'_>,
+        id: u64,
+        ttl_ms: u64,
+    ) -> Result<OutcomeResult, Rejection> {
+        if self.leases.len() >= MAX_LEASES {
+            let message = format!("the shard has {MAX_LEASES} leases, the most it can have; let some end");
+            return Err(Rejection::new(ErrorCode::Overloaded, message));
+        }
+        if id != 0 && self.leases.0.contains_key(&id) {
+            return Err(Rejection::new(ErrorCode::AlreadyExists, format!("lease {id} exists already")));
+        }
+        let id = if id == 0 { self.choose_lease_id() } else { id };
+        let row = LeaseRow { ttl_ms, expires_at: self.head.stamp.saturating_add(ttl_ms) };
+        self.put_lease(step, id, row);
+        Ok(OutcomeResult::Lease { id, ttl_ms, deleted: 0 })
+    }
+
+    /// The next number that no lease has. Ends because there are fewer leases than numbers.
+    fn choose_lease_id(&mut self) -> u64 {
+        loop {
+            self.head.last_lease = self.head.last_lease.checked_add(1).unwrap_or(1);
+            if !self.leases.0.contains_key(&self.head.last_lease) {
+                return self.head.last_lease;
+            }
+        }
+    }
+
+    pub(super) fn lease_keep_alive(
+        &mut self,
+        step: &mut Step<'_>,
+        id: u64,
+    ) -> Result<OutcomeResult, Rejection> {
+        let LeaseRow { ttl_ms, .. } = self.leases.find(id)?;
+        let expires_at = self.head.stamp.saturating_add(ttl_ms);
+        self.put_lease(step, id, LeaseRow { ttl_ms, expires_at });
+        Ok(OutcomeResult::Lease { id, ttl_ms, deleted: 0 })
+    }
+
+    fn put_lease(&mut self, step: &mut Step<'_>, id: u64, row: LeaseRow) {
+        let before = self.leases.0.get(&id).map(|lease| lease.row.expires_at);
+        if let Some(before) = before {
+            step.overlay.delete(Cf::Ttl, keys::ttl_lease_key(self.shard, before, id));
+        }
+        step.overlay.put(Cf::Ttl, keys::ttl_lease_key(self.shard, row.expires_at, id), MARK);
+        step.overlay.put(Cf::State, keys::lease_key(self.shard, id), row.encode());
+        let keys = self.leases.keys(id);
+        self.leases.0.insert(id, Lease { row, keys });
+    }
+
+    pub(super) fn lease_revoke(&mut self, step: &mut Step<'_>, id: u64) -> Result<OutcomeResult, Failure> {
+        let LeaseRow { ttl_ms, .. } = self.leases.find(id)?;
+        let mut tx = Tx::indexed(self.head.revision + 1);
+        self.delete_lease_keys(step, &mut tx, id)?;
+        let deleted = self.commit(step, tx, EventKind::Expire)?;
+        self.drop_lease(step, id);
+        Ok(OutcomeResult::Lease { id, ttl_ms, deleted })
+    }
+
+    /// Marks the keys of a lease for deletion.
+    pub(super) fn delete_lease_keys(&self, step: &Step<'_>, tx: &mut Tx, id: u64) -> Result<(), Corrupt> {
+        let start = keys::attached_prefix(self.shard, id);
+        let end = keys::prefix_end(&start);
+        let mut attached = Vec::<Bytes>::new();
+        let scan = Scan { start: &start, end: &end, reverse: false };
+        step.overlay.scan(Cf::State, scan, &mut |key, _| {
+            attached.extend(keys::attached_data_key(key));
+            ControlFlow::Continue(())
+        })?;
+        for data_key in attached {
+            let parts = data_key.clone();
+            let touched =
+                tx.touch_data_key(&step.overlay, data_key, || keys::split_data_key(&parts))?;
+            if touched.old.as_ref().is_none_or(|(_, row)| row.lease != id) {
+                return Err(Corrupt::new(place(Cf::Data, &parts), format!("lease {id} has it, but it has not the lease")));
+            }
+            touched.new = Change::Delete;
+        }
+        Ok(())
+    }
+
+    /// Removes the lease itself, after its keys.
+    pub(super) fn drop_lease(&mut self, step: &mut Step<'_>, id: u64) {
+        if let Some(lease) = self.leases.0.remove(&id) {
+            let ttl_key = keys::ttl_lease_key(self.shard, lease.row.expires_at, id);
+            step.overlay.delete(Cf::Ttl, ttl_key);
+            step.overlay.delete(Cf::State, keys::lease_key(self.shard, id));
+        }
+    }
+}

@@ -1,0 +1,510 @@
+//! Every stored value.
+//!
+//! A value begins with a format version byte ([`FORMAT`]); numbers are varints unless said otherwise. The keys are in
+//! [`keys`](crate::keys). Decoding shares the buffer where the row is owned; nothing here reads or writes an engine.
+
+use bytes::Bytes;
+
+use crate::{
+    engine::Cf,
+    error::Corrupt,
+    event::EventKind,
+    keys::place,
+    types::{LogPosition, Partition, Revision, StampMs},
+    wire::{Reader, put_bytes, put_varint},
+};
+
+/// The version of all row formats.
+pub const FORMAT: u8 = 1;
+
+/// The value of rows whose key says everything.
+pub(crate) const MARK: Bytes = Bytes::from_static(&[FORMAT]);
+
+fn corrupt(cf: Cf, key: &[u8]) -> Corrupt {
+    Corrupt::new(place(cf, key), "the value does not decode")
+}
+
+fn body(value: &[u8]) -> Option<Reader<'_>> {
+    let mut reader = Reader(value);
+    (reader.u8()? == FORMAT).then_some(reader)
+}
+
+/// Starts a row with its first numbers.
+fn start<const N: usize>(numbers: [u64; N], more: usize) -> Vec<u8> {
+    let mut out = Vec::with_capacity(1 + 5 * N + more);
+    out.push(FORMAT);
+    numbers.into_iter().for_each(|number| put_varint(&mut out, number));
+    out
+}
+
+/// A version of a key: `format, create_rev, mod_rev - create_rev, version, expires_at, lease, value (to the end)`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct DataRow {
+    /// Revision of the put that created the key.
+    pub create_rev: Revision,
+    /// Revision of the put that wrote this version.
+    pub mod_rev: Revision,
+    /// Puts since the creation, that one counted.
+    pub version: u64,
+    /// When the key expires; 0 = never.
+    pub expires_at: StampMs,
+    /// The lease the key is attached to; 0 = none.
+    pub lease: u64,
+    /// The value.
+    pub value: Bytes,
+}
+
+/// A [`DataRow`] in a borrowed buffer.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct DataRef<'a> {
+    pub(crate) create_rev: Revision,
+    pub(crate) mod_rev: Revision,
+    pub(crate) version: u64,
+    pub(crate) expires_at: StampMs,
+    pub(crate) lease: u64,
+    pub(crate) value: &'a [u8],
+}
+
+impl<'a> DataRef<'a> {
+    pub(crate) fn read(stored: &'a [u8]) -> Option<Self> {
+        let mut reader = body(stored)?;
+        let create_rev = reader.varint()?;
+        Some(Self {
+            create_rev,
+            mod_rev: create_rev.checked_add(reader.varint()?)?,
+            version: reader.varint()?,
+            expires_at: reader.varint()?,
+            lease: reader.varint()?,
+            value: reader.0,
+        })
+    }
+
+    /// The row with this value, which the caller makes from [`DataRef::value`].
+    pub(crate) fn with_value(self, value: Bytes) -> DataRow {
+        let Self { create_rev, mod_rev, version, expires_at, lease, value: _ } = self;
+        DataRow { create_rev, mod_rev, version, expires_at, lease, value }
+    }
+}
+
+impl DataRow {
+    /// The stored form.
+    pub fn encode(&self) -> Bytes {
+        let Self { create_rev, mod_rev, version, expires_at, lease, value } = self;
+        let numbers = [*create_rev, mod_rev - create_rev, *version, *expires_at, *lease];
+        let mut out = start(numbers, value.len());
+        out.extend_from_slice(value);
+        out.into()
+    }
+
+    /// Decodes the stored form; the value shares its buffer.
+    pub fn decode(stored: &Bytes) -> Result<Self, Corrupt> {
+        Self::read(stored).ok_or_else(|| Corrupt::new("a data row", "the value does not decode"))
+    }
+
+    /// Like [`DataRow::decode`], naming the key when it fails.
+    pub(crate) fn decode_at(key: &[u8], stored: &Bytes) -> Result<Self, Corrupt> {
+        Self::read(stored).ok_or_else(|| corrupt(Cf::Data, key))
+    }
+
+    fn read(stored: &Bytes) -> Option<Self> {
+        let row = DataRef::read(stored)?;
+        Some(row.with_value(stored.slice_ref(row.value)))
+    }
+}
+
+/// A version that is no longer the newest: `format, superseded_at, the data row as it was stored`. The key had this version at the
+/// revisions in mod_rev..superseded_at. A deletion supersedes like a put, so there are no tombstones.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct HistRow {
+    /// The revision that replaced or deleted this version.
+    pub superseded_at: Revision,
+    /// The version.
+    pub row: DataRow,
+}
+
+impl HistRow {
+    /// The stored form of a stored data row.
+    pub(crate) fn encode_stored(superseded_at: Revision, data_row: &[u8]) -> Bytes {
+        let mut out = start([superseded_at], data_row.len());
+        out.extend_from_slice(data_row);
+        out.into()
+    }
+
+    /// The stored form.
+    pub fn encode(&self) -> Bytes {
+        Self::encode_stored(self.superseded_at, &self.row.encode())
+    }
+
+    /// Decodes the stored form; the value shares its buffer.
+    pub fn decode(key: &[u8], stored: &Bytes) -> Result<Self, Corrupt> {
+        let read = || {
+            let (superseded_at, row) = Self::split(stored)?;
+            let row = DataRef::read(row)?;
+            Some(Self { superseded_at, row: row.with_value(stored.slice_ref(row.value)) })
+        };
+        read().ok_or_else(|| corrupt(Cf::Hist, key))
+    }
+
+    /// superseded_at and the stored data row.
+    pub(crate) fn split(stored: &[u8]) -> Option<(Revision, &[u8])> {
+        let mut reader = body(stored)?;
+        Some((reader.varint()?, reader.0))
+    }
+}
+
+/// When the stored history row was superseded.
+pub(crate) fn superseded_at(stored: &[u8]) -> Option<Revision> {
+    body(stored)?.varint()
+}
+
+/// The last revision in a stored change log row.
+pub(crate) fn last_revision(stored: &[u8]) -> Option<Revision> {
+    body(stored)?.varint()
+}
+
+/// One change in a [`LogRow`].
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct LogItem {
+    /// The shard's revision after it.
+    pub revision: Revision,
+    /// What happened.
+    pub kind: EventKind,
+    /// The key's partition.
+    pub partition: Partition,
+    /// The key.
+    pub key: Bytes,
+    /// Revision of the version before; 0 = there was none.
+    pub previous: Revision,
+}
+
+/// The changes of one log entry, or of a part of it when that is long (see
+/// [`LOG_ROW_BYTES`](crate::limits::LOG_ROW_BYTES)); always whole revisions:
+/// `format, last revision, stamp, event_bytes, then for each change: kind (+ 0x80 if the partition is that of the change
+/// before), revision - that of the change before, [region, name], key, previous`. Names and keys have varint lengths.
+/// The values are found in data and hist by key and revision.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct LogRow {
+    /// The last revision.
+    pub last: Revision,
+    /// The stamp of the log entry.
+    pub stamp: StampMs,
+    /// Bytes of all events of the shard before this row.
+    pub event_bytes: u64,
+    /// The changes, in order.
+    pub items: Vec<LogItem>,
+}
+
+const SAME_PARTITION: u8 = 0x80;
+
+fn kind_number(kind: EventKind) -> u8 {
+    match kind {
+        EventKind::Put => 1,
+        EventKind::Delete => 2,
+        EventKind::Expire => 3,
+    }
+}
+
+/// A [`LogRow`] in the making.
+#[derive(Debug, Default)]
+pub(crate) struct LogRowBuilder {
+    first: Revision,
+    last: Revision,
+    event_bytes: u64,
+    partition: Option<Partition>,
+    body: Vec<u8>,
+}
+
+impl LogRowBuilder {
+    /// Before pushes: how many bytes of events the shard had. Counts for the first push of a row.
+    pub(crate) fn begin(&mut self, event_bytes: u64) {
+        if self.body.is_empty() {
+            self.event_bytes = event_bytes;
+        }
+    }
+
+    pub(crate) fn push(
+        &mut self,
+        revision: Revision,
+        kind: EventKind,
+        partition: &Partition,
+        key: &[u8],
+        previous: Revision,
+    ) {
+        if self.body.is_empty() {
+            self.first = revision;
+            self.last = revision;
+        }
+        let same = self.partition.as_ref() == Some(partition);
+        self.body.push(kind_number(kind) | if same { SAME_PARTITION } else { 0 });
+        put_varint(&mut self.body, revision - self.last);
+        if !same {
+            put_varint(&mut self.body, u64::from(partition.region));
+            put_bytes(&mut self.body, &partition.name);
+            self.partition = Some(partition.clone());
+        }
+        put_bytes(&mut self.body, key);
+        put_varint(&mut self.body, previous);
+        self.last = revision;
+    }
+
+    /// Bytes so far.
+    pub(crate) fn len(&self) -> usize {
+        self.body.len()
+    }
+
+    /// The first revision and the stored form; `None` if nothing was pushed. Leaves the builder empty.
+    pub(crate) fn finish(&mut self, stamp: StampMs) -> Option<(Revision, Bytes)> {
+        if self.body.is_empty() {
+            return None;
+        }
+        let mut out = start([self.last, stamp, self.event_bytes], self.body.len());
+        out.extend_from_slice(&self.body);
+        self.body.clear();
+        self.partition = None;
+        Some((self.first, out.into()))
+    }
+}
+
+impl LogRow {
+    /// The stored form and the first revision; `None` without items.
+    pub fn encode(&self) -> Option<(Revision, Bytes)> {
+        let mut builder = LogRowBuilder::default();
+        builder.begin(self.event_bytes);
+        for item in &self.items {
+            builder.push(item.revision, item.kind, &item.partition, &item.key, item.previous);
+        }
+        builder.finish(self.stamp)
+    }
+
+    /// Decodes the stored form. `first` is from the key.
+    pub fn decode(key: &[u8], first: Revision, stored: &Bytes) -> Result<Self, Corrupt> {
+        Self::read(first, stored).ok_or_else(|| corrupt(Cf::Log, key))
+    }
+
+    /// Last revision, stamp and event_bytes, without the items.
+    pub(crate) fn read_head(stored: &[u8]) -> Option<(Revision, StampMs, u64)> {
+        let mut reader = body(stored)?;
+        Some((reader.varint()?, reader.varint()?, reader.varint()?))
+    }
+
+    fn read(first: Revision, stored: &Bytes) -> Option<Self> {
+        let (last, stamp, event_bytes) = Self::read_head(stored)?;
+        let mut reader = body(stored)?;
+        for _ in 0..3 {
+            reader.varint()?;
+        }
+        let mut items: Vec<LogItem> = Vec::new();
+        while !reader.is_empty() {
+            let item = read_item(&mut reader, stored, first, items.last())?;
+            items.push(item);
+        }
+        (items.last()?.revision == last).then_some(Self { last, stamp, event_bytes, items })
+    }
+}
+
+fn read_item(
+    reader: &mut Reader<'_>,
+    stored: &Bytes,
+    first: Revision,
+    before: Option<&LogItem>,
+) -> Option<LogItem> {
+    let tag = reader.u8()?;
+    let kind = match tag & !SAME_PARTITION {
+        1 => EventKind::Put,
+        2 => EventKind::Delete,
+        3 => EventKind::Expire,
+        _ => return None,
+    };
+    let revision = before.map_or(first, |item| item.revision).checked_add(reader.varint()?)?;
+    let partition = if tag & SAME_PARTITION != 0 {
+        before?.partition.clone()
+    } else {
+        let region = u16::try_from(reader.varint()?).ok()?;
+        Partition { region, name: stored.slice_ref(reader.bytes()?) }
+    };
+    let key = stored.slice_ref(reader.bytes()?);
+    Some(LogItem { revision, kind, partition, key, previous: reader.varint()? })
+}
+
+/// What a shard's state is at: `format, applied + 1 if any (0 = none), [index, term, node], membership (bytes with length),
+/// revision, floor, stamp, event_bytes, last_lease, last_session`. Written with every batch, so that it is of the same state as
+/// everything else.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Head {
+    /// The last applied log entry; `None` = nothing was applied yet.
+    pub applied: Option<LogPosition>,
+    /// The last applied membership, opaque; empty = none yet.
+    pub membership: Bytes,
+    /// Changes so far: the newest revision that can be read.
+    pub revision: Revision,
+    /// The oldest revision that can be read.
+    pub floor: Revision,
+    /// The newest stamp: the shard's time.
+    pub stamp: StampMs,
+    /// Bytes of all events so far.
+    pub event_bytes: u64,
+    /// The last lease id that the shard chose.
+    pub last_lease: u64,
+    /// The last session id.
+    pub last_session: u64,
+}
+
+/// The stored name of [`Head`].
+pub type HeadRow = Head;
+
+impl Head {
+    /// The stored form.
+    pub fn encode(&self) -> Bytes {
+        let mut out = start([u64::from(self.applied.is_some())], self.membership.len() + 40);
+        if let Some(LogPosition { index, term, node }) = self.applied {
+            [index, term, node].into_iter().for_each(|number| put_varint(&mut out, number));
+        }
+        put_bytes(&mut out, &self.membership);
+        let Self { revision, floor, stamp, event_bytes, last_lease, last_session, .. } = self;
+        for number in [revision, floor, stamp, event_bytes, last_lease, last_session] {
+            put_varint(&mut out, *number);
+        }
+        out.into()
+    }
+
+    /// Decodes the stored form.
+    pub fn decode(key: &[u8], stored: &Bytes) -> Result<Self, Corrupt> {
+        Self::read(stored).ok_or_else(|| corrupt(Cf::State, key))
+    }
+
+    fn read(stored: &Bytes) -> Option<Self> {
+        let mut reader = body(stored)?;
+        let applied = match reader.varint()? {
+            0 => None,
+            1 => Some(LogPosition { index: reader.varint()?, term: reader.varint()?, node: reader.varint()? }),
+            _ => return None,
+        };
+        let head = Self {
+            applied,
+            membership: stored.slice_ref(reader.bytes()?),
+            revision: reader.varint()?,
+            floor: reader.varint()?,
+            stamp: reader.varint()?,
+            event_bytes: reader.varint()?,
+            last_lease: reader.varint()?,
+            last_session: reader.varint()?,
+        };
+        (reader.is_empty() && head.floor <= head.revision).then_some(head)
+    }
+}
+
+/// A lease: `format, ttl_ms, expires_at`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct LeaseRow {
+    /// Milliseconds that a grant or a keep-alive lasts.
+    pub ttl_ms: u64,
+    /// When it ends.
+    pub expires_at: StampMs,
+}
+
+/// A session: `format, opened_at`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct SessionRow {
+    /// The stamp of its opening.
+    pub opened_at: StampMs,
+}
+
+/// A consumer: `format, epoch, cursor`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ConsumerRow {
+    /// Counts its owners; acks of earlier ones are refused.
+    pub epoch: u64,
+    /// Everything up to and including this revision is done.
+    pub cursor: Revision,
+}
+
+fn numbers<const N: usize>(key: &[u8], stored: &[u8]) -> Result<[u64; N], Corrupt> {
+    let read = || {
+        let mut reader = body(stored)?;
+        let mut numbers = [0; N];
+        for number in &mut numbers {
+            *number = reader.varint()?;
+        }
+        reader.is_empty().then_some(numbers)
+    };
+    read().ok_or_else(|| corrupt(Cf::State, key))
+}
+
+impl LeaseRow {
+    /// The stored form.
+    pub fn encode(&self) -> Bytes {
+        start([self.ttl_ms, self.expires_at], 0).into()
+    }
+
+    /// Decodes the stored form.
+    pub fn decode(key: &[u8], stored: &[u8]) -> Result<Self, Corrupt> {
+        numbers(key, stored).map(|[ttl_ms, expires_at]| Self { ttl_ms, expires_at })
+    }
+}
+
+impl SessionRow {
+    /// The stored form.
+    pub fn encode(&self) -> Bytes {
+        start([self.opened_at], 0).into()
+    }
+
+    /// Decodes the stored form.
+    pub fn decode(key: &[u8], stored: &[u8]) -> Result<Self, Corrupt> {
+        numbers(key, stored).map(|[opened_at]| Self { opened_at })
+    }
+}
+
+impl ConsumerRow {
+    /// The stored form.
+    pub fn encode(&self) -> Bytes {
+        start([self.epoch, self.cursor], 0).into()
+    }
+
+    /// Decodes the stored form.
+    pub fn decode(key: &[u8], stored: &[u8]) -> Result<Self, Corrupt> {
+        numbers(key, stored).map(|[epoch, cursor]| Self { epoch, cursor })
+    }
+}
+
+/// What a session remembers of one log entry: `format, stamp, acked_below, then for each command: seq, encoded outcome`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct WindowRow {
+    /// The entry's stamp.
+    pub stamp: StampMs,
+    /// The session's acked_below after the entry.
+    pub acked_below: u64,
+    /// Sequence numbers and encoded outcomes, in the order of the commands.
+    pub outcomes: Vec<(u64, Bytes)>,
+}
+
+impl WindowRow {
+    /// The stored form.
+    pub fn encode(&self) -> Bytes {
+        let more = self.outcomes.iter().map(|(_, outcome)| outcome.len() + 8).sum();
+        let mut out = start([self.stamp, self.acked_below], more);
+        for (seq, outcome) in &self.outcomes {
+            put_varint(&mut out, *seq);
+            put_bytes(&mut out, outcome);
+        }
+        out.into()
+    }
+
+    /// Decodes the stored form; the outcomes share its buffer.
+    pub fn decode(key: &[u8], stored: &Bytes) -> Result<Self, Corrupt> {
+        Self::read(stored).ok_or_else(|| corrupt(Cf::State, key))
+    }
+
+    fn read(stored: &Bytes) -> Option<Self> {
+        let mut reader = body(stored)?;
+        let (stamp, acked_below) = (reader.varint()?, reader.varint()?);
+        let mut outcomes = Vec::new();
+        while !reader.is_empty() {
+            outcomes.push((reader.varint()?, stored.slice_ref(reader.bytes()?)));
+        }
+        Some(Self { stamp, acked_below, outcomes })
+    }
+}
+
+#[cfg(test)]
+#[path = "rows_tests.rs"]
+mod tests;

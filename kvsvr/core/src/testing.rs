@@ -1,0 +1,14 @@
+//! What tests of this and other crates share (feature `testing`): the conformance suite of engines, a naive model of the state
+//! machine, and generators of commands.
+//!
+//! Panics are its way to report. Not for production code.
+
+mod conformance;
+mod history;
+mod model;
+mod strategy;
+
+pub use conformance::engine_conformance;
+pub use history::{Log, check_reads};
+pub use model::{Model, ModelRow};
+pub use strategy::{any_command, any_log, any_partition, any_stored_key, tiny_key};

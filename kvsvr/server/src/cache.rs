@@ -1,0 +1,526 @@
+//! The row cache: point reads of [`Cf::Data`] from memory, in front of any [`Engine`].
+//!
+//! [`CachedEngine`] is an [`Engine`] itself. It keeps the encoded rows as the engine returns them, also the fact that there is no
+//! row, bounded in bytes, filled by reads and by writes. Scans, snapshots, durable reads and the other column families pass through.
+//!
+//! # What holds
+//!
+//! **While the cache holds a row for a key, the engine's newest state holds the same row.** A hit is therefore a read of the
+//! engine's newest state at the moment of the look-up, and everything that the engine promises carries over: whoever has seen one
+//! key of a batch new sees all of its keys new, because the batch is visible in the engine by then.
+//!
+//! # Why it holds
+//!
+//! Keys are spread by their hash over *stripes*. A stripe counts the writes that are in flight on its keys and has a version
+//! that every write moves. Both change only under the stripe's lock.
+//!
+//! A write
+//! 1. claims the stripes of all keys of the batch (count and version go up) and marks their entries as being written, so that
+//!    look-ups of them go to the engine;
+//! 2. writes the batch to the engine, which makes it visible at one instant;
+//! 3. stripe by stripe, under its lock: puts the new rows in and releases the claim (the count goes down).
+//!
+//! A reader that misses notes its stripe's state *before* it reads the engine. It puts the row in under the stripe's lock, and only
+//! if nothing was in flight when it looked and the version has not moved since.
+//!
+//! - A reader's row is the newest one: no write on the stripe was in flight when it noted the state and none began until it
+//!   put the row in, so the engine's row did not change in between. A write that begins after that marks the entry first.
+//! - A writer's row is the newest one: it puts rows in only if it was alone on the stripe from the claim to the release. When two
+//!   writes overlap on a stripe neither does, and the next reader fills the entry. So nothing depends on who calls
+//!   `write` from where; a shard's one apply task and another shard's merely cost each other an entry now and then.
+//! - Between marking and release nobody puts rows in, so no entry can be older than the batch once it is visible.
+//!
+//! A range delete, or any other change of a range ([`CachedEngine::change_range`]), claims all stripes and drops the entries in the range. A
+//! failed or panicking engine write leaves the entries marked or the claims held: slower, never wrong.
+
+use std::{
+    hash::{BuildHasher, BuildHasherDefault, Hash, Hasher, RandomState},
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+};
+
+use bytes::Bytes;
+use kvsvr_core::{
+    engine::{Cf, Engine, EngineError, EngineRead, EngineSnapshot, Scan, Visit, Write, WriteBatch},
+    types::{Revision, ShardId},
+};
+use parking_lot::Mutex;
+use quick_cache::{Equivalent, OptionsBuilder, Weighter, sync::Cache};
+
+use crate::limits::{
+    ROW_CACHE_ENTRY_OVERHEAD, ROW_CACHE_MAX_ROW, ROW_CACHE_SHARDS, ROW_CACHE_STRIPES, ROW_CACHE_TYPICAL_ROW,
+};
+
+/// What the cache has done and holds.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct CacheStats {
+    /// Look-ups that the cache answered.
+    pub hits: u64,
+    /// Look-ups that went to the engine.
+    pub misses: u64,
+    /// Entries held, negative ones counted.
+    pub entries: u64,
+    /// Bytes held: keys, rows and an estimate of what an entry costs besides.
+    pub bytes: u64,
+    /// Bytes it may hold.
+    pub capacity: u64,
+}
+
+/// An engine with a row cache before it. See the module.
+pub struct CachedEngine {
+    engine: Arc<dyn Engine>,
+    rows: RowCache,
+}
+
+impl CachedEngine {
+    /// Puts a cache of at most `capacity` bytes before the engine; 0 = no row is ever kept. From here on, all writes of
+    /// [`Cf::Data`] must go through this, or through [`CachedEngine::change_range`].
+    pub fn new(engine: Arc<dyn Engine>, capacity: u64) -> Self {
+        Self {
+            engine,
+            rows: RowCache::new(capacity, ROW_CACHE_STRIPES),
+        }
+    }
+
+    /// The counters, summed up.
+    pub fn stats(&self) -> CacheStats {
+        self.rows.stats()
+    }
+
+    /// Runs `change`, which may change rows in [start, end) of [`Cf::Data`] by other means than [`Engine::write`] (e.g. by taking in
+    /// whole files). An empty end means to the end.
+    pub fn change_range<T>(&self, start: &[u8], end: &[u8], change: impl FnOnce() -> T) -> T {
+        let claims = self.rows.claim_all();
+        self.rows.drop_range(start, end);
+        let result = change();
+        self.rows.release_all(claims);
+        result
+    }
+}
+
+impl std::fmt::Debug for CachedEngine {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("CachedEngine")
+            .field("stats", &self.stats())
+            .finish_non_exhaustive()
+    }
+}
+
+impl EngineRead for CachedEngine {
+    fn get(&self, cf: Cf, key: &[u8]) -> Result<Option<Bytes>, EngineError> {
+        if cf != Cf::Data {
+            return self.engine.get(cf, key);
+        }
+        let hash = self.rows.hash(key);
+        if let Some(row) = self.rows.look_up(hash, key) {
+            return Ok(row);
+        }
+        let stripe = self.rows.stripe(hash);
+        let quiet = stripe.note();
+        let row = self.engine.get(cf, key)?;
+        if let Some(quiet) = quiet {
+            stripe.fill(quiet, || {
+                self.rows.put(
+                    RowKey {
+                        hash,
+                        key: Bytes::copy_from_slice(key),
+                    },
+                    row.clone(),
+                );
+            });
+        }
+        Ok(row)
+    }
+
+    fn scan(&self, cf: Cf, range: Scan<'_>, visit: Visit<'_>) -> Result<(), EngineError> {
+        self.engine.scan(cf, range, visit)
+    }
+}
+
+impl Engine for CachedEngine {
+    fn write(&self, batch: WriteBatch) -> Result<(), EngineError> {
+        let touched = self.rows.touched_by(&batch);
+        if touched.ranges.is_empty() {
+            let claims = self.rows.claim(&touched.rows);
+            let result = self.engine.write(batch);
+            self.rows.release(claims, touched.rows, result.is_ok());
+            return result;
+        }
+        let claims = self.rows.claim_all();
+        for (start, end) in &touched.ranges {
+            self.rows.drop_range(start, end);
+        }
+        touched.rows.iter().for_each(|row| self.rows.mark(row));
+        let result = self.engine.write(batch);
+        self.rows.release_all(claims);
+        result
+    }
+
+    fn snapshot(&self) -> Box<dyn EngineSnapshot + '_> {
+        self.engine.snapshot()
+    }
+
+    fn flush(&self) -> Result<(), EngineError> {
+        self.engine.flush()
+    }
+
+    fn get_durable(&self, cf: Cf, key: &[u8]) -> Result<Option<Bytes>, EngineError> {
+        self.engine.get_durable(cf, key)
+    }
+
+    fn set_garbage_floor(&self, shard: ShardId, floor: Revision) {
+        self.engine.set_garbage_floor(shard, floor);
+    }
+}
+
+/// The writes of a batch that concern the cache.
+struct Touched {
+    /// Sorted by hash, so that the keys of a stripe stand together; the last write of each key.
+    rows: Vec<RowWrite>,
+    ranges: Vec<(Bytes, Bytes)>,
+}
+
+/// A key's last write in a batch; no row = it is deleted.
+struct RowWrite {
+    key: RowKey,
+    row: Option<Bytes>,
+}
+
+/// The map, the stripes and the counters.
+struct RowCache {
+    hasher: RandomState,
+    rows: Cache<RowKey, Slot, RowWeight, BuildHasherDefault<PassThrough>>,
+    stripes: Box<[Stripe]>,
+    counters: Box<[Counters]>,
+}
+
+impl RowCache {
+    /// `stripes`: a power of two from 2 on.
+    fn new(capacity: u64, stripes: usize) -> Self {
+        // Only what the map estimates its shards and its memory of evicted keys by.
+        let items = usize::try_from(capacity).unwrap_or(usize::MAX) / ROW_CACHE_TYPICAL_ROW;
+        let options = OptionsBuilder::new()
+            .shards(ROW_CACHE_SHARDS)
+            .estimated_items_capacity(items)
+            .weight_capacity(capacity)
+            .build();
+        #[expect(
+            clippy::expect_used,
+            reason = "it fails only if a capacity is not set, and both are"
+        )]
+        let options = options.expect("the options are complete");
+        Self {
+            hasher: RandomState::new(),
+            rows: Cache::with_options(
+                options,
+                RowWeight,
+                BuildHasherDefault::default(),
+                Default::default(),
+            ),
+            stripes: (0..stripes).map(|_| Stripe::default()).collect(),
+            counters: (0..ROW_CACHE_SHARDS).map(|_| Counters::default()).collect(),
+        }
+    }
+
+    /// Seeded, because clients choose the keys.
+    fn hash(&self, key: &[u8]) -> u64 {
+        self.hasher.hash_one(key)
+    }
+
+    /// The top bits of the hash, so that the order of hashes is the order of stripes.
+    fn stripe_index(&self, hash: u64) -> usize {
+        (hash >> (u64::BITS - self.stripes.len().trailing_zeros())) as usize
+    }
+
+    fn stripe(&self, hash: u64) -> &Stripe {
+        &self.stripes[self.stripe_index(hash)]
+    }
+
+    /// The cached row (`Some(None)`: it is known that there is none), or `None` if the engine must be asked.
+    fn look_up(&self, hash: u64, key: &[u8]) -> Option<Option<Bytes>> {
+        let counters = &self.counters[(hash as usize) % ROW_CACHE_SHARDS];
+        let slot = self.rows.get(&RowLookup { hash, key });
+        let row = match slot {
+            Some(Slot::Row(row)) => Some(Some(row)),
+            Some(Slot::NoRow) => Some(None),
+            Some(Slot::BeingWritten) | None => None,
+        };
+        let counter = if row.is_some() {
+            &counters.hits
+        } else {
+            &counters.misses
+        };
+        counter.fetch_add(1, Ordering::Relaxed);
+        row
+    }
+
+    /// Puts a row in. Only under the lock of its stripe, by the rules of the module.
+    fn put(&self, key: RowKey, row: Option<Bytes>) {
+        if key.key.len() + row.as_ref().map_or(0, Bytes::len) > ROW_CACHE_MAX_ROW {
+            self.rows.remove(&RowLookup {
+                hash: key.hash,
+                key: &key.key,
+            });
+            return;
+        }
+        self.rows.insert(key, row.map_or(Slot::NoRow, Slot::Row));
+    }
+
+    /// Makes look-ups of the key go to the engine. The entry stays, so that a key that is read and written often stays hot.
+    fn mark(&self, write: &RowWrite) {
+        // The error says that there was no entry: nothing to mark.
+        let _ = self.rows.replace(write.key.clone(), Slot::BeingWritten, true);
+    }
+
+    fn touched_by(&self, batch: &WriteBatch) -> Touched {
+        let mut touched = Touched {
+            rows: Vec::new(),
+            ranges: Vec::new(),
+        };
+        for write in &batch.writes {
+            let (key, row) = match write {
+                Write::Put(Cf::Data, key, row) => (key, Some(row.clone())),
+                Write::Delete(Cf::Data, key) => (key, None),
+                Write::DeleteRange(Cf::Data, start, end) => {
+                    touched.ranges.push((start.clone(), end.clone()));
+                    continue;
+                }
+                Write::Put(..) | Write::Delete(..) | Write::DeleteRange(..) => continue,
+            };
+            touched.rows.push(RowWrite {
+                key: RowKey {
+                    hash: self.hash(key),
+                    key: key.clone(),
+                },
+                row,
+            });
+        }
+        // Stable: of several writes of a key the last one stands last, and is kept.
+        touched.rows.sort_by(|a, b| a.key.cmp(&b.key));
+        touched.rows.dedup_by(|later, kept| {
+            let same = later.key == kept.key;
+            if same {
+                kept.row = later.row.take();
+            }
+            same
+        });
+        touched
+    }
+
+    /// Step 1 of a write.
+    fn claim(&self, rows: &[RowWrite]) -> Vec<Claim> {
+        let stripe_of = |row: &RowWrite| self.stripe_index(row.key.hash);
+        let mut claims = Vec::with_capacity(rows.len());
+        for group in rows.chunk_by(|a, b| stripe_of(a) == stripe_of(b)) {
+            claims.push(self.claim_stripe(stripe_of(&group[0]), group.len()));
+            group.iter().for_each(|row| self.mark(row));
+        }
+        claims
+    }
+
+    /// Step 3 of a write: `rows` as they were claimed; `written` = the engine has them.
+    fn release(&self, claims: Vec<Claim>, rows: Vec<RowWrite>, written: bool) {
+        let mut rows = rows.into_iter();
+        for claim in claims {
+            let group = rows.by_ref().take(claim.keys);
+            self.stripes[claim.stripe].release(&claim, |alone| {
+                for write in group {
+                    if alone && written {
+                        self.put(write.key, write.row);
+                    }
+                }
+            });
+        }
+    }
+
+    fn claim_all(&self) -> Vec<Claim> {
+        (0..self.stripes.len())
+            .map(|stripe| self.claim_stripe(stripe, 0))
+            .collect()
+    }
+
+    fn release_all(&self, claims: Vec<Claim>) {
+        for claim in claims {
+            self.stripes[claim.stripe].release(&claim, |_| ());
+        }
+    }
+
+    fn claim_stripe(&self, stripe: usize, keys: usize) -> Claim {
+        let (alone, version) = self.stripes[stripe].claim();
+        Claim {
+            stripe,
+            keys,
+            alone,
+            version,
+        }
+    }
+
+    fn drop_range(&self, start: &[u8], end: &[u8]) {
+        self.rows
+            .retain(|row, _| &row.key[..] < start || (!end.is_empty() && &row.key[..] >= end));
+    }
+
+    fn stats(&self) -> CacheStats {
+        let sum = |of: fn(&Counters) -> &AtomicU64| {
+            self.counters.iter().map(|c| of(c).load(Ordering::Relaxed)).sum()
+        };
+        CacheStats {
+            hits: sum(|c| &c.hits),
+            misses: sum(|c| &c.misses),
+            entries: self.rows.len() as u64,
+            bytes: self.rows.weight(),
+            capacity: self.rows.capacity(),
+        }
+    }
+}
+
+/// One write's hold on a stripe.
+struct Claim {
+    stripe: usize,
+    /// How many of the write's keys are on the stripe.
+    keys: usize,
+    /// No other write was in flight on the stripe at the claim.
+    alone: bool,
+    /// The stripe's version since the claim.
+    version: u64,
+}
+
+/// Writes in flight (low [`Stripe::COUNT_BITS`] bits) and version (the others) of the keys with one hash prefix.
+#[derive(Default)]
+struct Stripe {
+    /// Changes only under `lock`; read without it to note it.
+    state: AtomicU64,
+    lock: Mutex<()>,
+}
+
+/// A stripe's state while nothing was in flight on it.
+#[derive(Clone, Copy)]
+struct Quiet(u64);
+
+impl Stripe {
+    /// More than the threads that can be in `write` at once.
+    const COUNT_BITS: u32 = 16;
+    const COUNT_MASK: u64 = (1 << Self::COUNT_BITS) - 1;
+
+    /// What a reader notes before it reads the engine; `None` while a write is in flight.
+    fn note(&self) -> Option<Quiet> {
+        // Acquire pairs with the release store at the end of the last write: the engine read that follows sees that write.
+        let state = self.state.load(Ordering::Acquire);
+        (state & Self::COUNT_MASK == 0).then_some(Quiet(state))
+    }
+
+    /// Runs `put` if no write has begun since the note was taken; none begins while it runs.
+    fn fill(&self, noted: Quiet, put: impl FnOnce()) {
+        let _held = self.lock.lock();
+        if self.state.load(Ordering::Relaxed) == noted.0 {
+            put();
+        }
+    }
+
+    /// Begins a write: (no other one was in flight, the new version).
+    fn claim(&self) -> (bool, u64) {
+        let _held = self.lock.lock();
+        let state = self.state.load(Ordering::Relaxed);
+        assert!(
+            state & Self::COUNT_MASK < Self::COUNT_MASK,
+            "65535 engine writes at once on one stripe"
+        );
+        let claimed = state + (1 << Self::COUNT_BITS) + 1;
+        self.state.store(claimed, Ordering::Release);
+        (state & Self::COUNT_MASK == 0, claimed >> Self::COUNT_BITS)
+    }
+
+    /// Ends a write. `finish` runs first, under the lock; it is told whether the write was alone on the stripe all the time.
+    fn release(&self, claim: &Claim, finish: impl FnOnce(bool)) {
+        let _held = self.lock.lock();
+        let state = self.state.load(Ordering::Relaxed);
+        assert!(state & Self::COUNT_MASK > 0, "a claim is released once");
+        finish(claim.alone && state >> Self::COUNT_BITS == claim.version);
+        self.state.store(state - 1, Ordering::Release);
+    }
+}
+
+/// Hits and misses of a part of the keys, on a cache line of their own.
+#[derive(Default)]
+#[repr(align(64))]
+struct Counters {
+    hits: AtomicU64,
+    misses: AtomicU64,
+}
+
+/// What the map holds for a key.
+#[derive(Clone)]
+enum Slot {
+    Row(Bytes),
+    /// The engine has no row.
+    NoRow,
+    /// Ask the engine.
+    BeingWritten,
+}
+
+/// A key with its hash, which is computed once. The order is by hash first.
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord)]
+struct RowKey {
+    hash: u64,
+    key: Bytes,
+}
+
+impl Hash for RowKey {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        state.write_u64(self.hash);
+    }
+}
+
+/// A key to look up.
+struct RowLookup<'a> {
+    hash: u64,
+    key: &'a [u8],
+}
+
+impl Hash for RowLookup<'_> {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        state.write_u64(self.hash);
+    }
+}
+
+impl Equivalent<RowKey> for RowLookup<'_> {
+    fn equivalent(&self, key: &RowKey) -> bool {
+        self.hash == key.hash && self.key == &key.key[..]
+    }
+}
+
+/// Gives back the one number that was written: the keys bring their hash.
+#[derive(Default)]
+struct PassThrough(u64);
+
+impl Hasher for PassThrough {
+    fn finish(&self) -> u64 {
+        self.0
+    }
+
+    fn write(&mut self, _: &[u8]) {
+        unreachable!("row keys hash as one u64");
+    }
+
+    fn write_u64(&mut self, hash: u64) {
+        self.0 = hash;
+    }
+}
+
+#[derive(Clone)]
+struct RowWeight;
+
+impl Weighter<RowKey, Slot> for RowWeight {
+    fn weight(&self, key: &RowKey, slot: &Slot) -> u64 {
+        let row = match slot {
+            Slot::Row(row) => row.len(),
+            Slot::NoRow | Slot::BeingWritten => 0,
+        };
+        (key.key.len() + row + ROW_CACHE_ENTRY_OVERHEAD) as u64
+    }
+}
+
+#[cfg(test)]
+mod tests;

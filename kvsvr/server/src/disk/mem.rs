@@ -1,0 +1,598 @@
+//! A [`Disk`] in memory that can lose power: for tests and the simulator.
+//!
+//! Each file has its content as seen by the running process (the page cache) and as it is on the platter. A write changes the
+//! first and marks 512-byte sectors dirty; a sync copies the dirty sectors to the second. [`MemDisk::crash`] makes the disk that
+//! is found after a power failure: of each file's dirty sectors any subset has reached the platter, chosen by a seed, and of the
+//! changes of names since the last directory sync a prefix (as with a journaling file system). A sector is atomic.
+//! Faults: failing writes and syncs, a full disk, a flipped bit.
+//!
+//! It relies on nothing but its seed: equal calls give equal results. It models neither latency nor directories as objects (a
+//! directory exists when it was created or a file is in it; `sync_dir` makes the names of the whole tree durable), and what is
+//! open stays usable after its name is gone.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fmt,
+    future::Future,
+    io,
+    pin::Pin,
+    sync::Arc,
+    task::{Context, Poll},
+};
+
+use bytes::Bytes;
+use parking_lot::Mutex;
+
+use super::{Disk, DiskFile, DiskFuture};
+
+/// Bytes that a power failure keeps or loses together.
+pub const SECTOR: usize = 512;
+
+/// A small generator of its own, so that runs do not depend on any library's version (SplitMix64).
+#[derive(Clone, Debug)]
+struct Random(u64);
+
+impl Random {
+    fn next(&mut self) -> u64 {
+        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mut z = self.0;
+        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        z ^ (z >> 31)
+    }
+
+    fn below(&mut self, bound: u64) -> u64 {
+        self.next() % bound.max(1)
+    }
+}
+
+/// What a running process sees, what is durable, and in which sectors they differ.
+#[derive(Clone, Debug, Default)]
+struct Content {
+    cached: Vec<u8>,
+    durable: Vec<u8>,
+    dirty: BTreeSet<usize>,
+    /// The length changed since the last sync.
+    resized: bool,
+}
+
+impl Content {
+    fn write(&mut self, at: usize, bytes: &[u8]) {
+        let end = at + bytes.len();
+        if end > self.cached.len() {
+            self.cached.resize(end, 0);
+            self.resized = true;
+        }
+        self.cached[at..end].copy_from_slice(bytes);
+        if !bytes.is_empty() {
+            self.dirty.extend(at / SECTOR..=(end - 1) / SECTOR);
+        }
+    }
+
+    fn set_len(&mut self, len: usize) {
+        self.resized |= len != self.cached.len();
+        let old = self.cached.len();
+        self.cached.resize(len, 0);
+        // What a cut removed reads as zero when the file grows again.
+        if len > old && len > 0 {
+            self.dirty.extend(old / SECTOR..=(len - 1) / SECTOR);
+        }
+    }
+
+    fn persist_sector(&mut self, sector: usize) {
+        let start = sector * SECTOR;
+        let end = (start + SECTOR).min(self.cached.len()).min(self.durable.len());
+        if start < end {
+            self.durable[start..end].copy_from_slice(&self.cached[start..end]);
+        }
+    }
+
+    fn sync(&mut self) {
+        self.durable.resize(self.cached.len(), 0);
+        for sector in std::mem::take(&mut self.dirty) {
+            self.persist_sector(sector);
+        }
+        self.resized = false;
+    }
+
+    /// The content after a power failure.
+    fn crash(mut self, random: &mut Random) -> Self {
+        if self.resized && random.below(2) == 0 {
+            self.durable.resize(self.cached.len(), 0);
+        }
+        // None, all, or each by a coin.
+        let fate = random.below(4);
+        for sector in std::mem::take(&mut self.dirty) {
+            if fate == 1 || (fate > 1 && random.below(2) == 0) {
+                self.persist_sector(sector);
+            }
+        }
+        Self { cached: self.durable.clone(), durable: self.durable, ..Self::default() }
+    }
+}
+
+type File = Arc<Mutex<Content>>;
+
+#[derive(Clone, Debug)]
+enum NameChange {
+    Create(String, File),
+    Rename(String, String),
+    Remove(String),
+}
+
+impl NameChange {
+    fn apply(&self, names: &mut BTreeMap<String, File>) {
+        match self {
+            Self::Create(path, file) => {
+                names.insert(path.clone(), file.clone());
+            }
+            Self::Rename(from, to) => {
+                if let Some(file) = names.remove(from) {
+                    names.insert(to.clone(), file);
+                }
+            }
+            Self::Remove(path) => {
+                names.remove(path);
+            }
+        }
+    }
+}
+
+/// Faults that are armed, and counters.
+#[derive(Debug, Default)]
+struct Faults {
+    /// Operations until the power fails.
+    power_fails_after: Option<u64>,
+    /// Synchronous writes and syncs until one of them fails.
+    sync_fails_after: Option<u64>,
+    dead: bool,
+    operations: u64,
+    syncs: u64,
+}
+
+#[derive(Debug)]
+struct Tree {
+    names: BTreeMap<String, File>,
+    durable_names: BTreeMap<String, File>,
+    changes: Vec<NameChange>,
+    dirs: BTreeSet<String>,
+    capacity: u64,
+    faults: Faults,
+    random: Random,
+}
+
+impl Tree {
+    /// Counts an operation, and fails it if the power is or goes off.
+    fn power(&mut self) -> io::Result<()> {
+        self.faults.operations += 1;
+        if let Some(left) = &mut self.faults.power_fails_after {
+            *left = left.saturating_sub(1);
+            self.faults.dead |= *left == 0;
+        }
+        if self.faults.dead { Err(io::Error::other("the power is off")) } else { Ok(()) }
+    }
+
+    fn count_sync(&mut self) -> io::Result<()> {
+        self.faults.syncs += 1;
+        if let Some(left) = &mut self.faults.sync_fails_after {
+            *left = left.saturating_sub(1);
+            if *left == 0 {
+                self.faults.sync_fails_after = None;
+                return Err(io::Error::other("injected sync failure"));
+            }
+        }
+        Ok(())
+    }
+
+    fn used(&self) -> u64 {
+        self.names.values().map(|file| file.lock().cached.len() as u64).sum()
+    }
+
+    fn change(&mut self, change: NameChange) {
+        change.apply(&mut self.names);
+        self.changes.push(change);
+    }
+}
+
+/// A disk in memory. Clones share it.
+#[derive(Clone)]
+pub struct MemDisk {
+    tree: Arc<Mutex<Tree>>,
+}
+
+impl fmt::Debug for MemDisk {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("MemDisk")
+    }
+}
+
+impl MemDisk {
+    /// An empty disk. The seed decides how often an operation gives way to other tasks.
+    pub fn new(seed: u64) -> Self {
+        Self::with_names(BTreeMap::new(), BTreeSet::new(), u64::MAX, seed)
+    }
+
+    fn with_names(
+        names: BTreeMap<String, File>,
+        dirs: BTreeSet<String>,
+        capacity: u64,
+        seed: u64,
+    ) -> Self {
+        let durable_names = names.clone();
+        let (changes, faults, random) = (Vec::new(), Faults::default(), Random(seed));
+        let tree = Tree { names, durable_names, changes, dirs, capacity, faults, random };
+        Self { tree: Arc::new(Mutex::new(tree)) }
+    }
+
+    /// The disk as it is found after a power failure now. Every later operation on this one fails.
+    pub fn crash(&self, seed: u64) -> Self {
+        let mut tree = self.tree.lock();
+        tree.faults.dead = true;
+        let mut random = Random(seed);
+        let kept = random.below(tree.changes.len() as u64 + 1);
+        let mut names = tree.durable_names.clone();
+        for change in tree.changes.iter().take(usize::try_from(kept).unwrap_or(usize::MAX)) {
+            change.apply(&mut names);
+        }
+        for file in names.values_mut() {
+            let content = file.lock().clone().crash(&mut random);
+            *file = Arc::new(Mutex::new(content));
+        }
+        Self::with_names(names, tree.dirs.clone(), tree.capacity, random.next())
+    }
+
+    /// The disk as another process finds it after this one was killed: nothing is lost, nothing became durable. Every later
+    /// operation on this one fails.
+    pub fn kill(&self, seed: u64) -> Self {
+        let mut tree = self.tree.lock();
+        tree.faults.dead = true;
+        let copy = Self::with_names(tree.names.clone(), tree.dirs.clone(), tree.capacity, seed);
+        let mut other = copy.tree.lock();
+        // One copy per file, so that names that share a file still do.
+        let mut copies: BTreeMap<*const Mutex<Content>, File> = BTreeMap::new();
+        let mut copied = |file: &File| {
+            copies
+                .entry(Arc::as_ptr(file))
+                .or_insert_with(|| Arc::new(Mutex::new(file.lock().clone())))
+                .clone()
+        };
+        other.names = tree.names.iter().map(|(path, file)| (path.clone(), copied(file))).collect();
+        other.durable_names = tree.durable_names.iter().map(|(path, file)| (path.clone(), copied(file))).collect();
+        other.changes = tree
+            .changes
+            .iter()
+            .map(|change| match change {
+                NameChange::Create(path, file) => NameChange::Create(path.clone(), copied(file)),
+                other => other.clone(),
+            })
+            .collect();
+        drop(other);
+        copy
+    }
+
+    /// The power goes off with the `operations`-th operation from now on, which is not carried out.
+    pub fn fail_power_after(&self, operations: u64) {
+        self.tree.lock().faults.power_fails_after = Some(operations);
+    }
+
+    /// The `syncs`-th sync from now on fails; what it should have made durable is clean in the cache, but not durable, as on Linux.
+    pub fn fail_sync_after(&self, syncs: u64) {
+        self.tree.lock().faults.sync_fails_after = Some(syncs);
+    }
+
+    /// Bytes of all files together.
+    pub fn set_capacity(&self, bytes: u64) {
+        self.tree.lock().capacity = bytes;
+    }
+
+    /// Operations so far.
+    pub fn operations(&self) -> u64 {
+        self.tree.lock().faults.operations
+    }
+
+    /// Syncs so far, synchronous writes counted.
+    pub fn syncs(&self) -> u64 {
+        self.tree.lock().faults.syncs
+    }
+
+    /// Flips a bit of a file at rest. False if the file is shorter.
+    pub fn flip_bit(&self, path: &str, offset: u64, bit: u8) -> bool {
+        let tree = self.tree.lock();
+        let Some(file) = tree.names.get(path) else { return false };
+        let (mut content, at) = (file.lock(), usize::try_from(offset).unwrap_or(usize::MAX));
+        if at >= content.cached.len() {
+            return false;
+        }
+        let mask = 1 << (bit % 8);
+        content.cached[at] ^= mask;
+        if let Some(byte) = content.durable.get_mut(at) {
+            *byte ^= mask;
+        }
+        true
+    }
+
+    /// The paths of all files, sorted.
+    pub fn paths(&self) -> Vec<String> {
+        self.tree.lock().names.keys().cloned().collect()
+    }
+
+    /// Runs an operation after giving way to other tasks now and then.
+    fn run<T: Send + 'static>(
+        &self,
+        operation: impl FnOnce(&mut Tree) -> io::Result<T> + Send + 'static,
+    ) -> DiskFuture<T> {
+        let disk = self.clone();
+        Box::pin(async move {
+            let turns = disk.tree.lock().random.below(3);
+            GiveWay(turns).await;
+            let mut tree = disk.tree.lock();
+            tree.power()?;
+            operation(&mut tree)
+        })
+    }
+}
+
+/// Pending for a number of polls.
+struct GiveWay(u64);
+
+impl Future for GiveWay {
+    type Output = ();
+
+    fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<()> {
+        if self.0 == 0 {
+            return Poll::Ready(());
+        }
+        self.0 -= 1;
+        context.waker().wake_by_ref();
+        Poll::Pending
+    }
+}
+
+fn missing(path: &str) -> io::Error {
+    io::Error::new(io::ErrorKind::NotFound, format!("no file {path}"))
+}
+
+impl Disk for MemDisk {
+    fn open(&self, path: &str, create: bool) -> DiskFuture<Arc<dyn DiskFile>> {
+        let (path, disk) = (path.to_owned(), self.clone());
+        self.run(move |tree| {
+            let file = match tree.names.get(&path) {
+                Some(file) => file.clone(),
+                None if create => {
+                    let file = File::default();
+                    tree.change(NameChange::Create(path, file.clone()));
+                    file
+                }
+                None => return Err(missing(&path)),
+            };
+            let file: Arc<dyn DiskFile> = Arc::new(MemFile { disk, file });
+            Ok(file)
+        })
+    }
+
+    fn read(&self, path: &str) -> DiskFuture<Bytes> {
+        let path = path.to_owned();
+        self.run(move |tree| {
+            let file = tree.names.get(&path).ok_or_else(|| missing(&path))?;
+            Ok(Bytes::copy_from_slice(&file.lock().cached))
+        })
+    }
+
+    fn list(&self, dir: &str) -> DiskFuture<Vec<String>> {
+        let prefix = if dir.is_empty() { String::new() } else { format!("{dir}/") };
+        self.run(move |tree| {
+            let paths = tree.names.keys().chain(&tree.dirs).filter_map(|path| path.strip_prefix(&prefix));
+            let names: BTreeSet<String> =
+                paths.filter_map(|rest| rest.split('/').next()).map(str::to_owned).collect();
+            Ok(names.into_iter().collect())
+        })
+    }
+
+    fn create_dir(&self, dir: &str) -> DiskFuture<()> {
+        let dir = dir.to_owned();
+        self.run(move |tree| {
+            tree.dirs.insert(dir);
+            Ok(())
+        })
+    }
+
+    fn rename(&self, from: &str, to: &str) -> DiskFuture<()> {
+        let (from, to) = (from.to_owned(), to.to_owned());
+        self.run(move |tree| {
+            if !tree.names.contains_key(&from) {
+                return Err(missing(&from));
+            }
+            tree.change(NameChange::Rename(from, to));
+            Ok(())
+        })
+    }
+
+    fn remove(&self, path: &str) -> DiskFuture<()> {
+        let path = path.to_owned();
+        self.run(move |tree| {
+            if tree.names.contains_key(&path) {
+                tree.change(NameChange::Remove(path));
+            }
+            Ok(())
+        })
+    }
+
+    fn remove_dir(&self, dir: &str) -> DiskFuture<()> {
+        let (dir, prefix) = (dir.to_owned(), format!("{dir}/"));
+        self.run(move |tree| {
+            let inside: Vec<String> =
+                tree.names.keys().filter(|path| path.starts_with(&prefix)).cloned().collect();
+            for path in inside {
+                tree.change(NameChange::Remove(path));
+            }
+            tree.dirs.retain(|path| *path != dir && !path.starts_with(&prefix));
+            Ok(())
+        })
+    }
+
+    fn sync_dir(&self, _dir: &str) -> DiskFuture<()> {
+        self.run(|tree| {
+            tree.count_sync()?;
+            tree.durable_names = tree.names.clone();
+            tree.changes.clear();
+            Ok(())
+        })
+    }
+
+    fn free_bytes(&self) -> DiskFuture<u64> {
+        self.run(|tree| Ok(tree.capacity.saturating_sub(tree.used())))
+    }
+}
+
+#[derive(Debug)]
+struct MemFile {
+    disk: MemDisk,
+    file: File,
+}
+
+impl MemFile {
+    fn run<T: Send + 'static>(
+        &self,
+        operation: impl FnOnce(&mut Tree, &File) -> io::Result<T> + Send + 'static,
+    ) -> DiskFuture<T> {
+        let file = self.file.clone();
+        self.disk.run(move |tree| operation(tree, &file))
+    }
+}
+
+fn to_usize(value: u64) -> io::Result<usize> {
+    usize::try_from(value).map_err(|_| io::Error::new(io::ErrorKind::InvalidInput, "offset out of range"))
+}
+
+/// Fails as a full disk does if the file may not grow to `len`.
+fn check_capacity(tree: &Tree, file: &File, len: u64) -> io::Result<()> {
+    let growth = len.saturating_sub(file.lock().cached.len() as u64);
+    if growth > 0 && tree.used().saturating_add(growth) > tree.capacity {
+        return Err(io::Error::new(io::ErrorKind::StorageFull, "no space left on device"));
+    }
+    Ok(())
+}
+
+fn sync_file(tree: &mut Tree, file: &File) -> io::Result<()> {
+    if let Err(error) = tree.count_sync() {
+        let mut content = file.lock();
+        content.dirty.clear();
+        return Err(error);
+    }
+    file.lock().sync();
+    Ok(())
+}
+
+impl DiskFile for MemFile {
+    fn write_at(&self, offset: u64, buffers: Vec<Bytes>, sync: bool) -> DiskFuture<()> {
+        let file = self.file.clone();
+        let disk = self.disk.clone();
+        Box::pin(async move {
+            // Two operations, so that the power can fail between the write and the sync.
+            disk.run({
+                let file = file.clone();
+                move |tree| {
+                    let bytes: usize = buffers.iter().map(Bytes::len).sum();
+                    check_capacity(tree, &file, offset + bytes as u64)?;
+                    let mut at = to_usize(offset)?;
+                    for buffer in &buffers {
+                        file.lock().write(at, buffer);
+                        at += buffer.len();
+                    }
+                    Ok(())
+                }
+            })
+            .await?;
+            if sync {
+                disk.run(move |tree| sync_file(tree, &file)).await?;
+            }
+            Ok(())
+        })
+    }
+
+    fn read_at(&self, offset: u64, len: usize) -> DiskFuture<Bytes> {
+        self.run(move |_, file| {
+            let content = file.lock();
+            let start = to_usize(offset)?.min(content.cached.len());
+            let end = start.saturating_add(len).min(content.cached.len());
+            Ok(Bytes::copy_from_slice(&content.cached[start..end]))
+        })
+    }
+
+    fn len(&self) -> DiskFuture<u64> {
+        self.run(|_, file| Ok(file.lock().cached.len() as u64))
+    }
+
+    fn set_len(&self, len: u64) -> DiskFuture<()> {
+        self.run(move |tree, file| {
+            check_capacity(tree, file, len)?;
+            file.lock().set_len(to_usize(len)?);
+            Ok(())
+        })
+    }
+
+    fn sync(&self) -> DiskFuture<()> {
+        self.run(sync_file)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    async fn file_with(disk: &MemDisk, path: &str, text: &'static [u8], sync: bool) {
+        let file = disk.open(path, true).await.unwrap();
+        file.write_at(0, vec![Bytes::from_static(text)], sync).await.unwrap();
+    }
+
+    #[tokio::test]
+    async fn synced_bytes_and_names_survive() {
+        let disk = MemDisk::new(1);
+        file_with(&disk, "d/x", b"synced", true).await;
+        disk.sync_dir("d").await.unwrap();
+        for seed in 0..20 {
+            let after = disk.crash(seed);
+            assert_eq!(&after.read("d/x").await.unwrap()[..], b"synced");
+        }
+        assert!(disk.read("d/x").await.is_err());
+    }
+
+    #[tokio::test]
+    async fn unsynced_sectors_and_names_survive_sometimes() {
+        let mut seen = BTreeSet::new();
+        for seed in 0..60 {
+            let disk = MemDisk::new(seed);
+            let file = disk.open("x", true).await.unwrap();
+            file.set_len(1024).await.unwrap();
+            file.sync().await.unwrap();
+            file.write_at(0, vec![Bytes::from(vec![1; 1024])], false).await.unwrap();
+            let content = disk.crash(seed).read("x").await.map(|bytes| (bytes[0], bytes[1023])).ok();
+            seen.insert(content);
+        }
+        let expected = [None, Some((0, 0)), Some((0, 1)), Some((1, 0)), Some((1, 1))];
+        assert_eq!(seen.into_iter().collect::<Vec<_>>(), expected);
+    }
+
+    #[tokio::test]
+    async fn a_failed_sync_leaves_clean_pages_that_are_not_durable() {
+        let disk = MemDisk::new(1);
+        file_with(&disk, "x", b"old", true).await;
+        disk.sync_dir("").await.unwrap();
+        disk.fail_sync_after(1);
+        let file = disk.open("x", false).await.unwrap();
+        file.write_at(0, vec![Bytes::from_static(b"new")], true).await.unwrap_err();
+        file.sync().await.unwrap();
+        assert_eq!(&disk.read("x").await.unwrap()[..], b"new");
+        assert_eq!(&disk.crash(3).read("x").await.unwrap()[..], b"old");
+    }
+
+    #[tokio::test]
+    async fn a_full_disk_says_so() {
+        let disk = MemDisk::new(1);
+        disk.set_capacity(10);
+        let file = disk.open("x", true).await.unwrap();
+        let error = file.set_len(11).await.unwrap_err();
+        assert_eq!(error.kind(), io::ErrorKind::StorageFull);
+        assert_eq!(disk.free_bytes().await.unwrap(), 10);
+    }
+}

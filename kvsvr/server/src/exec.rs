@@ -1,0 +1,294 @@
+//! The multiplexed Exec stream: frames of requests in, answers out as they are ready.
+
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
+
+
+use kvsvr_client::transport::{StreamReceiver, StreamSender};
+use kvsvr_core::codec::decode_command;
+use kvsvr_proto::v1::{
+    self as pb, ErrorCode, exec_reply::Result as Answer, exec_request::Op as ExecOp, read_mode::Mode,
+};
+use prost::Message;
+use tokio::time::timeout_at;
+
+use crate::{
+    convert as api,
+    limits::{MAX_EXEC_IN_FLIGHT, MAX_REPLIES_PER_FRAME},
+    node::Node,
+    service::CallError,
+    shard::{
+        Shard, error,
+        proposer::{Proposal, deadline},
+        reader::{Read, ReadOp},
+        reply::{ReplyQueue, ReplyTo, send_all},
+    },
+};
+
+/// Serves one stream until it ends.
+pub async fn serve(node: Arc<Node>, mut input: StreamReceiver, output: StreamSender) -> Result<(), CallError> {
+    let queue = Arc::new(ReplyQueue::default());
+    let writer = tokio::spawn(write(node.clone(), queue.clone(), output));
+    let _open = node.metrics().exec_stream_opened();
+    let served = loop {
+        // The socket is not read while too much is unanswered: a client that does not read its answers stops itself.
+        queue.wait_below(MAX_EXEC_IN_FLIGHT).await;
+        match input.next().await {
+            None => break Ok(()),
+            Some(Err(_)) => break Ok(()),
+            Some(Ok(bytes)) => match pb::ExecFrame::decode(bytes) {
+                Ok(frame) => {
+                    queue.begin(frame.requests.len());
+                    node.metrics().exec_frame(frame.requests.len());
+                    dispatch(&node, frame.requests, &queue);
+                }
+                Err(e) => break Err(CallError::Malformed(e.to_string())),
+            },
+        }
+        if writer.is_finished() {
+            break Ok(());
+        }
+    };
+    queue.close();
+    served
+}
+
+/// Writes answers; everything that waits when the stream takes data goes into one frame.
+async fn write(node: Arc<Node>, queue: Arc<ReplyQueue>, output: StreamSender) {
+    loop {
+        let Ok(permit) = output.reserve().await else { return };
+        let Some(mut replies) = queue.take(MAX_REPLIES_PER_FRAME).await else { return };
+        let count = replies.len();
+        if let Some(first) = replies.first_mut() {
+            first.map_epoch = node.map_epoch();
+        }
+        permit.send(pb::ExecReplyFrame { replies }.encode_to_vec().into());
+        queue.end(count);
+    }
+}
+
+/// The requests of one frame for one shard.
+#[derive(Default)]
+struct Group {
+    proposals: Vec<Proposal>,
+    reads: Vec<Read>,
+    /// For another node, if this one does not lead.
+    forward: Vec<(pb::ExecRequest, ReplyTo)>,
+}
+
+fn dispatch(node: &Arc<Node>, requests: Vec<pb::ExecRequest>, queue: &Arc<ReplyQueue>) {
+    let mut groups: BTreeMap<u32, Group> = BTreeMap::new();
+    let mut refused = Vec::new();
+    for request in requests {
+        let reply = ReplyTo::Stream { queue: queue.clone(), id: request.id };
+        if let Err((reply, failure)) = sort(node, request, reply, &mut groups) {
+            refused.push((reply, Answer::Error(failure)));
+        }
+    }
+    send_all(refused);
+    for (shard, group) in groups {
+        submit(node, shard, group);
+    }
+}
+
+/// Handles one request as if it had come on a stream.
+pub fn dispatch_one(node: &Arc<Node>, request: pb::ExecRequest, reply: ReplyTo) {
+    let mut groups = BTreeMap::new();
+    match sort(node, request, reply, &mut groups) {
+        Ok(()) => groups.into_iter().for_each(|(shard, group)| submit(node, shard, group)),
+        Err((reply, failure)) => reply.send(Answer::Error(failure)),
+    }
+}
+
+type Refused = (ReplyTo, pb::Error);
+
+/// Checks a request and puts it into its shard's group.
+fn sort(
+    node: &Arc<Node>,
+    mut request: pb::ExecRequest,
+    reply: ReplyTo,
+    groups: &mut BTreeMap<u32, Group>,
+) -> Result<(), Refused> {
+    let until = deadline(request.timeout_ms);
+    match request.op.take() {
+        Some(ExecOp::Command(bytes)) => {
+            let command = match decode_command(&bytes) {
+                Ok(command) => command,
+                Err(rejection) => return Err((reply, api::rejection(rejection))),
+            };
+            if request.meta {
+                return Err((reply, error::definite(ErrorCode::Refused, "the meta shard takes no client writes")));
+            }
+            let shard = match node.route(request.shard, request.meta, Some(command.partition.slot())) {
+                Ok(shard) => shard,
+                Err(failure) => return Err((reply, failure)),
+            };
+            let leads = node.shard_number(shard).is_some_and(|s| s.leader().is_me());
+            let group = groups.entry(shard).or_default();
+            if leads || request.hops > 0 {
+                group.proposals.push(Proposal { command: bytes, reply, deadline: until });
+            } else {
+                request.op = Some(ExecOp::Command(bytes));
+                group.forward.push((request, reply));
+            }
+            Ok(())
+        }
+        Some(ExecOp::Read(read)) => {
+            let partition = match api::partition(read.partition.as_ref()) {
+                Ok(partition) => partition,
+                Err(failure) => return Err((reply, failure)),
+            };
+            let shard = match node.route(request.shard, request.meta, Some(partition.slot())) {
+                Ok(shard) => shard,
+                Err(failure) => return Err((reply, failure)),
+            };
+            let group = groups.entry(shard).or_default();
+            if node.shard_number(shard).is_none() && request.hops == 0 {
+                request.op = Some(ExecOp::Read(read));
+                group.forward.push((request, reply));
+                return Ok(());
+            }
+            let mode = read.mode.as_ref().and_then(|m| m.mode.clone());
+            let op = match read.op {
+                Some(pb::read_request::Op::Get(get)) if get.revision == 0 => {
+                    if let Err(failure) = api::check_key(&get.key) {
+                        return Err((reply, failure));
+                    }
+                    ReadOp::Get(partition, get.key)
+                }
+                _ => ReadOp::Other(Box::new(read)),
+            };
+            let read = Read { op, reply, deadline: until };
+            match mode {
+                None | Some(Mode::Linearizable(_)) => group.reads.push(read),
+                Some(mode) => weaker_read(node, shard, mode, read),
+            }
+            Ok(())
+        }
+        None => Err((reply, error::definite(ErrorCode::Invalid, "the request has no operation this server knows"))),
+    }
+}
+
+fn submit(node: &Arc<Node>, number: u32, group: Group) {
+    let shard = node.shard_number(number);
+    if let Some(shard) = &shard {
+        if !group.proposals.is_empty() {
+            match node.writes_refused() {
+                None => shard.propose(group.proposals),
+                Some(reason) => {
+                    let answer = Answer::Error(error::definite(ErrorCode::Refused, reason));
+                    send_all(group.proposals.into_iter().map(|p| (p.reply, answer.clone())));
+                }
+            }
+        }
+        if !group.reads.is_empty() {
+            shard.read(group.reads);
+        }
+    } else {
+        let answer = Answer::Error(error::definite(
+            ErrorCode::NotReady,
+            format!("this node has no replica of shard {number} yet"),
+        ));
+        let proposals = group.proposals.into_iter().map(|p| p.reply);
+        let reads = group.reads.into_iter().map(|r| r.reply);
+        send_all(proposals.chain(reads).map(|reply| (reply, answer.clone())));
+    }
+    if !group.forward.is_empty() {
+        forward(node, number, shard.as_deref(), group.forward);
+    }
+}
+
+/// Sends requests to the shard's leader, one hop. Their deadlines go with them.
+fn forward(node: &Arc<Node>, number: u32, shard: Option<&Shard>, requests: Vec<(pb::ExecRequest, ReplyTo)>) {
+    let target = match shard {
+        Some(shard) => shard.leader().leader().map(|(_, peer)| peer.address),
+        None => node.any_replica(number),
+    };
+    let Some(address) = target else {
+        let answer = Answer::Error(error::not_leader(number, None));
+        send_all(requests.into_iter().map(|(_, reply)| (reply, answer.clone())));
+        return;
+    };
+    node.metrics().forwarded(requests.len() as u64);
+    let link = node.link(&address);
+    for (mut request, reply) in requests {
+        request.hops = 1;
+        let write = matches!(request.op, Some(ExecOp::Command(_)));
+        let until = deadline(request.timeout_ms);
+        let link = link.clone();
+        tokio::spawn(async move {
+            let answer = match link.call(request, until).await {
+                Ok(pb::ExecReply { result: Some(answer), .. }) => answer,
+                Ok(_) => Answer::Error(error::unknown(ErrorCode::Internal, "the leader's answer is empty")),
+                Err(e) if e.is_unknown() && write => {
+                    Answer::Error(error::unknown(ErrorCode::Disconnected, e.to_string()))
+                }
+                Err(e) => Answer::Error(error::retry(
+                    ErrorCode::NoLeader,
+                    format!("shard {number}: its leader does not answer: {e}"),
+                    crate::limits::NO_LEADER_RETRY_MS,
+                )),
+            };
+            reply.send(answer);
+        });
+    }
+}
+
+/// Reads that need no confirmation by the leader.
+fn weaker_read(node: &Arc<Node>, number: u32, mode: Mode, read: Read) {
+    let Some(shard) = node.shard_number(number) else {
+        let message = format!("this node has no replica of shard {number}");
+        read.reply.send(Answer::Error(error::definite(ErrorCode::NotReady, message)));
+        return;
+    };
+    match mode {
+        Mode::Local(_) => answer(&shard, read),
+        Mode::AtLeast(revision) if shard.revision() >= revision => answer(&shard, read),
+        Mode::MaxStalenessMs(max) if is_fresh(&shard, Duration::from_millis(max)) => answer(&shard, read),
+        Mode::AtLeast(revision) => {
+            tokio::spawn(async move {
+                let reached = shard.head().wait_for(|head| head.revision() >= revision);
+                if timeout_at(read.deadline, reached).await.is_ok() {
+                    answer(&shard, read);
+                } else {
+                    let message = format!("this replica of shard {number} has not reached revision {revision}");
+                    read.reply.send(Answer::Error(error::definite(ErrorCode::TooStale, message)));
+                }
+            });
+        }
+        Mode::MaxStalenessMs(max) => {
+            tokio::spawn(async move {
+                let max = Duration::from_millis(max);
+                // A confirmation makes the state fresh; without a leader its age decides.
+                let confirmed = shard.reads().barrier().await;
+                if confirmed.is_ok() || is_fresh(&shard, max) {
+                    answer(&shard, read);
+                } else {
+                    let age = shard.reads().age();
+                    let message = format!(
+                        "this replica of shard {number} is {} old, the read allows {max:?}",
+                        age.map_or("of unknown age, that is too".to_owned(), |age| format!("{age:?}"))
+                    );
+                    read.reply.send(Answer::Error(error::definite(ErrorCode::TooStale, message)));
+                }
+            });
+        }
+        Mode::Linearizable(_) => shard.read(vec![read]),
+    }
+}
+
+fn is_fresh(shard: &Shard, max: Duration) -> bool {
+    shard.reads().age().is_some_and(|age| age <= max)
+}
+
+fn answer(shard: &Arc<Shard>, read: Read) {
+    let age = shard.reads().age().unwrap_or(Duration::MAX);
+    let Read { op, reply, .. } = read;
+    match op {
+        ReadOp::Get(..) => reply.send(shard.reads().execute(op, age)),
+        ReadOp::Other(_) => {
+            let shard = shard.clone();
+            tokio::spawn(async move { reply.send(shard.reads().execute(op, age)) });
+        }
+    }
+}
+

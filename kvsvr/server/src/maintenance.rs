@@ -1,0 +1,169 @@
+//! What a node does by itself: flush and purge, expire, compact, hand leadership to preferred nodes, watch its disk; and the orderly stop.
+
+use std::{io, sync::Arc, time::Duration};
+
+use kvsvr_core::command::Op;
+use kvsvr_proto::v1 as pb;
+use openraft_rt::AsyncRuntime;
+use tokio::time::{Instant, sleep, timeout};
+
+use crate::{
+    admin::propose,
+    limits::{
+        COMPACTION_INTERVAL, EXPIRY_INTERVAL, MAINTENANCE_INTERVAL, MIN_COMPACTION_STEP, POLL_INTERVAL,
+        PREFERRED_LEADER_INTERVAL, STOP_TRANSFER_DEADLINE,
+    },
+    node::Node,
+    raft::runtime::{Runtime, wall_clock_ms},
+    shard::Shard,
+};
+
+/// Starts all of it. The tasks live as long as the process.
+pub fn spawn(node: &Arc<Node>) {
+    tokio::spawn(flush_and_purge(node.clone()));
+    tokio::spawn(every(node.clone(), EXPIRY_INTERVAL, expire));
+    tokio::spawn(every(node.clone(), COMPACTION_INTERVAL, compact));
+    tokio::spawn(every(node.clone(), PREFERRED_LEADER_INTERVAL, prefer_leaders));
+    tokio::spawn(every(node.clone(), MAINTENANCE_INTERVAL, watch_disk));
+}
+
+async fn every<F, Fut>(node: Arc<Node>, interval: Duration, act: F)
+where
+    F: Fn(Arc<Node>) -> Fut,
+    Fut: Future<Output = ()>,
+{
+    loop {
+        sleep(interval).await;
+        act(node.clone()).await;
+    }
+}
+
+/// Flushes the engine when much of the log is not flushed yet, so that a restart stays short, and purges the log behind.
+async fn flush_and_purge(node: Arc<Node>) {
+    let mut flushed_at = 0;
+    loop {
+        sleep(MAINTENANCE_INTERVAL).await;
+        let written = node.wal().appended_bytes();
+        if written - flushed_at >= node.settings().flush_bytes {
+            if let Err(e) = flush(&node).await {
+                node.fail(format!("the engine cannot flush: {e}"));
+                return;
+            }
+            flushed_at = written;
+        }
+        for shard in node.shards() {
+            if let Err(e) = shard.purge(node.settings().keep_log_bytes).await {
+                tracing::warn!(shard = %shard.id(), "the log cannot be purged now: {e}");
+            }
+        }
+    }
+}
+
+/// Makes the engine's state durable, off the async threads.
+pub async fn flush(node: &Node) -> io::Result<()> {
+    let engine = node.engine().clone();
+    Runtime::spawn_blocking(move || engine.flush()).await?.map_err(io::Error::other)
+}
+
+fn led(node: &Node) -> impl Iterator<Item = Arc<Shard>> + use<> {
+    node.shards().into_iter().filter(|s| s.leader().is_me())
+}
+
+fn report(shard: &Shard, what: &str, outcome: Result<(), pb::Error>) {
+    if let Err(e) = outcome {
+        tracing::debug!(shard = %shard.id(), "{what} is tried again: {}", e.message);
+    }
+}
+
+/// The leader proposes to remove what is due; the state machine decides by the entry's stamp.
+async fn expire(node: Arc<Node>) {
+    for shard in led(&node) {
+        let now = wall_clock_ms();
+        let due = shard.machine().with_machine(|machine, engine| machine.next_expiry(engine));
+        match due {
+            Ok(Some(at)) if at <= now => {
+                report(&shard, "expiry", propose(&shard, Op::Expire { up_to_ms: now }).await);
+            }
+            Ok(_) => {}
+            Err(e) => node.fail(format!("shard {}: {e}", shard.id())),
+        }
+    }
+}
+
+/// The leader moves the compaction floor behind retention and consumers.
+async fn compact(node: Arc<Node>) {
+    let settings = node.settings();
+    for shard in led(&node) {
+        let target = shard.machine().with_machine(|machine, engine| {
+            machine.compaction_target(engine, settings.keep_revisions, settings.consumer_max_lag_bytes)
+        });
+        match target {
+            Ok(target) if target >= shard.head().floor() + MIN_COMPACTION_STEP => {
+                report(&shard, "compaction", propose(&shard, Op::Compact { revision: target }).await);
+            }
+            Ok(_) => {}
+            Err(e) => node.fail(format!("shard {}: {e}", shard.id())),
+        }
+    }
+}
+
+async fn prefer_leaders(node: Arc<Node>) {
+    let Some(map) = node.map_with_leaders() else { return };
+    for shard in led(&node) {
+        let info = map.shards.iter().find(|s| s.id == shard.id().0);
+        let Some(preferred) = info.and_then(|s| s.replicas.first()) else { continue };
+        if let Err(e) = shard.prefer_leader(*preferred).await {
+            tracing::debug!(shard = %shard.id(), "leadership stays here: {e}");
+        }
+    }
+}
+
+/// Refuses writes before the disk is full, so that what is accepted can be kept.
+async fn watch_disk(node: Arc<Node>) {
+    let Ok(space) = node.wal().refresh_space().await else { return };
+    node.metrics().disk_free(space.free_bytes);
+    let refused = node.writes_refused().is_some();
+    let reserve = node.settings().disk_reserve_bytes;
+    if space.low && !refused {
+        let reason = format!(
+            "writes are refused: the disk has {} MiB free, less than the reserve of {} MiB; free space or add disk, writes go on by themselves",
+            space.free_bytes >> 20,
+            reserve >> 20
+        );
+        tracing::error!("{reason}");
+        node.refuse_writes(Some(reason));
+    } else if refused && space.free_bytes >= reserve + reserve / 4 {
+        tracing::info!("the disk has space again, writes are taken");
+        node.refuse_writes(None);
+    }
+}
+
+/// The orderly stop: leadership goes to other nodes, then Raft stops, then everything is made durable.
+pub async fn stop(node: &Arc<Node>) -> io::Result<()> {
+    let deadline = Instant::now() + STOP_TRANSFER_DEADLINE;
+    for shard in led(node) {
+        match shard.transfer_target(None) {
+            Some((id, _)) => {
+                tracing::info!(shard = %shard.id(), to = id, "handing over leadership");
+                if let Err(e) = shard.raft().trigger().transfer_leader(id).await {
+                    tracing::warn!(shard = %shard.id(), "handing over leadership failed: {e}");
+                }
+            }
+            None => tracing::info!(shard = %shard.id(), "no other member can lead now"),
+        }
+    }
+    let handed_over = async {
+        while led(node).any(|s| s.transfer_target(None).is_some()) {
+            sleep(POLL_INTERVAL).await;
+        }
+    };
+    if timeout(deadline.saturating_duration_since(Instant::now()), handed_over).await.is_err() {
+        tracing::warn!("leadership was not taken over in time, stopping all the same");
+    }
+    for shard in node.shards() {
+        shard.shutdown().await;
+    }
+    flush(node).await?;
+    node.wal().shutdown().await;
+    Ok(())
+}

@@ -1,0 +1,457 @@
+//! A node: its replicas, what it knows of the cluster, and who it is. Put together from parts that the simulator has forms of its own of.
+
+use std::{
+    collections::BTreeMap,
+    io,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+};
+
+use kvsvr_client::{mux::NodeStream, transport::Transport};
+use kvsvr_core::{
+    engine::Engine,
+    types::{META_SHARD, ShardId},
+};
+use kvsvr_proto::v1::{self as pb, ErrorCode};
+use parking_lot::{Mutex, RwLock};
+use tokio::{
+    sync::mpsc,
+    time::{Instant, sleep},
+};
+
+use crate::{
+    admin,
+    config::Settings,
+    disk::DynDisk,
+    limits::INITIALIZE_PATIENCE,
+    metrics::Metrics,
+    raft::{
+        network::Peers,
+        snapshot::{Checkpoints, SnapshotReceiver, SnapshotSender, TransferStatus},
+    },
+    shard::{Shard, ShardParts, error},
+    store::{Identity, Store},
+    topology::{self, SlotTable},
+    wal::Wal,
+};
+
+/// This release.
+pub const VERSION: &str = env!("CARGO_PKG_VERSION");
+
+/// What a node is made of.
+pub struct NodeParts {
+    /// How it behaves.
+    pub settings: Settings,
+    /// HOST:PORT that others reach it at.
+    pub address: String,
+    /// Its data directory.
+    pub store: Store,
+    /// Its files.
+    pub disk: DynDisk,
+    /// Its log.
+    pub wal: Wal,
+    /// Its state, row cache included.
+    pub engine: Arc<dyn Engine>,
+    /// The engine's checkpoints, for snapshots.
+    pub checkpoints: Arc<dyn Checkpoints>,
+    /// The way to other nodes.
+    pub transport: Arc<dyn Transport>,
+    /// One function per observation.
+    pub metrics: Arc<Metrics>,
+    /// What the process wants to add to the status: bytes on disk, memory, ...
+    pub probe: Arc<dyn StatusProbe>,
+}
+
+/// What only the process around a node knows.
+pub trait StatusProbe: Send + Sync + 'static {
+    /// Fills in the fields that the node itself does not know.
+    fn fill(&self, status: &mut pb::NodeStatus);
+}
+
+/// A cluster id as people and messages see it.
+pub fn cluster_text(identity: Identity) -> String {
+    format!("{:016x}", identity.cluster_id)
+}
+
+#[derive(Default)]
+struct MapState {
+    map: Option<pb::ShardMap>,
+    table: SlotTable,
+}
+
+/// A running node.
+pub struct Node {
+    settings: Settings,
+    address: String,
+    store_id: String,
+    store: tokio::sync::Mutex<Store>,
+    disk: DynDisk,
+    wal: Wal,
+    engine: Arc<dyn Engine>,
+    transport: Arc<dyn Transport>,
+    metrics: Arc<Metrics>,
+    probe: Arc<dyn StatusProbe>,
+    transfers: Arc<TransferStatus>,
+    receiver: SnapshotReceiver,
+    snapshots: Arc<SnapshotSender>,
+    identity: RwLock<Option<Identity>>,
+    shards: RwLock<BTreeMap<ShardId, Arc<Shard>>>,
+    map: RwLock<Arc<MapState>>,
+    map_epoch: AtomicU64,
+    links: Mutex<BTreeMap<String, NodeStream>>,
+    /// Why peers' messages were refused last.
+    refusal: Mutex<Option<String>>,
+    /// Why writes are refused now.
+    writes_refused: RwLock<Option<String>>,
+    fatal: mpsc::UnboundedSender<String>,
+    started: Instant,
+}
+
+impl Node {
+    /// Starts the replicas that the disk says this node has. The receiver gets the reason when one of them stops by itself: then the
+    /// process must end.
+    pub async fn start(parts: NodeParts) -> io::Result<(Arc<Node>, mpsc::UnboundedReceiver<String>)> {
+        let (fatal, fatal_receiver) = mpsc::unbounded_channel();
+        let transfers = Arc::new(TransferStatus::default());
+        let store_id = parts.store.meta().store_id.to_string();
+        let snapshots = SnapshotSender::new(
+            parts.checkpoints.clone(),
+            store_id.clone(),
+            transfers.clone(),
+            parts.metrics.clone(),
+        );
+        snapshots.remove_stale().map_err(io::Error::other)?;
+        let node = Arc::new(Node {
+            receiver: SnapshotReceiver::new(parts.disk.clone(), transfers.clone(), parts.metrics.clone()),
+            snapshots: Arc::new(snapshots),
+            transfers,
+            identity: RwLock::new(parts.store.identity()),
+            shards: RwLock::default(),
+            map: RwLock::default(),
+            map_epoch: AtomicU64::new(0),
+            links: Mutex::default(),
+            refusal: Mutex::new(None),
+            writes_refused: RwLock::new(None),
+            fatal,
+            started: Instant::now(),
+            settings: parts.settings,
+            address: parts.address,
+            store_id,
+            store: tokio::sync::Mutex::new(parts.store),
+            disk: parts.disk,
+            wal: parts.wal,
+            engine: parts.engine,
+            transport: parts.transport,
+            metrics: parts.metrics,
+            probe: parts.probe,
+        });
+        if node.identity().is_some() {
+            node.start_member().await?;
+        }
+        Ok((node, fatal_receiver))
+    }
+
+    /// Starts the meta shard and follows what it says.
+    async fn start_member(self: &Arc<Self>) -> io::Result<()> {
+        let meta = self.start_shard(META_SHARD).await?;
+        self.load_map(&meta).await?;
+        let node = self.clone();
+        tokio::spawn(async move {
+            let mut seen = meta.revision();
+            loop {
+                meta.head().wait_for(|head| head.revision() != seen).await;
+                seen = meta.revision();
+                if let Err(e) = node.load_map(&meta).await {
+                    node.fail(format!("the shard map cannot be read: {e}"));
+                    return;
+                }
+            }
+        });
+        Ok(())
+    }
+
+    /// Reads the shard map from the meta shard's applied state and starts the replicas that it gives to this node.
+    async fn load_map(self: &Arc<Self>, meta: &Shard) -> io::Result<()> {
+        let loaded = topology::load(&*meta.engine().snapshot()).map_err(io::Error::other)?;
+        let Some(map) = loaded else { return Ok(()) };
+        let table = SlotTable::new(&map);
+        let epoch = map.epoch;
+        *self.map.write() = Arc::new(MapState { map: Some(map.clone()), table });
+        self.map_epoch.store(epoch, Ordering::Release);
+        let me = self.identity().map_or(0, |i| i.node_id);
+        for info in map.shards.iter().filter(|s| s.replicas.contains(&me)) {
+            let id = ShardId(info.id);
+            if self.shard(id).is_some() {
+                continue;
+            }
+            let shard = self.start_shard(id).await?;
+            self.initialize(shard, info, &map.nodes, me);
+        }
+        Ok(())
+    }
+
+    /// A new group is initialised by its preferred leader, or after a while by any member: all say the same, so it does not matter who.
+    fn initialize(&self, shard: Arc<Shard>, info: &pb::ShardInfo, nodes: &[pb::NodeInfo], me: u64) {
+        let members: Vec<pb::NodeInfo> =
+            nodes.iter().filter(|n| info.replicas.contains(&n.id)).cloned().collect();
+        let first = info.replicas.first() == Some(&me);
+        tokio::spawn(async move {
+            if !first {
+                sleep(INITIALIZE_PATIENCE).await;
+            }
+            if let Err(e) = admin::initialize(&shard, &members).await {
+                tracing::warn!(shard = %shard.id(), "cannot start the group, another member may: {e}");
+            }
+        });
+    }
+
+    async fn start_shard(self: &Arc<Self>, id: ShardId) -> io::Result<Arc<Shard>> {
+        let identity = self.identity().ok_or_else(|| io::Error::other("not a member of a cluster"))?;
+        let shard_parts = ShardParts {
+            id,
+            wal: self.wal.clone(),
+            engine: self.engine.clone(),
+            disk: self.disk.clone(),
+            peers: Peers {
+                transport: self.transport.clone(),
+                cluster_id: cluster_text(identity).into(),
+                node_id: identity.node_id,
+            },
+            snapshots: self.snapshots.clone(),
+            transfers: self.transfers.clone(),
+            timing: self.settings.timing,
+            metrics: self.metrics.shard(id),
+            hub_bytes: self.settings.hub_bytes,
+        };
+        let fatal = self.fatal.clone();
+        let shard = Shard::start(shard_parts, move |reason| {
+            // The receiver is gone when the node is stopping; then this is no news.
+            let _ = fatal.send(reason);
+        })
+        .await?;
+        self.shards.write().insert(id, shard.clone());
+        Ok(shard)
+    }
+
+    /// Ends the process: `reason` is logged by whoever runs it.
+    pub fn fail(&self, reason: String) {
+        let _ = self.fatal.send(reason);
+    }
+
+    /// Makes this node a member, durably, and starts the meta shard.
+    pub async fn join(self: &Arc<Self>, identity: Identity) -> io::Result<()> {
+        self.store.lock().await.set_identity(identity).await.map_err(io::Error::other)?;
+        tracing::info!(cluster = cluster_text(identity), node = identity.node_id, "joined a cluster");
+        *self.identity.write() = Some(identity);
+        self.start_member().await
+    }
+
+    /// Refuses what is not meant for this node, this store, this cluster.
+    pub fn check_envelope(&self, envelope: &pb::Envelope) -> Result<(), String> {
+        let store = &self.store_id;
+        let refusal = match self.identity() {
+            Some(me) if cluster_text(me) != envelope.cluster_id => format!(
+                "this node belongs to cluster {}, the message to cluster {}: two clusters have the same address in their lists",
+                cluster_text(me), envelope.cluster_id
+            ),
+            Some(me) if me.node_id != envelope.to_node => {
+                format!("this is node {}, the message is for node {}", me.node_id, envelope.to_node)
+            }
+            Some(_) if *store == envelope.to_store => return Ok(()),
+            _ => format!(
+                "cluster {} knows this address as node {} with store {}, but this data directory is store {store}: its disk was lost or replaced, or --data names \
+                 another directory. A node without its log cannot vote again under its old identity. If the old directory exists, start the node with it; if it is \
+                 lost, this node must be added as a new member and node {} removed",
+                envelope.cluster_id, envelope.to_node, envelope.to_store, envelope.to_node
+            ),
+        };
+        let mut last = self.refusal.lock();
+        if last.as_ref() != Some(&refusal) {
+            tracing::error!(from = envelope.from_node, "refusing a peer's messages: {refusal}");
+            *last = Some(refusal.clone());
+        }
+        Err(refusal)
+    }
+
+    /// The shard of a request: named, or by slot.
+    pub fn route(&self, shard: u32, meta: bool, slot: Option<u16>) -> Result<u32, pb::Error> {
+        if meta {
+            return Ok(META_SHARD.0);
+        }
+        let state = self.map.read().clone();
+        let Some(map) = &state.map else {
+            return Err(self.not_ready());
+        };
+        if shard != 0 {
+            return if map.shards.iter().any(|s| s.id == shard) {
+                Ok(shard)
+            } else {
+                Err(error::definite(ErrorCode::NotFound, format!("there is no shard {shard}")))
+            };
+        }
+        slot.and_then(|slot| state.table.shard(slot))
+            .ok_or_else(|| error::definite(ErrorCode::Invalid, "the request names neither a partition nor a shard"))
+    }
+
+    fn not_ready(&self) -> pb::Error {
+        let message = match (self.identity(), self.refusal.lock().clone()) {
+            (_, Some(refusal)) => refusal,
+            (None, None) => "this node is not part of a cluster yet: kvctl cluster bootstrap makes one".to_owned(),
+            (Some(_), None) => "this node has not received the shard map yet".to_owned(),
+        };
+        error::retry(ErrorCode::NotReady, message, crate::limits::NO_LEADER_RETRY_MS)
+    }
+
+    /// A replica on this node.
+    pub fn shard(&self, id: ShardId) -> Option<Arc<Shard>> {
+        self.shards.read().get(&id).cloned()
+    }
+    /// A replica on this node, by number.
+    pub fn shard_number(&self, number: u32) -> Option<Arc<Shard>> {
+        self.shard(ShardId(number))
+    }
+    /// A replica on this node, or why there is none.
+    pub fn replica(&self, number: u32) -> Result<Arc<Shard>, pb::Error> {
+        self.shard_number(number).ok_or_else(|| {
+            if self.map.read().map.is_none() {
+                return self.not_ready();
+            }
+            error::definite(ErrorCode::NotFound, format!("this node has no replica of shard {number}"))
+        })
+    }
+    /// All replicas on this node.
+    pub fn shards(&self) -> Vec<Arc<Shard>> {
+        self.shards.read().values().cloned().collect()
+    }
+    /// The address of a node that has a replica of a shard.
+    pub fn any_replica(&self, number: u32) -> Option<String> {
+        let state = self.map.read().clone();
+        let map = state.map.as_ref()?;
+        let info = map.shards.iter().find(|s| s.id == number)?;
+        let me = self.identity().map_or(0, |i| i.node_id);
+        let other = info.replicas.iter().find(|id| **id != me)?;
+        map.nodes.iter().find(|n| n.id == *other).map(|n| n.address.clone())
+    }
+    /// The Exec stream to another node, for forwarding.
+    pub fn link(&self, address: &str) -> NodeStream {
+        let mut links = self.links.lock();
+        if let Some(link) = links.get(address) {
+            return link.clone();
+        }
+        let link = NodeStream::new(self.transport.clone(), address.to_owned());
+        links.insert(address.to_owned(), link.clone());
+        link
+    }
+    /// Epoch of the newest shard map; 0 before there is one.
+    pub fn map_epoch(&self) -> u64 {
+        self.map_epoch.load(Ordering::Acquire)
+    }
+    /// The shard map with the leaders that this node's replicas know.
+    pub fn map_with_leaders(&self) -> Option<pb::ShardMap> {
+        let mut map = self.map.read().map.clone()?;
+        for info in &mut map.shards {
+            let leader = self.shard_number(info.id).and_then(|s| s.leader().leader());
+            info.leader = leader.map_or(0, |(id, _)| id);
+        }
+        Some(map)
+    }
+    /// Cluster and node id, once joined.
+    pub fn identity(&self) -> Option<Identity> {
+        *self.identity.read()
+    }
+    /// Identity of the data directory.
+    pub fn store_id(&self) -> &str {
+        &self.store_id
+    }
+    /// HOST:PORT that others reach this node at.
+    pub fn address(&self) -> &str {
+        &self.address
+    }
+    /// The way to other nodes.
+    pub fn transport(&self) -> &Arc<dyn Transport> {
+        &self.transport
+    }
+    /// One function per observation.
+    pub fn metrics(&self) -> &Arc<Metrics> {
+        &self.metrics
+    }
+    /// Receives snapshots.
+    pub fn snapshot_receiver(&self) -> &SnapshotReceiver {
+        &self.receiver
+    }
+    /// How it behaves.
+    pub fn settings(&self) -> &Settings {
+        &self.settings
+    }
+    /// The node's log.
+    pub fn wal(&self) -> &Wal {
+        &self.wal
+    }
+    /// The node's state.
+    pub fn engine(&self) -> &Arc<dyn Engine> {
+        &self.engine
+    }
+    /// The node's files.
+    pub fn disk(&self) -> &DynDisk {
+        &self.disk
+    }
+    /// Why writes are refused now, if they are.
+    pub fn writes_refused(&self) -> Option<String> {
+        self.writes_refused.read().clone()
+    }
+    /// Refuses writes, or takes them again.
+    pub fn refuse_writes(&self, reason: Option<String>) {
+        *self.writes_refused.write() = reason;
+    }
+
+    /// What is wrong, in words, most urgent first. Empty when all is well.
+    pub fn messages(&self) -> Vec<String> {
+        let mut messages: Vec<String> = self.refusal.lock().iter().cloned().collect();
+        messages.extend(self.writes_refused());
+        if self.identity().is_none() && messages.is_empty() {
+            messages.push("not part of a cluster yet: kvctl cluster bootstrap makes one".to_owned());
+        }
+        let state = self.map.read().clone();
+        if self.identity().is_some() && state.map.is_none() {
+            messages.push("no shard map yet: the meta shard has no leader, or this node cannot reach it".to_owned());
+        }
+        for shard in self.shards() {
+            if shard.leader().leader().is_none() {
+                messages.push(format!(
+                    "shard {} has no leader: a majority of its replicas must be up and reach each other",
+                    shard.id()
+                ));
+            }
+        }
+        messages
+    }
+
+    /// Ok when the node serves; else why not.
+    pub fn ready(&self) -> Result<(), Vec<String>> {
+        let messages = self.messages();
+        if messages.is_empty() { Ok(()) } else { Err(messages) }
+    }
+
+    /// Everything an operator wants to know of this node.
+    pub async fn status(&self) -> pb::NodeStatus {
+        let identity = self.identity();
+        let mut status = pb::NodeStatus {
+            node_id: identity.map_or(0, |i| i.node_id),
+            cluster_id: identity.map(cluster_text).unwrap_or_default(),
+            store_id: self.store_id.clone(),
+            address: self.address.clone(),
+            version: VERSION.to_owned(),
+            uptime_s: self.started.elapsed().as_secs(),
+            map_epoch: self.map_epoch(),
+            disk_free_bytes: self.disk.free_bytes().await.unwrap_or(0),
+            wal_bytes: self.wal.total_bytes(),
+            replicas: self.shards().iter().map(|s| s.status()).collect(),
+            messages: self.messages(),
+            ..Default::default()
+        };
+        self.probe.fill(&mut status);
+        status
+    }
+}

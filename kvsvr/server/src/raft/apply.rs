@@ -1,0 +1,280 @@
+//! openraft's state machine on kvsvr-core's [`Machine`] and the engine.
+//!
+//! All entries at hand become one engine batch. The order after it is fixed: engine (with the row cache), then the change log's
+//! subscribers, then the published head, then the replies; so whoever sees a reply or a head also sees the data.
+
+use std::{
+    io,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+};
+
+use futures::{FutureExt, Stream, StreamExt, TryStreamExt};
+use kvsvr_core::{
+    engine::Engine,
+    machine::{Entry as CoreEntry, Machine, Payload},
+    types::{Revision, ShardId, StampMs},
+};
+use openraft::{
+    EntryPayload, OptionalSend, RaftSnapshotBuilder,
+    storage::{ApplyResponder, EntryResponder, RaftStateMachine, SnapshotMeta},
+};
+use parking_lot::Mutex;
+use prost::Message;
+use tokio::{sync::Notify, time::Instant};
+
+use super::{
+    convert,
+    snapshot::{Durable, Snapshot, SnapshotData, meta_of},
+    types::{Entry, LogId, StoredMembership, TypeConfig, of},
+};
+use crate::{
+    history::ShardHistory,
+    hub::Hub,
+    limits::{MAX_APPLY_BYTES, MAX_APPLY_ENTRIES},
+    metrics::ShardMetrics,
+};
+
+type Responder = ApplyResponder<TypeConfig>;
+
+/// What readers of a shard need to know of its applied state, without asking the state machine's task.
+#[derive(Debug, Default)]
+pub struct Head {
+    /// Index of the last applied entry, plus one; 0 = none.
+    applied_next: AtomicU64,
+    revision: AtomicU64,
+    floor: AtomicU64,
+    stamp: AtomicU64,
+    /// Odd while a snapshot is being installed: the engine's content is not a state of the shard.
+    installs: AtomicU64,
+    changed: Notify,
+}
+
+impl Head {
+    /// The newest revision that can be read.
+    pub fn revision(&self) -> Revision {
+        self.revision.load(Ordering::Acquire)
+    }
+    /// Reads and watches below it are refused.
+    pub fn floor(&self) -> Revision {
+        self.floor.load(Ordering::Acquire)
+    }
+    /// Stamp of the last applied batch, unix milliseconds.
+    pub fn stamp(&self) -> StampMs {
+        self.stamp.load(Ordering::Acquire)
+    }
+    /// Index after the last applied entry.
+    pub fn applied_next(&self) -> u64 {
+        self.applied_next.load(Ordering::Acquire)
+    }
+    /// Counts snapshot installations: even and unchanged over a read means that the read saw a state of the shard.
+    pub fn installs(&self) -> u64 {
+        self.installs.load(Ordering::Acquire)
+    }
+
+    fn publish(&self, machine: &Machine) {
+        self.floor.store(machine.floor(), Ordering::Release);
+        self.stamp.store(machine.last_stamp(), Ordering::Release);
+        self.revision.store(machine.revision(), Ordering::Release);
+        self.applied_next.store(machine.applied().map_or(0, |p| p.index + 1), Ordering::Release);
+        self.changed.notify_waiters();
+    }
+
+    /// Waits until `reached`, which is called again after each change.
+    pub async fn wait_for(&self, reached: impl Fn(&Head) -> bool) {
+        loop {
+            let mut changed = std::pin::pin!(self.changed.notified());
+            changed.as_mut().enable();
+            if reached(self) {
+                return;
+            }
+            changed.await;
+        }
+    }
+
+    /// Waits until the entry at `index` is applied.
+    pub async fn wait_applied(&self, index: u64) {
+        self.wait_for(|head| head.applied_next() > index).await;
+    }
+}
+
+/// The state machine of one shard.
+#[derive(Clone)]
+pub struct StateMachine {
+    shared: Arc<Shared>,
+}
+
+struct Shared {
+    shard: ShardId,
+    engine: Arc<dyn Engine>,
+    /// Owned by openraft's state machine task; others look at it for status and the expiry driver.
+    machine: Mutex<Machine>,
+    head: Arc<Head>,
+    hub: Arc<Hub>,
+    metrics: Arc<ShardMetrics>,
+}
+
+impl StateMachine {
+    /// Loads the shard's state from the engine. Watchers are served from `hub_bytes` of recent events.
+    pub fn load(
+        shard: ShardId,
+        engine: Arc<dyn Engine>,
+        hub_bytes: usize,
+        metrics: Arc<ShardMetrics>,
+    ) -> io::Result<Self> {
+        let machine = Machine::load(shard, &*engine).map_err(io::Error::other)?;
+        let head = Arc::new(Head::default());
+        head.publish(&machine);
+        let history = ShardHistory { shard, engine: engine.clone(), head: head.clone() };
+        let hub = Hub::new(Arc::new(history), machine.revision(), hub_bytes);
+        let shared = Shared { shard, engine, machine: Mutex::new(machine), head, hub, metrics };
+        Ok(Self { shared: Arc::new(shared) })
+    }
+
+    /// Where watchers subscribe.
+    pub fn hub(&self) -> &Arc<Hub> {
+        &self.shared.hub
+    }
+
+    /// What readers need.
+    pub fn head(&self) -> &Arc<Head> {
+        &self.shared.head
+    }
+
+    /// Looks at the machine between two batches.
+    pub fn with_machine<T>(&self, look: impl FnOnce(&Machine, &dyn Engine) -> T) -> T {
+        look(&self.shared.machine.lock(), &*self.shared.engine)
+    }
+
+    fn apply_batch(&self, entries: &[CoreEntry], responders: Vec<Option<Responder>>) -> io::Result<()> {
+        let started = Instant::now();
+        let shared = &*self.shared;
+        let mut machine = shared.machine.lock();
+        let applied = machine.apply(&*shared.engine, entries).map_err(io::Error::other)?;
+        shared.engine.write(applied.batch).map_err(io::Error::other)?;
+        shared.hub.publish(applied.revision, applied.events.into());
+        shared.head.publish(&machine);
+        drop(machine);
+        let mut commands = 0;
+        for (replies, responder) in applied.replies.into_iter().zip(responders) {
+            commands += replies.len();
+            if let Some(responder) = responder {
+                responder.send(replies);
+            }
+        }
+        shared.metrics.applied(commands, started.elapsed());
+        Ok(())
+    }
+
+    fn durable_meta(&self) -> io::Result<Option<of::SnapshotMetaOf<TypeConfig>>> {
+        meta_of(&Durable(&*self.shared.engine), self.shared.shard)
+    }
+
+    fn snapshot(&self) -> io::Result<Option<Snapshot>> {
+        Ok(self.durable_meta()?.map(|meta| Snapshot { meta, snapshot: SnapshotData::Local }))
+    }
+}
+
+fn core_entry(entry: Entry) -> CoreEntry {
+    let position = convert::position(&entry.log_id);
+    let payload = match entry.payload {
+        EntryPayload::Blank => Payload::Blank,
+        EntryPayload::Normal(batch) => Payload::Batch(batch.0),
+        EntryPayload::Membership(membership) => {
+            let stored = StoredMembership::new(Some(entry.log_id), membership);
+            Payload::Membership(convert::pb_stored_membership(&stored).encode_to_vec().into())
+        }
+    };
+    CoreEntry { position, payload }
+}
+
+fn payload_len(entry: &CoreEntry) -> usize {
+    match &entry.payload {
+        Payload::Batch(bytes) | Payload::Membership(bytes) => bytes.len(),
+        Payload::Blank => 0,
+    }
+}
+
+impl RaftStateMachine<TypeConfig> for StateMachine {
+    type SnapshotData = SnapshotData;
+    type SnapshotBuilder = Self;
+
+    async fn applied_state(&mut self) -> Result<(Option<LogId>, StoredMembership), io::Error> {
+        let machine = self.shared.machine.lock();
+        let membership =
+            convert::decode_stored_membership(machine.membership()).map_err(io::Error::other)?;
+        Ok((machine.applied().map(convert::log_id), membership))
+    }
+
+    async fn apply<S>(&mut self, entries: S) -> Result<(), io::Error>
+    where
+        S: Stream<Item = Result<EntryResponder<TypeConfig>, io::Error>> + Unpin + OptionalSend,
+    {
+        let mut entries = entries;
+        while let Some(first) = entries.try_next().await? {
+            let mut batch = Vec::new();
+            let mut responders = Vec::new();
+            let mut bytes = 0;
+            let mut next = Some(first);
+            while let Some((entry, responder)) = next {
+                let entry = core_entry(entry);
+                bytes += payload_len(&entry);
+                batch.push(entry);
+                responders.push(responder);
+                let full = bytes >= MAX_APPLY_BYTES || batch.len() >= MAX_APPLY_ENTRIES;
+                // Only what is there already: waiting for more would delay these.
+                next = if full { None } else { entries.next().now_or_never().flatten().transpose()? };
+            }
+            self.apply_batch(&batch, responders)?;
+        }
+        Ok(())
+    }
+
+    async fn get_snapshot_builder(&mut self) -> Self {
+        self.clone()
+    }
+
+    async fn install_snapshot(
+        &mut self,
+        meta: &SnapshotMeta<of::CommittedLeaderIdOf<TypeConfig>, u64, super::types::PeerNode>,
+        snapshot: SnapshotData,
+    ) -> Result<(), io::Error> {
+        let SnapshotData::Staged(staged) = snapshot else {
+            // openraft gives back our own snapshot when the log starts after it: the state is already there.
+            return Ok(());
+        };
+        let shared = &*self.shared;
+        shared.head.installs.fetch_add(1, Ordering::AcqRel);
+        staged.install(&*shared.engine).await.map_err(io::Error::other)?;
+        let machine = Machine::load(shared.shard, &*shared.engine).map_err(io::Error::other)?;
+        if machine.applied().map(convert::log_id) != meta.last_log_id {
+            return Err(io::Error::other(format!(
+                "shard {}: the installed snapshot is at {:?}, but was announced as {:?}",
+                shared.shard,
+                machine.applied(),
+                meta.last_log_id
+            )));
+        }
+        *shared.machine.lock() = machine;
+        let machine = shared.machine.lock();
+        shared.hub.reset(machine.revision());
+        shared.head.publish(&machine);
+        shared.head.installs.fetch_add(1, Ordering::AcqRel);
+        Ok(())
+    }
+
+    async fn get_current_snapshot(&mut self) -> Result<Option<Snapshot>, io::Error> {
+        self.snapshot()
+    }
+}
+
+impl RaftSnapshotBuilder<TypeConfig> for StateMachine {
+    type SnapshotData = SnapshotData;
+
+    async fn build_snapshot(&mut self) -> Result<Snapshot, io::Error> {
+        self.snapshot()?.ok_or_else(|| io::Error::other("nothing has been flushed yet"))
+    }
+}
+

@@ -1,0 +1,261 @@
+//! The one task that serves a shard's linearizable reads.
+//!
+//! One confirmation of leadership is in flight at a time; it serves every read that arrived before it started (the scheme of etcd's
+//! read loop; Raft dissertation, section 6.4). At the leader the confirmation is the lease, with a margin for clock drift, or a round of heartbeats
+//! when the lease is too old; at a follower it is one call to the leader. A read is then answered from the applied state as soon as
+//! that contains the confirmed index. The confirmed moment lies between the read's arrival and its answer, so a pause of this process
+//! makes an answer late, never stale.
+
+use std::{sync::Arc, time::Duration};
+
+use bytes::Bytes;
+use kvsvr_client::transport::Method;
+use kvsvr_core::{engine::EngineRead, types::Partition};
+use kvsvr_proto::v1::{self as pb, ErrorCode, exec_reply::Result as Answer};
+use openraft::{
+    Raft,
+    errors::{LinearizableReadError, RaftError},
+    raft::linearizable_read::LinearizerOption,
+};
+use parking_lot::Mutex;
+use tokio::{
+    sync::mpsc,
+    time::{Instant, timeout},
+};
+
+use super::{
+    error,
+    leader::LeaderView,
+    reply::{ReplyTo, send_all},
+};
+use crate::{
+    convert as api,
+    limits::{FRESHNESS_PROBE_INTERVAL, MAX_READS_PER_ROUND, NO_LEADER_RETRY_MS, READ_CONFIRM_TIMEOUT},
+    metrics::{ReadKind, ShardMetrics},
+    raft::{
+        apply::{Head, StateMachine},
+        network::Peers,
+        types::TypeConfig,
+    },
+};
+
+/// What to read.
+#[derive(Debug)]
+pub enum ReadOp {
+    /// The newest value of a key.
+    Get(Partition, Bytes),
+    /// Anything else.
+    Other(Box<pb::ReadRequest>),
+}
+
+/// One read on its way.
+#[derive(Debug)]
+pub struct Read {
+    /// What.
+    pub op: ReadOp,
+    /// Who waits for it.
+    pub reply: ReplyTo,
+    /// When the answer is of no use any more.
+    pub deadline: Instant,
+}
+
+/// What reads need of a shard.
+pub struct ReadContext {
+    /// The shard's number.
+    pub shard: u32,
+    /// The consensus.
+    pub raft: Raft<TypeConfig, StateMachine>,
+    /// The applied state's head.
+    pub head: Arc<Head>,
+    /// The applied state.
+    pub engine: Arc<dyn kvsvr_core::engine::Engine>,
+    /// Who leads.
+    pub leader: Arc<LeaderView>,
+    /// The way to the leader.
+    pub peers: Peers,
+    /// Maximum age of a quorum's acknowledgement for a lease read.
+    pub lease: Duration,
+    /// One function per observation.
+    pub metrics: Arc<ShardMetrics>,
+    /// When the applied state was last known to contain everything acknowledged before.
+    pub fresh_at: Mutex<Option<Instant>>,
+}
+
+impl ReadContext {
+    /// Waits until the applied state contains everything that was acknowledged before the call.
+    pub async fn barrier(&self) -> Result<(), pb::Error> {
+        let started = Instant::now();
+        let index = match timeout(READ_CONFIRM_TIMEOUT, self.confirm()).await {
+            Ok(confirmed) => confirmed?,
+            Err(_) => return Err(self.no_quorum()),
+        };
+        if let Some(index) = index {
+            timeout(READ_CONFIRM_TIMEOUT, self.head.wait_applied(index)).await.map_err(|_| {
+                error::retry(
+                    ErrorCode::Overloaded,
+                    format!("shard {}: this replica is behind; it has not applied entry {index} yet", self.shard),
+                    NO_LEADER_RETRY_MS,
+                )
+            })?;
+        }
+        let mut fresh = self.fresh_at.lock();
+        *fresh = (*fresh).max(Some(started));
+        Ok(())
+    }
+
+    /// The index that a read must wait for; `None` if nothing was ever committed.
+    pub async fn confirm(&self) -> Result<Option<u64>, pb::Error> {
+        if self.leader.is_me() {
+            return self.confirm_as_leader().await;
+        }
+        let Some((id, node)) = self.leader.leader() else {
+            return Err(error::not_leader(self.shard, None));
+        };
+        let envelope = self.peers.envelope(kvsvr_core::types::ShardId(self.shard), id, &node);
+        let request = pb::ReadIndexRequest { envelope: Some(envelope) };
+        let answer: pb::ReadIndexResponse = self
+            .peers
+            .control(&node.address, Method::RaftReadIndex, &request, READ_CONFIRM_TIMEOUT)
+            .await
+            .map_err(|e| {
+                error::retry(
+                    ErrorCode::NoLeader,
+                    format!("shard {}: the leader does not confirm reads: {e}", self.shard),
+                    NO_LEADER_RETRY_MS,
+                )
+            })?;
+        if !answer.error.is_empty() {
+            return Err(error::retry(ErrorCode::NoLeader, answer.error, NO_LEADER_RETRY_MS));
+        }
+        Ok(answer.read_index.map(|id| id.index))
+    }
+
+    /// Like [`ReadContext::confirm`], at the leader only.
+    pub async fn confirm_as_leader(&self) -> Result<Option<u64>, pb::Error> {
+        let option = LinearizerOption::new(Some(self.lease), true);
+        match self.raft.get_read_linearizer(option).await {
+            Ok(linearizer) => Ok(Some(linearizer.read_log_id().index())),
+            Err(RaftError::APIError(LinearizableReadError::ForwardToLeader(forward))) => {
+                let leader = forward.leader_id.zip(forward.leader_node);
+                Err(error::not_leader(self.shard, leader.map(|(id, node)| (id, node.address))))
+            }
+            Err(RaftError::APIError(LinearizableReadError::QuorumNotEnough(_))) => Err(self.no_quorum()),
+            Err(RaftError::Fatal(fatal)) => Err(error::definite(
+                ErrorCode::NotReady,
+                format!("shard {}: this replica has stopped: {fatal}", self.shard),
+            )),
+        }
+    }
+
+    fn no_quorum(&self) -> pb::Error {
+        error::retry(
+            ErrorCode::NoLeader,
+            format!("shard {}: no quorum confirms the leader; a majority of the replicas must be up", self.shard),
+            NO_LEADER_RETRY_MS,
+        )
+    }
+
+    /// Age of the applied state: how long ago it was known to contain everything acknowledged. `None`: never known.
+    pub fn age(&self) -> Option<Duration> {
+        self.fresh_at.lock().map(|at| at.elapsed())
+    }
+
+    /// Reads the applied state.
+    pub fn execute(&self, op: ReadOp, age: Duration) -> Answer {
+        let installs = self.head.installs();
+        let engine: &dyn EngineRead = &*self.engine;
+        let result = match op {
+            ReadOp::Get(partition, key) => {
+                api::read_get(engine, self.shard, &partition, &key, &self.head)
+            }
+            ReadOp::Other(request) => {
+                let snapshot = self.engine.snapshot();
+                api::read_other(&*snapshot, self.shard, *request)
+            }
+        };
+        if installs % 2 == 1 || installs != self.head.installs() {
+            return Answer::Error(error::retry(
+                ErrorCode::NotReady,
+                format!("shard {}: this replica is installing a snapshot; read at another one", self.shard),
+                NO_LEADER_RETRY_MS,
+            ));
+        }
+        match result {
+            Ok(mut read) => {
+                read.age_ms = age.as_millis() as u64;
+                Answer::Read(read)
+            }
+            Err(failure) => Answer::Error(failure),
+        }
+    }
+}
+
+/// The queue in front of the task.
+#[derive(Clone, Debug)]
+pub struct Reader {
+    queue: mpsc::UnboundedSender<Vec<Read>>,
+}
+
+impl Reader {
+    /// Starts the task. It ends when all clones of the handle are gone.
+    pub fn spawn(context: Arc<ReadContext>) -> Self {
+        let (queue, receiver) = mpsc::unbounded_channel();
+        tokio::spawn(run(context, receiver));
+        Self { queue }
+    }
+
+    /// Queues linearizable reads. The queue is bounded by the requests that streams and calls may have in flight.
+    pub fn read(&self, reads: Vec<Read>) {
+        if let Err(unsent) = self.queue.send(reads) {
+            let answer = Answer::Error(error::definite(ErrorCode::NotReady, "the node is stopping"));
+            send_all(unsent.0.into_iter().map(|read| (read.reply, answer.clone())));
+        }
+    }
+}
+
+async fn run(context: Arc<ReadContext>, mut queue: mpsc::UnboundedReceiver<Vec<Read>>) {
+    let mut groups: Vec<Vec<Read>> = Vec::new();
+    loop {
+        let taken = tokio::select! { biased;
+            taken = queue.recv_many(&mut groups, MAX_READS_PER_ROUND) => taken,
+            () = tokio::time::sleep(FRESHNESS_PROBE_INTERVAL) => {
+                // Nobody reads: keep the age of the state known, for bounded reads when the leader is gone.
+                let _ = context.barrier().await;
+                continue;
+            }
+        };
+        if taken == 0 {
+            return;
+        }
+        match context.barrier().await {
+            Ok(()) => serve(&context, groups.drain(..).flatten()),
+            Err(failure) => {
+                let answer = Answer::Error(failure);
+                send_all(groups.drain(..).flatten().map(|read| (read.reply, answer.clone())));
+            }
+        }
+    }
+}
+
+fn serve(context: &Arc<ReadContext>, reads: impl Iterator<Item = Read>) {
+    let now = Instant::now();
+    let mut count = 0;
+    let answers = reads.filter_map(|read| {
+        count += 1;
+        if read.deadline <= now {
+            let late = error::definite(ErrorCode::Overloaded, "the read's time ran out before it was served");
+            return Some((read.reply, Answer::Error(late)));
+        }
+        match read.op {
+            op @ ReadOp::Get(..) => Some((read.reply, context.execute(op, Duration::ZERO))),
+            op @ ReadOp::Other(_) => {
+                // May be long: on its own task, so that point reads do not wait for it.
+                let (context, reply) = (context.clone(), read.reply);
+                tokio::spawn(async move { reply.send(context.execute(op, Duration::ZERO)) });
+                None
+            }
+        }
+    });
+    send_all(answers);
+    context.metrics.read(ReadKind::Linearizable, count);
+}

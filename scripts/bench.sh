@@ -1,0 +1,78 @@
+#!/usr/bin/env bash
+# kvsvr beside etcd on this host: three nodes each, the same driver and parameters, fsync on in both, alternating and repeated.
+# Writes a table to the terminal, docs/bench.json and docs/bench.svg. `bench.sh --quick` is one short round, for a look.
+. "$(dirname "$0")/lib/common.sh"
+
+ROUNDS=3; SECONDS_EACH=8; WARMUP=2; KEYS=100000; VALUE=256; SHARDS="${KVSVR_BENCH_SHARDS:-3}"
+CLIENTS_PUT="1 64 256 1024"; CLIENTS_GET="1 64 256 1024"
+OUT="$ROOT/docs"
+while [ $# -gt 0 ]; do
+  case "$1" in
+    --quick) ROUNDS=1; SECONDS_EACH=3; WARMUP=1; CLIENTS_PUT="1 64 1024"; CLIENTS_GET="1 64 1024"; OUT="$CACHE/bench"; shift ;;
+    --rounds) ROUNDS="${2:?}"; shift 2 ;;
+    --out) OUT="${2:?}"; shift 2 ;;
+    -h|--help) sed -n '2,3s/^# //p' "$0"; exit 0 ;;
+    *) die "unknown flag $1" ;;
+  esac
+done
+scripts/setup.sh --etcd
+build_release
+mkdir -p "$OUT"
+WORK=$(mktemp -d "${TMPDIR:-/tmp}/kvsvr-bench.XXXXXX")
+ETCD_PIDS=""
+cleanup() {
+  KVSVR_BASE_PORT=7300 scripts/cluster.sh --data "$WORK/kvsvr" down >/dev/null 2>&1 || true
+  [ -z "$ETCD_PIDS" ] || kill -KILL $ETCD_PIDS 2>/dev/null || true
+  rm -rf "$WORK"
+}
+trap cleanup EXIT
+trap 'exit 130' INT TERM
+
+KV_ENDPOINTS=127.0.0.1:7301,127.0.0.1:7302,127.0.0.1:7303
+ET_ENDPOINTS=127.0.0.1:7411,127.0.0.1:7412,127.0.0.1:7413
+start_kvsvr() { KVSVR_BASE_PORT=7300 scripts/cluster.sh --data "$WORK/kvsvr" --shards "$SHARDS" up 3 >/dev/null; }
+stop_kvsvr() { KVSVR_BASE_PORT=7300 scripts/cluster.sh --data "$WORK/kvsvr" down >/dev/null; rm -rf "$WORK/kvsvr"; }
+start_etcd() {
+  local cluster="e1=http://127.0.0.1:7421,e2=http://127.0.0.1:7422,e3=http://127.0.0.1:7423"
+  ETCD_PIDS=""
+  for i in 1 2 3; do
+    etcd --name "e$i" --data-dir "$WORK/etcd$i" --log-level error --quota-backend-bytes 8589934592 \
+      --listen-client-urls "http://127.0.0.1:741$i" --advertise-client-urls "http://127.0.0.1:741$i" \
+      --listen-peer-urls "http://127.0.0.1:742$i" --initial-advertise-peer-urls "http://127.0.0.1:742$i" \
+      --initial-cluster "$cluster" --initial-cluster-state new >"$WORK/etcd$i.log" 2>&1 &
+    ETCD_PIDS="$ETCD_PIDS $!"
+  done
+  for _ in $(seq 150); do
+    curl -fs http://127.0.0.1:7411/health 2>/dev/null | grep -q true && return 0
+    sleep 0.1
+  done
+  die "etcd does not start: $(tail -3 "$WORK"/etcd1.log)"
+}
+stop_etcd() { kill -TERM $ETCD_PIDS 2>/dev/null || true; wait $ETCD_PIDS 2>/dev/null || true; ETCD_PIDS=""; rm -rf "$WORK"/etcd[123]; }
+
+RESULTS="$WORK/results.jsonl"; : >"$RESULTS"
+one() { # target workload clients
+  local endpoints=$KV_ENDPOINTS
+  [ "$1" = kvsvr ] || endpoints=$ET_ENDPOINTS
+  "$BIN/kvctl" --endpoints "$endpoints" -o json bench "$2" --target "$1" --clients "$3" --keys "$KEYS" --value-size "$VALUE" \
+    --duration "${SECONDS_EACH}s" --warmup "${WARMUP}s" ${4:-} | tr -d '\n' >>"$RESULTS"
+  echo >>"$RESULTS"
+  tail -1 "$RESULTS" | python3 -c 'import json,sys; r=json.load(sys.stdin); print("    {target:6} {workload:6} {clients:5} clients  {ops_per_s:10.0f}/s  p50 {p50_ms:7.3f} ms  p99 {p99_ms:8.3f} ms  errors {errors}".format(**r))'
+}
+etcd_load() { "$BIN/kvctl" --endpoints "$ET_ENDPOINTS" bench put --target etcd --clients 256 --keys "$KEYS" --value-size "$VALUE" --load-only >/dev/null 2>&1; }
+kv_load() { "$BIN/kvctl" --endpoints "$KV_ENDPOINTS" bench put --target kvsvr --clients 256 --keys "$KEYS" --value-size "$VALUE" --load-only >/dev/null 2>&1; }
+
+for round in $(seq "$ROUNDS"); do
+  for target in kvsvr etcd; do
+    say "round $round of $ROUNDS: $target"
+    "start_$target"
+    if [ "$target" = kvsvr ]; then kv_load; else etcd_load; fi
+    for c in $CLIENTS_PUT; do one "$target" put "$c"; done
+    for c in $CLIENTS_GET; do one "$target" get "$c"; done
+    "stop_$target"
+  done
+done
+
+python3 scripts/lib/bench_report.py "$RESULTS" "$OUT" \
+  --kvsvr "$("$BIN/kvsvr" version | head -1)" --etcd "$(etcd --version | head -1)" \
+  --param keys="$KEYS" --param value_bytes="$VALUE" --param rounds="$ROUNDS" --param seconds="$SECONDS_EACH" --param shards="$SHARDS"

@@ -1,0 +1,32 @@
+# Sourced by the other scripts: where things go, and how they are built.
+set -euo pipefail
+ROOT=$(cd "$(dirname "${BASH_SOURCE[0]}")/../.." && pwd)
+cd "$ROOT"
+
+# Builds live outside the clone, so that a second clone, or the next run, finds them.
+CACHE="${KVSVR_CACHE:-${XDG_CACHE_HOME:-$HOME/.cache}/kvsvr}"
+export CARGO_TARGET_DIR="${CARGO_TARGET_DIR:-$CACHE/target}"
+TOOLS="$CACHE/tools"
+mkdir -p "$CACHE" "$TOOLS"
+export PATH="$TOOLS/bin:$PATH"
+
+# RocksDB compiles in minutes once, and comes from the cache after that.
+if command -v ccache >/dev/null 2>&1; then
+  export CC="ccache gcc" CXX="ccache g++"
+  export CCACHE_MAXSIZE="${CCACHE_MAXSIZE:-5G}"
+fi
+
+bold=""; dim=""; red=""; plain=""
+if [ -t 1 ] && [ -z "${NO_COLOR:-}" ]; then
+  bold=$'\e[1m'; dim=$'\e[2m'; red=$'\e[31m'; plain=$'\e[0m'
+fi
+say() { printf '%s==>%s %s\n' "$bold" "$plain" "$*"; }
+note() { printf '%s    %s%s\n' "$dim" "$*" "$plain"; }
+die() { printf '%serror:%s %s\n' "$red" "$plain" "$*" >&2; exit 1; }
+
+BIN="$CARGO_TARGET_DIR/release"
+build_release() {
+  say "building kvsvr and kvctl (release)"
+  note "the first build compiles RocksDB: about 16 minutes on two cores"
+  cargo build --release --locked -p kvsvr -p kvctl
+}
