@@ -191,12 +191,8 @@ impl Transport for Fake {
         async move {
             let cluster = fake.cluster.lock();
             cluster.check_up(&address)?;
-            Ok(cluster
-                .unary(&address, method, request)
-                .map_err(|error| TransportError::Api {
-                    address: address.clone(),
-                    error: Box::new(error),
-                })?)
+            let refused = |error| TransportError::Api { address: address.clone(), error: Box::new(error) };
+            cluster.unary(&address, method, request).map_err(refused)
         }
         .boxed()
     }

@@ -54,8 +54,8 @@ pub const MAP_TIMEOUT: Duration = Duration::from_secs(1);
 /// Distance between the oldest write in flight and the newest in one session. The server remembers twice as many outcomes
 /// (4096), so a retry always finds its own.
 pub const MAX_SESSION_SPAN: usize = 2048;
-/// A watch that hears nothing for so long asks another node.
-pub const WATCH_IDLE: Duration = Duration::from_secs(15);
+/// A watch that hears nothing for so long asks another node. Servers say every second how far a watch is.
+pub const WATCH_IDLE: Duration = Duration::from_secs(5);
 /// First pause before a broken watch is opened again; doubles up to [`MAX_WATCH_PAUSE`].
 pub const WATCH_PAUSE: Duration = Duration::from_millis(10);
 /// Longest pause before a broken watch is opened again.
@@ -64,13 +64,17 @@ pub const MAX_WATCH_PAUSE: Duration = Duration::from_secs(1);
 pub const NEAR_CACHE_BYTES: usize = 16 << 20;
 /// Bytes that a cached entry counts beside its key and value.
 pub const NEAR_CACHE_ENTRY: usize = 128;
-/// Age up to which a near-cache answers, unless its options say otherwise.
-pub const NEAR_CACHE_AGE: Duration = Duration::from_millis(500);
+/// Age up to which a near-cache answers, unless its options say otherwise. While other keys of the shard change, a watch hears
+/// of its progress once a second, so that a shorter age makes for misses.
+pub const NEAR_CACHE_AGE: Duration = Duration::from_secs(2);
 /// The shortest pause between two confirmations of a near-cache's age.
-pub const NEAR_CACHE_CONFIRM: Duration = Duration::from_millis(5);
+pub const MIN_CONFIRM_PAUSE: Duration = Duration::from_millis(5);
+/// The longest pause between two confirmations of the age of a near-cache that is being used.
+pub const MAX_CONFIRM_PAUSE: Duration = Duration::from_millis(250);
 
 const _: () = assert!(MAX_FRAME_BYTES < MAX_MESSAGE);
 const _: () = assert!(MAX_FRAME_REQUESTS <= MAX_PENDING);
 const _: () = assert!(MAX_SESSION_SPAN * 2 <= 4096);
+const _: () = assert!(MIN_CONFIRM_PAUSE.as_millis() < MAX_CONFIRM_PAUSE.as_millis());
 const _: () = assert!(SWEEP.as_millis() <= SWEEP_IDLE.as_millis());
 const _: () = assert!(STREAM_WINDOW < CONNECTION_WINDOW && CONNECTION_WINDOW < 1 << 31);

@@ -23,7 +23,7 @@ use self::store::Store;
 use crate::{
     client::Client,
     error::Result,
-    limits::{NEAR_CACHE_AGE, NEAR_CACHE_BYTES, NEAR_CACHE_CONFIRM, RETRY_PAUSE},
+    limits::{MAX_CONFIRM_PAUSE, MIN_CONFIRM_PAUSE, NEAR_CACHE_AGE, NEAR_CACHE_BYTES, RETRY_PAUSE},
     types::{CallOptions, KeyValue, Partition, ReadFrom},
     watch::{self, Watch, WatchItem, WatchOptions},
 };
@@ -302,7 +302,7 @@ async fn follow(shared: Arc<Shared>, mut watch: Watch, mut end: oneshot::Receive
 
 /// Proves from time to time how old the cache is, while it is used.
 async fn confirm(shared: Arc<Shared>, mut end: oneshot::Receiver<()>) {
-    let pause = (shared.options.max_age / 3).max(NEAR_CACHE_CONFIRM);
+    let pause = (shared.options.max_age / 4).clamp(MIN_CONFIRM_PAUSE, MAX_CONFIRM_PAUSE);
     let confirming = async {
         loop {
             if !std::mem::take(&mut shared.state.lock().is_used) {

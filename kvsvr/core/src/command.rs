@@ -157,7 +157,12 @@ pub enum TxnOp {
     /// Reads a range.
     Range(Range),
     /// Sets a key.
-    Put { key: Bytes, value: Bytes, ttl_ms: u64, lease: u64 },
+    Put {
+        key: Bytes,
+        value: Bytes,
+        ttl_ms: u64,
+        lease: u64,
+    },
     /// Deletes a key.
     Delete { key: Bytes },
     /// Deletes a range.
@@ -165,7 +170,11 @@ pub enum TxnOp {
     /// Adds to a number.
     Increment { key: Bytes, delta: i64 },
     /// Appends a value.
-    Append { prefix: Bytes, value: Bytes, ttl_ms: u64 },
+    Append {
+        prefix: Bytes,
+        value: Bytes,
+        ttl_ms: u64,
+    },
 }
 
 impl TxnOp {
@@ -188,7 +197,7 @@ pub struct Range {
     pub reverse: bool,
     /// Leave the values out.
     pub keys_only: bool,
-    /// The state at this revision; `None` = the newest.
+    /// The state at this revision; `None` = the newest. (Encoded, 0 is the newest: revision 0, the empty state, cannot be asked for.)
     pub revision: Option<Revision>,
     /// From the answer before: go on after its last key, at its revision.
     pub continuation: Bytes,
@@ -236,24 +245,40 @@ pub enum CompareOperator {
 impl Compare {
     /// The key exists.
     pub fn exists(key: impl Into<Bytes>) -> Self {
-        Self { key: key.into(), target: CompareTarget::Exists, operator: CompareOperator::Equal }
+        Self {
+            key: key.into(),
+            target: CompareTarget::Exists,
+            operator: CompareOperator::Equal,
+        }
     }
 
     /// The key does not exist.
     pub fn absent(key: impl Into<Bytes>) -> Self {
-        Self { key: key.into(), target: CompareTarget::Exists, operator: CompareOperator::NotEqual }
+        Self {
+            key: key.into(),
+            target: CompareTarget::Exists,
+            operator: CompareOperator::NotEqual,
+        }
     }
 
     /// The newest version of the key is of this revision; 0 = it does not exist.
     pub fn mod_rev(key: impl Into<Bytes>, revision: Revision) -> Self {
         let target = CompareTarget::ModRev(revision);
-        Self { key: key.into(), target, operator: CompareOperator::Equal }
+        Self {
+            key: key.into(),
+            target,
+            operator: CompareOperator::Equal,
+        }
     }
 
     /// The key has this value.
     pub fn value(key: impl Into<Bytes>, value: impl Into<Bytes>) -> Self {
         let target = CompareTarget::Value(value.into());
-        Self { key: key.into(), target, operator: CompareOperator::Equal }
+        Self {
+            key: key.into(),
+            target,
+            operator: CompareOperator::Equal,
+        }
     }
 }
 

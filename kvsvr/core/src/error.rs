@@ -24,7 +24,11 @@ pub struct Rejection {
 impl Rejection {
     /// A refusal without a revision.
     pub fn new(code: ErrorCode, message: impl Into<String>) -> Self {
-        Self { code, message: message.into(), revision: 0 }
+        Self {
+            code,
+            message: message.into(),
+            revision: 0,
+        }
     }
 
     /// The request breaks a rule.
@@ -35,7 +39,11 @@ impl Rejection {
     /// History before `first` is gone.
     pub fn compacted(wanted: Revision, first: Revision) -> Self {
         let message = format!("revision {wanted} has been compacted, the first that can be read is {first}");
-        Self { code: ErrorCode::Compacted, message, revision: first }
+        Self {
+            code: ErrorCode::Compacted,
+            message,
+            revision: first,
+        }
     }
 
     /// The revision does not exist yet.
@@ -58,7 +66,10 @@ pub struct Corrupt {
 impl Corrupt {
     /// What is wrong, and where.
     pub fn new(place: impl Into<String>, what: impl Into<String>) -> Self {
-        Self { place: place.into(), what: what.into() }
+        Self {
+            place: place.into(),
+            what: what.into(),
+        }
     }
 }
 

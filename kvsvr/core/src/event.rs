@@ -47,15 +47,42 @@ pub struct Event {
 impl Event {
     /// The event of a put that wrote this row.
     pub(crate) fn put(partition: Partition, key: Bytes, row: DataRow) -> Self {
-        let DataRow { create_rev, mod_rev, version, expires_at, lease, value } = row;
+        let DataRow {
+            create_rev,
+            mod_rev,
+            version,
+            expires_at,
+            lease,
+            value,
+        } = row;
         let kind = EventKind::Put;
-        Self { revision: mod_rev, kind, partition, key, value, create_rev, version, lease, expires_at }
+        Self {
+            revision: mod_rev,
+            kind,
+            partition,
+            key,
+            value,
+            create_rev,
+            version,
+            lease,
+            expires_at,
+        }
     }
 
     /// The event of a deletion.
     pub(crate) fn deletion(revision: Revision, kind: EventKind, partition: Partition, key: Bytes) -> Self {
         let value = Bytes::new();
-        Self { revision, kind, partition, key, value, create_rev: 0, version: 0, lease: 0, expires_at: 0 }
+        Self {
+            revision,
+            kind,
+            partition,
+            key,
+            value,
+            create_rev: 0,
+            version: 0,
+            lease: 0,
+            expires_at: 0,
+        }
     }
 
     /// Bytes that the event counts for in lags and retention.

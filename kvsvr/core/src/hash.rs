@@ -23,15 +23,23 @@ pub fn state_hash(engine: &dyn EngineRead, shard: ShardId) -> Result<(Option<Log
     let mut hasher = XxHash3_64::new();
     for cf in Cf::ALL {
         hasher.write(cf.name().as_bytes());
-        engine.scan(cf, Scan { start: &start, end: &end, reverse: false }, &mut |key, value| {
-            if !keys::is_garbage(cf, key, value, head.floor) {
-                for part in [key, value] {
-                    hasher.write(&(part.len() as u64).to_le_bytes());
-                    hasher.write(part);
+        engine.scan(
+            cf,
+            Scan {
+                start: &start,
+                end: &end,
+                reverse: false,
+            },
+            &mut |key, value| {
+                if !keys::is_garbage(cf, key, value, head.floor) {
+                    for part in [key, value] {
+                        hasher.write(&(part.len() as u64).to_le_bytes());
+                        hasher.write(part);
+                    }
                 }
-            }
-            ControlFlow::Continue(())
-        })?;
+                ControlFlow::Continue(())
+            },
+        )?;
     }
     Ok((head.applied, hasher.finish()))
 }

@@ -3,7 +3,7 @@
 //! All integers are big-endian, so that keys sort by number. A key begins with the shard (u32), so that a shard is one range of each
 //! column family, and, where it belongs to a partition, goes on with the partition's slot, so that a range of slots is one too.
 //! [`Key`] documents all kinds; the functions beside it build the hot ones without going through it. The values are in
-//! [`rows`](crate::rows).
+//! [`rows`].
 //!
 //! `DATA-KEY` below is `slot u16, region u16, name_len u16, name, key (raw, to the end)`.
 //!
@@ -14,7 +14,7 @@
 //! | log   | first revision u64 | [`LogRow`](crate::rows::LogRow): the changes of one log entry, or a part of them |
 //! | ttl   | expires_at u64, 1, DATA-KEY | format byte |
 //! | ttl   | expires_at u64, 2, lease u64 | format byte |
-//! | state | 1 | [`HeadRow`](crate::rows::HeadRow) |
+//! | state | 1 | [`Head`](crate::rows::Head) |
 //! | state | 2, lease u64 | [`LeaseRow`](crate::rows::LeaseRow) |
 //! | state | 3, lease u64, DATA-KEY | format byte: the key is attached to the lease |
 //! | state | 4, session u64 | [`SessionRow`](crate::rows::SessionRow) |
@@ -121,19 +121,25 @@ impl Key {
     pub fn encode(&self, shard: ShardId) -> (Cf, Bytes) {
         match self {
             Key::Data { partition, key } => (Cf::Data, data_key(shard, partition, key)),
-            Key::Hist { partition, key, mod_rev } => {
-                (Cf::Hist, hist_key(&data_key(shard, partition, key), *mod_rev))
-            }
+            Key::Hist {
+                partition,
+                key,
+                mod_rev,
+            } => (Cf::Hist, hist_key(&data_key(shard, partition, key), *mod_rev)),
             Key::Log { first } => (Cf::Log, log_key(shard, *first)),
-            Key::TtlKey { expires_at, partition, key } => {
-                (Cf::Ttl, ttl_key(&data_key(shard, partition, key), *expires_at))
-            }
+            Key::TtlKey {
+                expires_at,
+                partition,
+                key,
+            } => (Cf::Ttl, ttl_key(&data_key(shard, partition, key), *expires_at)),
             Key::TtlLease { expires_at, lease } => (Cf::Ttl, ttl_lease_key(shard, *expires_at, *lease)),
             Key::Head => (Cf::State, head_key(shard)),
             Key::Lease(lease) => (Cf::State, lease_key(shard, *lease)),
-            Key::LeaseKey { lease, partition, key } => {
-                (Cf::State, attached_key(&data_key(shard, partition, key), *lease))
-            }
+            Key::LeaseKey {
+                lease,
+                partition,
+                key,
+            } => (Cf::State, attached_key(&data_key(shard, partition, key), *lease)),
             Key::Session(session) => (Cf::State, session_key(shard, *session)),
             Key::Window { session, index } => (Cf::State, window_key(shard, *session, *index)),
             Key::Consumer(name) => (Cf::State, consumer_key(shard, name)),
@@ -157,17 +163,30 @@ fn decode(cf: Cf, stored: &[u8]) -> Option<(ShardId, Key)> {
         Cf::Hist => {
             let (name, mod_rev) = split_hist_key(stored)?;
             let (partition, key) = split_suffix(&name[SHARD_LEN..])?;
-            Key::Hist { partition, key, mod_rev }
+            Key::Hist {
+                partition,
+                key,
+                mod_rev,
+            }
         }
-        Cf::Log => Key::Log { first: last_u64(reader)? },
+        Cf::Log => Key::Log {
+            first: last_u64(reader)?,
+        },
         Cf::Ttl => {
             let expires_at = reader.u64()?;
             match reader.u8()? {
                 TTL_KEY => {
                     let (partition, key) = split_suffix(reader.0)?;
-                    Key::TtlKey { expires_at, partition, key }
+                    Key::TtlKey {
+                        expires_at,
+                        partition,
+                        key,
+                    }
                 }
-                TTL_LEASE => Key::TtlLease { expires_at, lease: last_u64(reader)? },
+                TTL_LEASE => Key::TtlLease {
+                    expires_at,
+                    lease: last_u64(reader)?,
+                },
                 _ => return None,
             }
         }
@@ -183,10 +202,17 @@ fn decode_state(mut reader: Reader<'_>) -> Option<Key> {
         LEASE_KEY => {
             let lease = reader.u64()?;
             let (partition, key) = split_suffix(reader.0)?;
-            Key::LeaseKey { lease, partition, key }
+            Key::LeaseKey {
+                lease,
+                partition,
+                key,
+            }
         }
         SESSION => Key::Session(last_u64(reader)?),
-        WINDOW => Key::Window { session: reader.u64()?, index: last_u64(reader)? },
+        WINDOW => Key::Window {
+            session: reader.u64()?,
+            index: last_u64(reader)?,
+        },
         CONSUMER => Key::Consumer(Bytes::copy_from_slice(reader.0)),
         _ => return None,
     })
@@ -203,7 +229,10 @@ fn split_suffix(suffix: &[u8]) -> Option<(Partition, Bytes)> {
     let slot = reader.u16()?;
     let region = reader.u16()?;
     let len = reader.u16()?;
-    let partition = Partition { region, name: Bytes::copy_from_slice(reader.take(usize::from(len))?) };
+    let partition = Partition {
+        region,
+        name: Bytes::copy_from_slice(reader.take(usize::from(len))?),
+    };
     (partition.slot() == slot).then(|| (partition, Bytes::copy_from_slice(reader.0)))
 }
 
@@ -326,7 +355,12 @@ fn shard_key<const N: usize>(shard: ShardId, parts: [&[u8]; N]) -> Bytes {
 }
 
 fn shard_of(data_key: &[u8]) -> ShardId {
-    ShardId(u32::from_be_bytes([data_key[0], data_key[1], data_key[2], data_key[3]]))
+    ShardId(u32::from_be_bytes([
+        data_key[0],
+        data_key[1],
+        data_key[2],
+        data_key[3],
+    ]))
 }
 
 /// The key of a change log row.
@@ -336,12 +370,18 @@ pub fn log_key(shard: ShardId, first: Revision) -> Bytes {
 
 /// The ttl key of a key, given its data key.
 pub(crate) fn ttl_key(data_key: &[u8], expires_at: StampMs) -> Bytes {
-    shard_key(shard_of(data_key), [&expires_at.to_be_bytes(), &[TTL_KEY], &data_key[SHARD_LEN..]])
+    shard_key(
+        shard_of(data_key),
+        [&expires_at.to_be_bytes(), &[TTL_KEY], &data_key[SHARD_LEN..]],
+    )
 }
 
 /// The ttl key of a lease.
 pub(crate) fn ttl_lease_key(shard: ShardId, expires_at: StampMs, lease: u64) -> Bytes {
-    shard_key(shard, [&expires_at.to_be_bytes(), &[TTL_LEASE], &lease.to_be_bytes()])
+    shard_key(
+        shard,
+        [&expires_at.to_be_bytes(), &[TTL_LEASE], &lease.to_be_bytes()],
+    )
 }
 
 /// The first ttl key that expires later than `stamp`; empty if there is none.
@@ -383,7 +423,10 @@ pub(crate) fn lease_key(shard: ShardId, lease: u64) -> Bytes {
 
 /// The key that says that the key with this data key is attached to the lease.
 pub(crate) fn attached_key(data_key: &[u8], lease: u64) -> Bytes {
-    shard_key(shard_of(data_key), [&[LEASE_KEY], &lease.to_be_bytes(), &data_key[SHARD_LEN..]])
+    shard_key(
+        shard_of(data_key),
+        [&[LEASE_KEY], &lease.to_be_bytes(), &data_key[SHARD_LEN..]],
+    )
 }
 
 /// What the keys of a lease's attachments begin with.

@@ -5,27 +5,41 @@ use proptest::prelude::*;
 use super::*;
 
 fn partition() -> impl Strategy<Value = Partition> {
-    (any::<u16>(), prop::collection::vec(any::<u8>(), 0..8))
-        .prop_map(|(region, name)| Partition { region, name: name.into() })
+    (any::<u16>(), prop::collection::vec(any::<u8>(), 0..8)).prop_map(|(region, name)| Partition {
+        region,
+        name: name.into(),
+    })
 }
 
 fn raw_key() -> impl Strategy<Value = Bytes> {
     // Many zeros and 0xff, which the escape must get right.
-    prop::collection::vec(prop_oneof![Just(0u8), Just(1), Just(0xff), any::<u8>()], 0..12).prop_map(Bytes::from)
+    prop::collection::vec(prop_oneof![Just(0u8), Just(1), Just(0xff), any::<u8>()], 0..12)
+        .prop_map(Bytes::from)
 }
 
 fn any_key() -> impl Strategy<Value = Key> {
     let at = any::<u64>();
     prop_oneof![
         (partition(), raw_key()).prop_map(|(partition, key)| Key::Data { partition, key }),
-        (partition(), raw_key(), at).prop_map(|(partition, key, mod_rev)| Key::Hist { partition, key, mod_rev }),
+        (partition(), raw_key(), at).prop_map(|(partition, key, mod_rev)| Key::Hist {
+            partition,
+            key,
+            mod_rev
+        }),
         at.prop_map(|first| Key::Log { first }),
-        (at, partition(), raw_key())
-            .prop_map(|(expires_at, partition, key)| Key::TtlKey { expires_at, partition, key }),
+        (at, partition(), raw_key()).prop_map(|(expires_at, partition, key)| Key::TtlKey {
+            expires_at,
+            partition,
+            key
+        }),
         (at, at).prop_map(|(expires_at, lease)| Key::TtlLease { expires_at, lease }),
         Just(Key::Head),
         at.prop_map(Key::Lease),
-        (at, partition(), raw_key()).prop_map(|(lease, partition, key)| Key::LeaseKey { lease, partition, key }),
+        (at, partition(), raw_key()).prop_map(|(lease, partition, key)| Key::LeaseKey {
+            lease,
+            partition,
+            key
+        }),
         at.prop_map(Key::Session),
         (at, at).prop_map(|(session, index)| Key::Window { session, index }),
         raw_key().prop_map(Key::Consumer),
@@ -92,7 +106,10 @@ fn prefix_ends() {
 /// A change here would make stored data unreadable.
 #[test]
 fn keys_are_pinned() {
-    let p = Partition { region: 2, name: Bytes::from_static(b"al") };
+    let p = Partition {
+        region: 2,
+        name: Bytes::from_static(b"al"),
+    };
     let key = Bytes::from_static(b"k\0");
     let pinned = |key: Key| key.encode(ShardId(1)).1.escape_ascii().to_string();
     let [high, low] = p.slot().to_be_bytes();
@@ -101,22 +118,52 @@ fn keys_are_pinned() {
     let one = r"\x00\x00\x00\x00\x00\x00\x00\x01";
     let shard = r"\x00\x00\x00\x01";
     let cases = [
-        (Key::Data { partition: p.clone(), key: key.clone() }, format!("{shard}{data}")),
         (
-            Key::Hist { partition: p.clone(), key: key.clone(), mod_rev: 1 },
+            Key::Data {
+                partition: p.clone(),
+                key: key.clone(),
+            },
+            format!("{shard}{data}"),
+        ),
+        (
+            Key::Hist {
+                partition: p.clone(),
+                key: key.clone(),
+                mod_rev: 1,
+            },
             format!(r"{shard}{data}\xff\x00\x01\xff\xff\xff\xff\xff\xff\xff\xfe"),
         ),
         (Key::Log { first: 1 }, format!("{shard}{one}")),
         (
-            Key::TtlKey { expires_at: 1, partition: p.clone(), key: key.clone() },
+            Key::TtlKey {
+                expires_at: 1,
+                partition: p.clone(),
+                key: key.clone(),
+            },
             format!(r"{shard}{one}\x01{data}"),
         ),
-        (Key::TtlLease { expires_at: 1, lease: 1 }, format!(r"{shard}{one}\x02{one}")),
+        (
+            Key::TtlLease {
+                expires_at: 1,
+                lease: 1,
+            },
+            format!(r"{shard}{one}\x02{one}"),
+        ),
         (Key::Head, format!(r"{shard}\x01")),
         (Key::Lease(1), format!(r"{shard}\x02{one}")),
-        (Key::LeaseKey { lease: 1, partition: p, key }, format!(r"{shard}\x03{one}{data}")),
+        (
+            Key::LeaseKey {
+                lease: 1,
+                partition: p,
+                key,
+            },
+            format!(r"{shard}\x03{one}{data}"),
+        ),
         (Key::Session(1), format!(r"{shard}\x04{one}")),
-        (Key::Window { session: 1, index: 1 }, format!(r"{shard}\x05{one}{one}")),
+        (
+            Key::Window { session: 1, index: 1 },
+            format!(r"{shard}\x05{one}{one}"),
+        ),
         (Key::Consumer(Bytes::from_static(b"c")), format!(r"{shard}\x06c")),
     ];
     for (key, stored) in cases {

@@ -1,8 +1,11 @@
 //! The state machine of kvsvr.
 //!
-//! Committed log entries go in, outcomes, events and one engine batch come out ([`Machine::apply`]). Everything here is a pure
+//! Committed log entries go in, outcomes, events and one engine batch come out ([`machine::Machine::apply`]). Everything here is a pure
 //! function of the entries: there is no clock (time is the stamp of an entry), no random number, no hash order, no thread, no
-//! async and no I/O other than reads through the [`Engine`] trait. The crate knows neither Raft nor RocksDB nor the network.
+//! async and no I/O other than reads through the [`engine::EngineRead`] trait. The crate knows neither Raft nor RocksDB nor the network.
+//!
+//! Where to begin: [`command`] has the vocabulary, [`keys`] and [`rows`] what is stored, [`machine`] what happens, [`read`] how it
+//! is read, [`limits`] every bound.
 
 pub mod codec;
 pub mod command;

@@ -116,7 +116,13 @@ impl Machine {
     pub fn apply(&mut self, engine: &dyn EngineRead, entries: &[Entry]) -> Result<Applied, Corrupt> {
         let overlay = Overlay::new(engine);
         let (events, log) = (Vec::new(), LogRowBuilder::default());
-        let mut step = Step { shard: self.shard, overlay, events, log, index: 0 };
+        let mut step = Step {
+            shard: self.shard,
+            overlay,
+            events,
+            log,
+            index: 0,
+        };
         let mut replies = Vec::with_capacity(entries.len());
         for entry in entries {
             self.check_position(entry.position)?;
@@ -124,7 +130,8 @@ impl Machine {
             step.index = entry.position.index;
             replies.push(self.apply_entry(&mut step, &entry.payload)?);
         }
-        step.overlay.put(Cf::State, keys::head_key(self.shard), self.head.encode());
+        step.overlay
+            .put(Cf::State, keys::head_key(self.shard), self.head.encode());
         Ok(Applied {
             batch: step.overlay.into_batch(),
             replies,
@@ -138,7 +145,10 @@ impl Machine {
     fn check_position(&self, next: LogPosition) -> Result<(), Corrupt> {
         match self.head.applied {
             Some(LogPosition { index, term, .. }) if next.index != index + 1 || next.term < term => {
-                let what = format!("{next:?} does not follow the last applied one, {:?}", self.head.applied);
+                let what = format!(
+                    "{next:?} does not follow the last applied one, {:?}",
+                    self.head.applied
+                );
                 Err(Corrupt::new(format!("the log of shard {}", self.shard), what))
             }
             _ => Ok(()),
@@ -155,7 +165,11 @@ impl Machine {
             Payload::Batch(batch) => decode_batch(batch)?,
         };
         self.head.stamp = self.head.stamp.max(batch.stamp);
-        let outcomes = batch.commands.iter().map(|command| self.run(step, command)).collect::<Result<_, _>>()?;
+        let outcomes = batch
+            .commands
+            .iter()
+            .map(|command| self.run(step, command))
+            .collect::<Result<_, _>>()?;
         self.close_log_row(step);
         self.sessions.finish_entry(step);
         Ok(outcomes)
@@ -192,11 +206,18 @@ impl Machine {
     }
 
     fn outcome(&self, result: OutcomeResult) -> Outcome {
-        Outcome { revision: self.head.revision, result }
+        Outcome {
+            revision: self.head.revision,
+            result,
+        }
     }
 
     fn execute(&mut self, step: &mut Step<'_>, command: Command) -> Result<OutcomeResult, Failure> {
-        let Command { partition, session, op } = command;
+        let Command {
+            partition,
+            session,
+            op,
+        } = command;
         Ok(match op {
             Op::Put { .. }
             | Op::Delete { .. }
@@ -207,7 +228,9 @@ impl Machine {
             Op::LeaseGrant { id, ttl_ms } => self.lease_grant(step, id, ttl_ms)?,
             Op::LeaseKeepAlive { id } => self.lease_keep_alive(step, id)?,
             Op::LeaseRevoke { id } => self.lease_revoke(step, id)?,
-            Op::SessionOpen => OutcomeResult::Session { id: self.session_open(step) },
+            Op::SessionOpen => OutcomeResult::Session {
+                id: self.session_open(step),
+            },
             Op::SessionClose => {
                 let id = session.map_or(0, |ids| ids.session);
                 self.sessions.close(step, id);
@@ -216,9 +239,11 @@ impl Machine {
             Op::ConsumerOpen { name, start_revision } => {
                 self.consumers.open(step, &self.head, name, start_revision)?
             }
-            Op::ConsumerAck { name, epoch, revision } => {
-                self.consumers.ack(step, &self.head, &name, epoch, revision)?
-            }
+            Op::ConsumerAck {
+                name,
+                epoch,
+                revision,
+            } => self.consumers.ack(step, &self.head, &name, epoch, revision)?,
             Op::ConsumerDelete { name } => self.consumers.delete(step, &name)?,
             Op::ConsumerReset { name, revision } => {
                 self.consumers.reset(step, &self.head, &name, revision)?
@@ -239,7 +264,9 @@ impl Machine {
             return Err(Rejection::future(revision, self.head.revision));
         }
         self.head.floor = self.head.floor.max(revision);
-        Ok(OutcomeResult::Compact { floor: self.head.floor })
+        Ok(OutcomeResult::Compact {
+            floor: self.head.floor,
+        })
     }
 
     /// The newest revision.
@@ -301,7 +328,12 @@ fn is_overloaded(outcome: &Outcome) -> bool {
 impl<'e> Step<'e> {
     /// The state as the commands so far have left it.
     fn view<'a>(&'a self, head: &Head) -> View<'a> {
-        View { engine: &self.overlay, shard: self.shard, revision: head.revision, floor: head.floor }
+        View {
+            engine: &self.overlay,
+            shard: self.shard,
+            revision: head.revision,
+            floor: head.floor,
+        }
     }
 }
 

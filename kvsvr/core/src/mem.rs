@@ -53,9 +53,14 @@ impl Tables {
                 self.table(cf).remove(&key);
             }
             Write::DeleteRange(cf, start, end) => {
-                let range = Scan { start: &start, end: &end, reverse: false };
-                let gone: Vec<Bytes> =
-                    layer_range(&self.0[cf as usize], range).map(|(key, _)| key.clone()).collect();
+                let range = Scan {
+                    start: &start,
+                    end: &end,
+                    reverse: false,
+                };
+                let gone: Vec<Bytes> = layer_range(&self.0[cf as usize], range)
+                    .map(|(key, _)| key.clone())
+                    .collect();
                 let table = self.table(cf);
                 gone.iter().for_each(|key| {
                     table.remove(key);
@@ -83,7 +88,11 @@ impl EngineRead for Tables {
     fn scan(&self, cf: Cf, range: Scan<'_>, visit: Visit<'_>) -> Result<(), EngineError> {
         let mut rows = layer_range(&self.0[cf as usize], range);
         loop {
-            let next = if range.reverse { rows.next_back() } else { rows.next() };
+            let next = if range.reverse {
+                rows.next_back()
+            } else {
+                rows.next()
+            };
             match next.map(|(key, value)| visit(key, value)) {
                 Some(ControlFlow::Continue(())) => {}
                 Some(ControlFlow::Break(())) | None => return Ok(()),
@@ -101,13 +110,20 @@ impl MemEngine {
     /// What a crash now would leave.
     pub fn crash(&self) -> Self {
         let durable = self.read(|state| state.durable.clone());
-        Self(RwLock::new(State { live: durable.clone(), durable, floors: BTreeMap::new() }))
+        Self(RwLock::new(State {
+            live: durable.clone(),
+            durable,
+            floors: BTreeMap::new(),
+        }))
     }
 
     /// All rows of a column family.
     pub fn rows(&self, cf: Cf) -> Vec<(Bytes, Bytes)> {
         let table = self.read(|state| state.live.0[cf as usize].clone());
-        table.iter().map(|(key, value)| (key.clone(), value.clone())).collect()
+        table
+            .iter()
+            .map(|(key, value)| (key.clone(), value.clone()))
+            .collect()
     }
 
     // A panic while the lock is held cannot leave a half-written state behind: what is held is a value of its own.

@@ -22,7 +22,11 @@ pub(crate) struct Overlay<'e> {
 
 impl<'e> Overlay<'e> {
     pub(crate) fn new(base: &'e dyn EngineRead) -> Self {
-        Self { base, layers: Default::default(), history: Vec::new() }
+        Self {
+            base,
+            layers: Default::default(),
+            history: Vec::new(),
+        }
     }
 
     pub(crate) fn put(&mut self, cf: Cf, key: Bytes, value: Bytes) {
@@ -48,7 +52,11 @@ impl<'e> Overlay<'e> {
     pub(crate) fn into_batch(self) -> WriteBatch {
         let len = self.layers.iter().map(BTreeMap::len).sum::<usize>();
         let mut writes = Vec::with_capacity(len + self.history.len() + 1);
-        writes.extend(self.history.into_iter().map(|(key, value)| Write::Put(Cf::Hist, key, value)));
+        writes.extend(
+            self.history
+                .into_iter()
+                .map(|(key, value)| Write::Put(Cf::Hist, key, value)),
+        );
         for (cf, layer) in Cf::ALL.into_iter().zip(self.layers) {
             writes.extend(layer.into_iter().map(|(key, value)| match value {
                 Some(value) => Write::Put(cf, key, value),
@@ -59,7 +67,10 @@ impl<'e> Overlay<'e> {
     }
 
     fn layer(&self, cf: Cf) -> &Layer {
-        assert!(cf != Cf::Hist || self.history.is_empty(), "history is read before it is settled");
+        assert!(
+            cf != Cf::Hist || self.history.is_empty(),
+            "history is read before it is settled"
+        );
         &self.layers[cf as usize]
     }
 }

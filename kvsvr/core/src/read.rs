@@ -59,7 +59,9 @@ pub fn newest(
 ) -> Result<Option<KeyValue>, Corrupt> {
     let data_key = keys::data_key(shard, partition, key);
     let stored = engine.get(Cf::Data, &data_key)?;
-    let row = stored.map(|stored| DataRow::decode_at(&data_key, &stored)).transpose()?;
+    let row = stored
+        .map(|stored| DataRow::decode_at(&data_key, &stored))
+        .transpose()?;
     Ok(row.map(|row| key_value(data_key.slice(data_key.len() - key.len()..), row)))
 }
 
@@ -85,8 +87,23 @@ pub fn txn_read(
 
 /// A key with its row.
 pub(crate) fn key_value(key: Bytes, row: DataRow) -> KeyValue {
-    let DataRow { create_rev, mod_rev, version, expires_at, lease, value } = row;
-    KeyValue { key, value, create_rev, mod_rev, version, lease, expires_at }
+    let DataRow {
+        create_rev,
+        mod_rev,
+        version,
+        expires_at,
+        lease,
+        value,
+    } = row;
+    KeyValue {
+        key,
+        value,
+        create_rev,
+        mod_rev,
+        version,
+        lease,
+        expires_at,
+    }
 }
 
 /// One state of a shard, for reading.
@@ -104,7 +121,12 @@ impl<'a> View<'a> {
     /// The state that the engine shows, which must not change meanwhile.
     pub fn load(engine: &'a dyn EngineRead, shard: ShardId) -> Result<Self, Corrupt> {
         let head = shard_head(engine, shard)?;
-        Ok(Self { engine, shard, revision: head.revision, floor: head.floor })
+        Ok(Self {
+            engine,
+            shard,
+            revision: head.revision,
+            floor: head.floor,
+        })
     }
 
     /// The revision to read at: refused if it is compacted or does not exist yet.
@@ -136,7 +158,9 @@ impl<'a> View<'a> {
 
     pub(crate) fn newest_row(&self, data_key: &[u8]) -> Result<Option<DataRow>, Corrupt> {
         let stored = self.engine.get(Cf::Data, data_key)?;
-        stored.map(|stored| DataRow::decode_at(data_key, &stored)).transpose()
+        stored
+            .map(|stored| DataRow::decode_at(data_key, &stored))
+            .transpose()
     }
 
     /// The version in history that is visible at `at`.
@@ -144,12 +168,18 @@ impl<'a> View<'a> {
         let start = keys::hist_key(data_key, at);
         let end = keys::prefix_end(&keys::hist_prefix(data_key));
         let mut found = None;
-        let scan = Scan { start: &start, end: &end, reverse: false };
+        let scan = Scan {
+            start: &start,
+            end: &end,
+            reverse: false,
+        };
         self.engine.scan(Cf::Hist, scan, &mut |key, value| {
             found = Some((Bytes::copy_from_slice(key), Bytes::copy_from_slice(value)));
             std::ops::ControlFlow::Break(())
         })?;
-        let Some((key, stored)) = found else { return Ok(None) };
+        let Some((key, stored)) = found else {
+            return Ok(None);
+        };
         let HistRow { superseded_at, row } = HistRow::decode(&key, &stored)?;
         Ok((superseded_at > at).then_some(row))
     }

@@ -33,7 +33,9 @@ fn body(value: &[u8]) -> Option<Reader<'_>> {
 fn start<const N: usize>(numbers: [u64; N], more: usize) -> Vec<u8> {
     let mut out = Vec::with_capacity(1 + 5 * N + more);
     out.push(FORMAT);
-    numbers.into_iter().for_each(|number| put_varint(&mut out, number));
+    numbers
+        .into_iter()
+        .for_each(|number| put_varint(&mut out, number));
     out
 }
 
@@ -81,15 +83,36 @@ impl<'a> DataRef<'a> {
 
     /// The row with this value, which the caller makes from [`DataRef::value`].
     pub(crate) fn with_value(self, value: Bytes) -> DataRow {
-        let Self { create_rev, mod_rev, version, expires_at, lease, value: _ } = self;
-        DataRow { create_rev, mod_rev, version, expires_at, lease, value }
+        let Self {
+            create_rev,
+            mod_rev,
+            version,
+            expires_at,
+            lease,
+            value: _,
+        } = self;
+        DataRow {
+            create_rev,
+            mod_rev,
+            version,
+            expires_at,
+            lease,
+            value,
+        }
     }
 }
 
 impl DataRow {
     /// The stored form.
     pub fn encode(&self) -> Bytes {
-        let Self { create_rev, mod_rev, version, expires_at, lease, value } = self;
+        let Self {
+            create_rev,
+            mod_rev,
+            version,
+            expires_at,
+            lease,
+            value,
+        } = self;
         let numbers = [*create_rev, mod_rev - create_rev, *version, *expires_at, *lease];
         let mut out = start(numbers, value.len());
         out.extend_from_slice(value);
@@ -140,7 +163,10 @@ impl HistRow {
         let read = || {
             let (superseded_at, row) = Self::split(stored)?;
             let row = DataRef::read(row)?;
-            Some(Self { superseded_at, row: row.with_value(stored.slice_ref(row.value)) })
+            Some(Self {
+                superseded_at,
+                row: row.with_value(stored.slice_ref(row.value)),
+            })
         };
         read().ok_or_else(|| corrupt(Cf::Hist, key))
     }
@@ -235,7 +261,8 @@ impl LogRowBuilder {
             self.last = revision;
         }
         let same = self.partition.as_ref() == Some(partition);
-        self.body.push(kind_number(kind) | if same { SAME_PARTITION } else { 0 });
+        self.body
+            .push(kind_number(kind) | if same { SAME_PARTITION } else { 0 });
         put_varint(&mut self.body, revision - self.last);
         if !same {
             put_varint(&mut self.body, u64::from(partition.region));
@@ -271,7 +298,13 @@ impl LogRow {
         let mut builder = LogRowBuilder::default();
         builder.begin(self.event_bytes);
         for item in &self.items {
-            builder.push(item.revision, item.kind, &item.partition, &item.key, item.previous);
+            builder.push(
+                item.revision,
+                item.kind,
+                &item.partition,
+                &item.key,
+                item.previous,
+            );
         }
         builder.finish(self.stamp)
     }
@@ -298,7 +331,12 @@ impl LogRow {
             let item = read_item(&mut reader, stored, first, items.last())?;
             items.push(item);
         }
-        (items.last()?.revision == last).then_some(Self { last, stamp, event_bytes, items })
+        (items.last()?.revision == last).then_some(Self {
+            last,
+            stamp,
+            event_bytes,
+            items,
+        })
     }
 }
 
@@ -315,15 +353,26 @@ fn read_item(
         3 => EventKind::Expire,
         _ => return None,
     };
-    let revision = before.map_or(first, |item| item.revision).checked_add(reader.varint()?)?;
+    let revision = before
+        .map_or(first, |item| item.revision)
+        .checked_add(reader.varint()?)?;
     let partition = if tag & SAME_PARTITION != 0 {
         before?.partition.clone()
     } else {
         let region = u16::try_from(reader.varint()?).ok()?;
-        Partition { region, name: stored.slice_ref(reader.bytes()?) }
+        Partition {
+            region,
+            name: stored.slice_ref(reader.bytes()?),
+        }
     };
     let key = stored.slice_ref(reader.bytes()?);
-    Some(LogItem { revision, kind, partition, key, previous: reader.varint()? })
+    Some(LogItem {
+        revision,
+        kind,
+        partition,
+        key,
+        previous: reader.varint()?,
+    })
 }
 
 /// What a shard's state is at: `format, applied + 1 if any (0 = none), [index, term, node], membership (bytes with length),
@@ -349,18 +398,25 @@ pub struct Head {
     pub last_session: u64,
 }
 
-/// The stored name of [`Head`].
-pub type HeadRow = Head;
-
 impl Head {
     /// The stored form.
     pub fn encode(&self) -> Bytes {
         let mut out = start([u64::from(self.applied.is_some())], self.membership.len() + 40);
         if let Some(LogPosition { index, term, node }) = self.applied {
-            [index, term, node].into_iter().for_each(|number| put_varint(&mut out, number));
+            [index, term, node]
+                .into_iter()
+                .for_each(|number| put_varint(&mut out, number));
         }
         put_bytes(&mut out, &self.membership);
-        let Self { revision, floor, stamp, event_bytes, last_lease, last_session, .. } = self;
+        let Self {
+            revision,
+            floor,
+            stamp,
+            event_bytes,
+            last_lease,
+            last_session,
+            ..
+        } = self;
         for number in [revision, floor, stamp, event_bytes, last_lease, last_session] {
             put_varint(&mut out, *number);
         }
@@ -376,7 +432,11 @@ impl Head {
         let mut reader = body(stored)?;
         let applied = match reader.varint()? {
             0 => None,
-            1 => Some(LogPosition { index: reader.varint()?, term: reader.varint()?, node: reader.varint()? }),
+            1 => Some(LogPosition {
+                index: reader.varint()?,
+                term: reader.varint()?,
+                node: reader.varint()?,
+            }),
             _ => return None,
         };
         let head = Self {
@@ -501,7 +561,11 @@ impl WindowRow {
         while !reader.is_empty() {
             outcomes.push((reader.varint()?, stored.slice_ref(reader.bytes()?)));
         }
-        Some(Self { stamp, acked_below, outcomes })
+        Some(Self {
+            stamp,
+            acked_below,
+            outcomes,
+        })
     }
 }
 

@@ -12,3 +12,11 @@ pub use conformance::engine_conformance;
 pub use history::{Log, check_reads};
 pub use model::{Model, ModelRow};
 pub use strategy::{any_command, any_log, any_partition, any_stored_key, tiny_key};
+
+/// Cases of a property test: `default`, or what the environment variable PROPTEST_CASES says.
+pub fn cases(default: u32) -> proptest::test_runner::Config {
+    let cases = std::env::var("PROPTEST_CASES")
+        .ok()
+        .and_then(|cases| cases.parse().ok());
+    proptest::test_runner::Config::with_cases(cases.unwrap_or(default))
+}

@@ -46,7 +46,10 @@ pub struct Partition {
 impl Partition {
     /// A partition of region 0.
     pub fn local(name: impl Into<Bytes>) -> Self {
-        Self { region: 0, name: name.into() }
+        Self {
+            region: 0,
+            name: name.into(),
+        }
     }
 
     /// The slot, see [`kvsvr_proto::slot()`].

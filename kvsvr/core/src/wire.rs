@@ -105,7 +105,10 @@ mod tests {
     #[test]
     fn a_varint_beyond_64_bits_is_refused() {
         assert_eq!(Reader(&[0xff; 10]).varint(), None);
-        assert_eq!(Reader(&[0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 1]).varint(), Some(u64::MAX));
+        assert_eq!(
+            Reader(&[0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 1]).varint(),
+            Some(u64::MAX)
+        );
         assert_eq!(Reader(&[0xff; 11]).bytes(), None);
     }
 }

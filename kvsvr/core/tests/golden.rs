@@ -130,10 +130,16 @@ impl Words {
 
 /// A key or value: text, i@N for a number of 8 bytes, len@N for N bytes.
 fn bytes(text: &str) -> Bytes {
-    if let Some(len) = text.strip_prefix("len@").and_then(|len| len.parse::<usize>().ok()) {
+    if let Some(len) = text
+        .strip_prefix("len@")
+        .and_then(|len| len.parse::<usize>().ok())
+    {
         return vec![b'x'; len].into();
     }
-    match text.strip_prefix("i@").and_then(|number| number.parse::<i64>().ok()) {
+    match text
+        .strip_prefix("i@")
+        .and_then(|number| number.parse::<i64>().ok())
+    {
         Some(number) => Bytes::copy_from_slice(&number.to_be_bytes()),
         None => Bytes::copy_from_slice(text.as_bytes()),
     }
@@ -155,7 +161,12 @@ impl Shard {
     fn new() -> Self {
         let engine = MemEngine::new();
         let machine = Machine::load(SHARD, &engine).expect("an empty shard");
-        Self { engine, machine, now: 1000, continuation: Bytes::new() }
+        Self {
+            engine,
+            machine,
+            now: 1000,
+            continuation: Bytes::new(),
+        }
     }
 
     fn partition(words: &mut Words) -> Partition {
@@ -167,7 +178,11 @@ impl Shard {
         let session = match session {
             Some(session) => {
                 let (seq, acked_below) = (words.named_number("seq")?, words.named_number("acked")?);
-                Some(SessionSeq { session, seq, acked_below })
+                Some(SessionSeq {
+                    session,
+                    seq,
+                    acked_below,
+                })
             }
             None => None,
         };
@@ -178,7 +193,11 @@ impl Shard {
             _ => shard_op(name, words)?.map_or_else(|| self.txn_op(name, words).and_then(as_op), Ok)?,
         };
         words.done()?;
-        Ok(encode_command(&Command { partition, session, op }))
+        Ok(encode_command(&Command {
+            partition,
+            session,
+            op,
+        }))
     }
 
     /// `txn "if COMPARE" ... "then OP" ... "else OP" ...`
@@ -205,7 +224,10 @@ impl Shard {
 
     fn txn_op(&self, name: &str, words: &mut Words) -> Result<TxnOp> {
         Ok(match name {
-            "get" => TxnOp::Get { key: words.key(), revision: revision(words)? },
+            "get" => TxnOp::Get {
+                key: words.key(),
+                revision: revision(words)?,
+            },
             "range" => TxnOp::Range(self.range(words)?),
             "put" => TxnOp::Put {
                 key: words.key(),
@@ -214,8 +236,14 @@ impl Shard {
                 lease: words.named_number("lease")?,
             },
             "delete" => TxnOp::Delete { key: words.key() },
-            "delete-range" => TxnOp::DeleteRange { start: words.key(), end: words.key() },
-            "increment" => TxnOp::Increment { key: words.key(), delta: words.number()? },
+            "delete-range" => TxnOp::DeleteRange {
+                start: words.key(),
+                end: words.key(),
+            },
+            "increment" => TxnOp::Increment {
+                key: words.key(),
+                delta: words.number()?,
+            },
             "append" => TxnOp::Append {
                 prefix: words.key(),
                 value: words.key(),
@@ -234,15 +262,33 @@ impl Shard {
             Some(other) => bytes(other),
             None => Bytes::new(),
         };
-        Ok(Range { start: words.key(), end: words.key(), limit, reverse, keys_only, revision, continuation })
+        Ok(Range {
+            start: words.key(),
+            end: words.key(),
+            limit,
+            reverse,
+            keys_only,
+            revision,
+            continuation,
+        })
     }
 
     /// One log entry.
     fn entry(&mut self, commands: &[Bytes]) -> String {
         let index = self.machine.applied().map_or(1, |last| last.index + 1);
         let payload = Payload::Batch(encode_batch(self.now, commands));
-        let entry = Entry { position: LogPosition { index, term: 1, node: 1 }, payload };
-        let applied = self.machine.apply(&self.engine, &[entry]).expect("the state is sound");
+        let entry = Entry {
+            position: LogPosition {
+                index,
+                term: 1,
+                node: 1,
+            },
+            payload,
+        };
+        let applied = self
+            .machine
+            .apply(&self.engine, &[entry])
+            .expect("the state is sound");
         self.engine.write(applied.batch).expect("memory works");
         let mut out = String::new();
         for outcome in applied.replies.iter().flatten() {
@@ -280,10 +326,14 @@ impl Shard {
                 let max = usize::try_from(words.named_number("max")?)?;
                 let max = if max == 0 { usize::MAX } else { max };
                 let only = words.named("only");
-                let wanted = |p: &Partition, _: &[u8]| only.as_ref().is_none_or(|only| p.name == only.as_bytes());
+                let wanted =
+                    |p: &Partition, _: &[u8]| only.as_ref().is_none_or(|only| p.name == only.as_bytes());
                 read::replay(&*snapshot, SHARD, after, max, &wanted).map(|replay| {
-                    let mut out: String =
-                        replay.events.iter().map(|event| show_event(event) + "\n").collect();
+                    let mut out: String = replay
+                        .events
+                        .iter()
+                        .map(|event| show_event(event) + "\n")
+                        .collect();
                     let _ = writeln!(out, "up to {} of {}", replay.up_to, replay.revision);
                     out
                 })
@@ -310,7 +360,11 @@ impl Shard {
         };
         for (name, row) in machine.consumers() {
             let (name, lag) = (name.escape_ascii(), machine.lag_bytes(&self.engine, row.cursor)?);
-            let _ = writeln!(out, "consumer {name} epoch={} cursor={} lag={lag}", row.epoch, row.cursor);
+            let _ = writeln!(
+                out,
+                "consumer {name} epoch={} cursor={} lag={lag}",
+                row.epoch, row.cursor
+            );
         }
         Ok(out)
     }
@@ -318,9 +372,17 @@ impl Shard {
     fn show_rows(&self, words: &mut Words) -> Result<String> {
         let mut out = String::new();
         let wanted = words.next();
-        for cf in Cf::ALL.into_iter().filter(|cf| wanted.as_ref().is_none_or(|name| name == cf.name())) {
+        for cf in Cf::ALL
+            .into_iter()
+            .filter(|cf| wanted.as_ref().is_none_or(|name| name == cf.name()))
+        {
             for (key, value) in self.engine.rows(cf) {
-                let _ = writeln!(out, "{}: {}", show_key(&Key::decode(cf, &key)?.1), value.escape_ascii());
+                let _ = writeln!(
+                    out,
+                    "{}: {}",
+                    show_key(&Key::decode(cf, &key)?.1),
+                    value.escape_ascii()
+                );
             }
         }
         Ok(out)
@@ -349,22 +411,26 @@ impl Runner for Shard {
             }
             "hash" => {
                 let (applied, hash) = state_hash(&self.engine, SHARD)?;
-                Ok(format!("{hash:016x} at {}\n", applied.map_or(0, |last| last.index)))
+                Ok(format!(
+                    "{hash:016x} at {}\n",
+                    applied.map_or(0, |last| last.index)
+                ))
             }
             "state" => self.show_state(),
             "rows" => self.show_rows(&mut words),
             "target" => {
                 let (keep, lag) = (words.number()?, words.number()?);
-                Ok(format!("{}\n", self.machine.compaction_target(&self.engine, keep, lag)?))
+                Ok(format!(
+                    "{}\n",
+                    self.machine.compaction_target(&self.engine, keep, lag)?
+                ))
             }
-            name @ ("get" | "range" | "read-txn" | "replay") => {
-                Ok(self.read(name, &mut words)?.unwrap_or_else(|failure| match failure {
-                    Failure::Rejected(rejection) => {
-                        show_result(&OutcomeResult::Rejected(rejection)) + "\n"
-                    }
+            name @ ("get" | "range" | "read-txn" | "replay") => Ok(self
+                .read(name, &mut words)?
+                .unwrap_or_else(|failure| match failure {
+                    Failure::Rejected(rejection) => show_result(&OutcomeResult::Rejected(rejection)) + "\n",
                     corrupt @ Failure::Corrupt(_) => panic!("{corrupt}"),
-                }))
-            }
+                })),
             "batch" => {
                 let mut commands = Vec::new();
                 while let Some(line) = words.next() {
@@ -388,33 +454,68 @@ fn revision(words: &mut Words) -> Result<Option<u64>> {
 
 fn as_op(op: TxnOp) -> Result<Op> {
     Ok(match op {
-        TxnOp::Put { key, value, ttl_ms, lease } => Op::Put { key, value, ttl_ms, lease },
+        TxnOp::Put {
+            key,
+            value,
+            ttl_ms,
+            lease,
+        } => Op::Put {
+            key,
+            value,
+            ttl_ms,
+            lease,
+        },
         TxnOp::Delete { key } => Op::Delete { key },
         TxnOp::DeleteRange { start, end } => Op::DeleteRange { start, end },
         TxnOp::Increment { key, delta } => Op::Increment { key, delta },
-        TxnOp::Append { prefix, value, ttl_ms } => Op::Append { prefix, value, ttl_ms },
+        TxnOp::Append {
+            prefix,
+            value,
+            ttl_ms,
+        } => Op::Append {
+            prefix,
+            value,
+            ttl_ms,
+        },
         TxnOp::Get { .. } | TxnOp::Range(_) => return Err("not a command".into()),
     })
 }
 
 fn shard_op(name: &str, words: &mut Words) -> Result<Option<Op>> {
     Ok(Some(match name {
-        "grant" => Op::LeaseGrant { ttl_ms: words.number()?, id: words.named_number("id")? },
+        "grant" => Op::LeaseGrant {
+            ttl_ms: words.number()?,
+            id: words.named_number("id")?,
+        },
         "keep-alive" => Op::LeaseKeepAlive { id: words.number()? },
         "revoke" => Op::LeaseRevoke { id: words.number()? },
         "session-open" => Op::SessionOpen,
         "session-close" => Op::SessionClose,
-        "consumer-open" => {
-            Op::ConsumerOpen { name: words.key(), start_revision: words.named_number("start")? }
-        }
-        "ack" => Op::ConsumerAck { name: words.key(), epoch: words.number()?, revision: words.number()? },
+        "consumer-open" => Op::ConsumerOpen {
+            name: words.key(),
+            start_revision: words.named_number("start")?,
+        },
+        "ack" => Op::ConsumerAck {
+            name: words.key(),
+            epoch: words.number()?,
+            revision: words.number()?,
+        },
         "consumer-delete" => Op::ConsumerDelete { name: words.key() },
-        "consumer-reset" => Op::ConsumerReset { name: words.key(), revision: words.number()? },
+        "consumer-reset" => Op::ConsumerReset {
+            name: words.key(),
+            revision: words.number()?,
+        },
         "expire" => {
-            let up_to_ms = if words.words.is_empty() { u64::MAX } else { words.number()? };
+            let up_to_ms = if words.words.is_empty() {
+                u64::MAX
+            } else {
+                words.number()?
+            };
             Op::Expire { up_to_ms }
         }
-        "compact" => Op::Compact { revision: words.number()? },
+        "compact" => Op::Compact {
+            revision: words.number()?,
+        },
         _ => return Ok(None),
     }))
 }
@@ -442,12 +543,20 @@ fn compare(words: &mut Words) -> Result<Compare> {
         "mod" => CompareTarget::ModRev(words.number()?),
         other => return Err(format!("not a target: {other}").into()),
     };
-    Ok(Compare { key, target, operator })
+    Ok(Compare {
+        key,
+        target,
+        operator,
+    })
 }
 
 fn show_kv(kv: &KeyValue) -> String {
     let mut out = format!("{} = {}", text(&kv.key), text(&kv.value));
-    let _ = write!(out, "  create={} mod={} version={}", kv.create_rev, kv.mod_rev, kv.version);
+    let _ = write!(
+        out,
+        "  create={} mod={} version={}",
+        kv.create_rev, kv.mod_rev, kv.version
+    );
     if kv.lease != 0 {
         let _ = write!(out, " lease={}", kv.lease);
     }
@@ -459,7 +568,11 @@ fn show_kv(kv: &KeyValue) -> String {
 
 fn show_range(page: &RangeResult) -> String {
     let mut out: String = page.kvs.iter().map(|kv| show_kv(kv) + "\n").collect();
-    out += if page.continuation.is_empty() { "end\n" } else { "more\n" };
+    out += if page.continuation.is_empty() {
+        "end\n"
+    } else {
+        "more\n"
+    };
     out
 }
 
@@ -490,7 +603,9 @@ fn show_result(result: &OutcomeResult) -> String {
         OutcomeResult::Increment { value } => format!("increment value={value}"),
         OutcomeResult::Append { seq } => format!("append seq={seq}"),
         OutcomeResult::Txn(txn) => show_txn(txn),
-        OutcomeResult::Lease { id, ttl_ms, deleted } => format!("lease id={id} ttl={ttl_ms} deleted={deleted}"),
+        OutcomeResult::Lease { id, ttl_ms, deleted } => {
+            format!("lease id={id} ttl={ttl_ms} deleted={deleted}")
+        }
         OutcomeResult::Session { id } => format!("session id={id}"),
         OutcomeResult::Consumer { epoch, cursor } => format!("consumer epoch={epoch} cursor={cursor}"),
         OutcomeResult::Compact { floor } => format!("compact floor={floor}"),
@@ -531,13 +646,25 @@ fn show_key(key: &Key) -> String {
     let place = |partition: &Partition, key: &Bytes| format!("{}/{}", text(&partition.name), text(key));
     match key {
         Key::Data { partition, key } => format!("data {}", place(partition, key)),
-        Key::Hist { partition, key, mod_rev } => format!("hist {} @{mod_rev}", place(partition, key)),
+        Key::Hist {
+            partition,
+            key,
+            mod_rev,
+        } => format!("hist {} @{mod_rev}", place(partition, key)),
         Key::Log { first } => format!("log {first}"),
-        Key::TtlKey { expires_at, partition, key } => format!("ttl {expires_at} key {}", place(partition, key)),
+        Key::TtlKey {
+            expires_at,
+            partition,
+            key,
+        } => format!("ttl {expires_at} key {}", place(partition, key)),
         Key::TtlLease { expires_at, lease } => format!("ttl {expires_at} lease {lease}"),
         Key::Head => "state head".into(),
         Key::Lease(lease) => format!("state lease {lease}"),
-        Key::LeaseKey { lease, partition, key } => format!("state lease {lease} key {}", place(partition, key)),
+        Key::LeaseKey {
+            lease,
+            partition,
+            key,
+        } => format!("state lease {lease} key {}", place(partition, key)),
         Key::Session(session) => format!("state session {session}"),
         Key::Window { session, index } => format!("state session {session} entry {index}"),
         Key::Consumer(name) => format!("state consumer {}", text(name)),

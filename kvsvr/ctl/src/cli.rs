@@ -41,7 +41,15 @@ pub struct Global {
     )]
     pub endpoints: Vec<String>,
     /// Form of results and errors: table or json
-    #[arg(short, long, global = true, value_enum, default_value_t, value_name = "FORM", hide_possible_values = true)]
+    #[arg(
+        short,
+        long,
+        global = true,
+        value_enum,
+        default_value_t,
+        value_name = "FORM",
+        hide_possible_values = true
+    )]
     pub output: Format,
     /// Do not ask for confirmation
     #[arg(long, global = true)]

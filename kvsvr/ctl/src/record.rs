@@ -158,7 +158,7 @@ mod tests {
             ),
             (
                 r#"{"partition":"cA==","key":"aw==","value":"*","enc":"base64"}"#,
-                "value: not base64",
+                "value: '*' is not a base64",
             ),
             (
                 r#"{"partition":"p","key":"k","value":"v","region":70000}"#,

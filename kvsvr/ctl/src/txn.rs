@@ -1,4 +1,4 @@
-//! `kvctl txn`: runs a script of [`txn_syntax`](crate::txn_syntax).
+//! `kvctl txn`: runs a script of [`txn_syntax`].
 
 use clap::Args;
 use kvsvr_client::{OpReply, ReadMode, TxnReply};

@@ -15,7 +15,7 @@
 //! - A line is a condition (`if`), a branch (`then`, `else`), an operation, or empty. All conditions must hold for `then` to run.
 //!   Without conditions, `then` may be left out.
 //! - `#` at the start of a word begins a comment.
-//! - A key or value is a bare word, or a string in double quotes with the escapes of [`text`](crate::text), or bytes as `x"00ff"`
+//! - A key or value is a bare word, or a string in double quotes with the escapes of [`text`], or bytes as `x"00ff"`
 //!   (hex) or `b64"AP8="` (base64). In conditions, bare words end at `( ) = ! < >`.
 //!
 //! Limits of the server are not checked here, and nothing is sent: this is a pure function of the script.

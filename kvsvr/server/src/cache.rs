@@ -46,12 +46,16 @@ use kvsvr_core::{
     engine::{Cf, Engine, EngineError, EngineRead, EngineSnapshot, Scan, Visit, Write, WriteBatch},
     types::{Revision, ShardId},
 };
-use parking_lot::Mutex;
 use quick_cache::{Equivalent, OptionsBuilder, Weighter, sync::Cache};
 
+use self::stripe::{Claim, Stripe};
 use crate::limits::{
     ROW_CACHE_ENTRY_OVERHEAD, ROW_CACHE_MAX_ROW, ROW_CACHE_SHARDS, ROW_CACHE_STRIPES, ROW_CACHE_TYPICAL_ROW,
 };
+
+mod stripe;
+#[cfg(test)]
+mod tests;
 
 /// What the cache has done and holds.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -376,72 +380,6 @@ impl RowCache {
     }
 }
 
-/// One write's hold on a stripe.
-struct Claim {
-    stripe: usize,
-    /// How many of the write's keys are on the stripe.
-    keys: usize,
-    /// No other write was in flight on the stripe at the claim.
-    alone: bool,
-    /// The stripe's version since the claim.
-    version: u64,
-}
-
-/// Writes in flight (low [`Stripe::COUNT_BITS`] bits) and version (the others) of the keys with one hash prefix.
-#[derive(Default)]
-struct Stripe {
-    /// Changes only under `lock`; read without it to note it.
-    state: AtomicU64,
-    lock: Mutex<()>,
-}
-
-/// A stripe's state while nothing was in flight on it.
-#[derive(Clone, Copy)]
-struct Quiet(u64);
-
-impl Stripe {
-    /// More than the threads that can be in `write` at once.
-    const COUNT_BITS: u32 = 16;
-    const COUNT_MASK: u64 = (1 << Self::COUNT_BITS) - 1;
-
-    /// What a reader notes before it reads the engine; `None` while a write is in flight.
-    fn note(&self) -> Option<Quiet> {
-        // Acquire pairs with the release store at the end of the last write: the engine read that follows sees that write.
-        let state = self.state.load(Ordering::Acquire);
-        (state & Self::COUNT_MASK == 0).then_some(Quiet(state))
-    }
-
-    /// Runs `put` if no write has begun since the note was taken; none begins while it runs.
-    fn fill(&self, noted: Quiet, put: impl FnOnce()) {
-        let _held = self.lock.lock();
-        if self.state.load(Ordering::Relaxed) == noted.0 {
-            put();
-        }
-    }
-
-    /// Begins a write: (no other one was in flight, the new version).
-    fn claim(&self) -> (bool, u64) {
-        let _held = self.lock.lock();
-        let state = self.state.load(Ordering::Relaxed);
-        assert!(
-            state & Self::COUNT_MASK < Self::COUNT_MASK,
-            "65535 engine writes at once on one stripe"
-        );
-        let claimed = state + (1 << Self::COUNT_BITS) + 1;
-        self.state.store(claimed, Ordering::Release);
-        (state & Self::COUNT_MASK == 0, claimed >> Self::COUNT_BITS)
-    }
-
-    /// Ends a write. `finish` runs first, under the lock; it is told whether the write was alone on the stripe all the time.
-    fn release(&self, claim: &Claim, finish: impl FnOnce(bool)) {
-        let _held = self.lock.lock();
-        let state = self.state.load(Ordering::Relaxed);
-        assert!(state & Self::COUNT_MASK > 0, "a claim is released once");
-        finish(claim.alone && state >> Self::COUNT_BITS == claim.version);
-        self.state.store(state - 1, Ordering::Release);
-    }
-}
-
 /// Hits and misses of a part of the keys, on a cache line of their own.
 #[derive(Default)]
 #[repr(align(64))]
@@ -521,6 +459,3 @@ impl Weighter<RowKey, Slot> for RowWeight {
         (key.key.len() + row + ROW_CACHE_ENTRY_OVERHEAD) as u64
     }
 }
-
-#[cfg(test)]
-mod tests;

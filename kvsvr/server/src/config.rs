@@ -11,7 +11,7 @@ pub mod settings;
 mod tests;
 mod units;
 
-use std::{path::PathBuf, time::Duration};
+use std::path::PathBuf;
 
 use thiserror::Error;
 
@@ -34,8 +34,6 @@ pub struct Config {
     pub http: Option<String>,
     /// Threads of the async runtime; 0: one for each core.
     pub worker_threads: usize,
-    /// For requests that name no deadline.
-    pub request_timeout: Duration,
     /// Connections to the gRPC port.
     pub max_connections: usize,
     /// Free bytes below which writes are refused.
@@ -169,7 +167,6 @@ impl Default for Config {
             advertise: "127.0.0.1:7101".into(),
             http: Some("127.0.0.1:8101".into()),
             worker_threads: 0,
-            request_timeout: Duration::from_millis(limits::REQUEST_TIMEOUT_MS),
             max_connections: limits::MAX_CONNECTIONS,
             disk_reserve_bytes: limits::DISK_RESERVE_BYTES,
             log: LogConfig {
@@ -318,9 +315,6 @@ impl Config {
                 "raft.election_max = {election_max_ms}ms must be greater than raft.election_min ({election_min_ms}ms): the \
                  difference is what keeps candidates from splitting the vote"
             ));
-        }
-        if self.request_timeout.is_zero() {
-            wrong.push("request_timeout = 0 would fail every request".into());
         }
         if self.max_connections == 0 {
             wrong.push("max_connections = 0 would refuse every connection".into());

@@ -60,7 +60,8 @@ impl ShardHistory {
             Err(Failure::Rejected(rejection)) if rejection.code == ErrorCode::Compacted => {
                 Err(SubscriptionError::Compacted { floor: rejection.revision.saturating_sub(1) })
             }
-            Err(failure) => Err(EngineError::Corrupt(failure.to_string()).into()),
+            Err(Failure::Rejected(rejection)) => Err(EngineError::Io(rejection.message).into()),
+            Err(Failure::Corrupt(corrupt)) => Err(EngineError::Corrupt(corrupt.to_string()).into()),
         }
     }
 }

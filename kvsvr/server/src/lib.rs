@@ -9,6 +9,7 @@
 pub mod admin;
 pub mod api;
 pub mod cache;
+pub mod check;
 pub mod config;
 pub mod convert;
 pub mod disk;
@@ -38,3 +39,7 @@ pub mod http;
 pub mod listen;
 #[cfg(feature = "grpc")]
 pub mod logging;
+#[cfg(all(feature = "grpc", feature = "rocks"))]
+pub mod process;
+#[cfg(feature = "rocks")]
+pub mod rocks;

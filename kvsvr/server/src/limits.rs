@@ -141,8 +141,6 @@ pub const CONSUMER_MAX_LAG_BYTES: u64 = 1 << 30;
 pub const KEEP_LOG_BYTES: u64 = 64 << 20;
 /// Milliseconds of the shortest heartbeat that may be configured.
 pub const MIN_HEARTBEAT_MS: u64 = 10;
-/// Milliseconds for a request that names no deadline.
-pub const REQUEST_TIMEOUT_MS: u64 = 5_000;
 
 const _: () = assert!(STREAM_WINDOW_BYTES <= CONNECTION_WINDOW_BYTES);
 const _: () = assert!(kvsvr_core::limits::MAX_COMMAND + (1 << 20) <= MAX_MESSAGE_BYTES);

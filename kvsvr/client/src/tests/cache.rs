@@ -14,6 +14,10 @@ fn alice() -> Partition {
     Partition::local("alice")
 }
 
+fn options() -> NearCacheOptions {
+    NearCacheOptions::new(alice()).max_age(Duration::from_millis(500))
+}
+
 fn number(bytes: &[u8]) -> u64 {
     std::str::from_utf8(bytes).unwrap().parse().unwrap()
 }
@@ -23,7 +27,7 @@ async fn hits_come_from_memory_and_follow_the_watch() {
     let fake = Fake::new();
     let client = fake.client();
     client.put(&alice(), "k", "1").await.unwrap();
-    let cache = client.near_cache(NearCacheOptions::new(alice())).await.unwrap();
+    let cache = client.near_cache(options()).await.unwrap();
     assert!(!cache.get("k").await.unwrap().hit);
     sleep(Duration::from_millis(30)).await;
     let hit = cache.get("k").await.unwrap();
@@ -116,7 +120,7 @@ async fn without_a_cluster_hits_end_at_the_bound() {
     let fake = Fake::new();
     let client = fake.client();
     client.put(&alice(), "k", "1").await.unwrap();
-    let cache = client.near_cache(NearCacheOptions::new(alice())).await.unwrap();
+    let cache = client.near_cache(options()).await.unwrap();
     cache.get("k").await.unwrap();
     sleep(Duration::from_millis(100)).await;
     for node in NODES {
@@ -139,7 +143,7 @@ async fn compaction_empties_the_cache() {
     let fake = Fake::new();
     let client = fake.client();
     client.put(&alice(), "k", "1").await.unwrap();
-    let cache = client.near_cache(NearCacheOptions::new(alice())).await.unwrap();
+    let cache = client.near_cache(options()).await.unwrap();
     cache.get("k").await.unwrap();
     sleep(Duration::from_millis(100)).await;
     {

@@ -20,7 +20,10 @@ pub struct EntryBatch {
 /// Encodes a log entry: version byte 1, stamp u64 LE, count u32 LE, then for each command its length u32 LE and its bytes.
 /// At most [`MAX_BATCH_COMMANDS`] commands, each below 4 GiB.
 pub fn encode_batch(stamp: StampMs, commands: &[Bytes]) -> Bytes {
-    debug_assert!(commands.len() <= MAX_BATCH_COMMANDS, "too many commands for one entry");
+    debug_assert!(
+        commands.len() <= MAX_BATCH_COMMANDS,
+        "too many commands for one entry"
+    );
     let len = commands.iter().map(|command| 4 + command.len()).sum::<usize>();
     let mut out = BytesMut::with_capacity(HEADER + len);
     out.put_u8(VERSION);
@@ -36,7 +39,10 @@ pub fn encode_batch(stamp: StampMs, commands: &[Bytes]) -> Bytes {
 /// Decodes a log entry; the commands share its buffer.
 pub fn decode_batch(entry: &Bytes) -> Result<EntryBatch, Corrupt> {
     read(entry.clone()).ok_or_else(|| {
-        Corrupt::new("a log entry", format!("{} bytes that are not a batch of version {VERSION}", entry.len()))
+        Corrupt::new(
+            "a log entry",
+            format!("{} bytes that are not a batch of version {VERSION}", entry.len()),
+        )
     })
 }
 

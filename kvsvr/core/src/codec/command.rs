@@ -34,9 +34,17 @@ pub fn decode_command(encoded: &Bytes) -> Checked<Command> {
         None if acts_on_shard(&op) => Partition::default(),
         None => return Err(Rejection::invalid("the command names no partition")),
     };
-    let ids = SessionSeq { session: message.session, seq: message.seq, acked_below: message.acked_below };
+    let ids = SessionSeq {
+        session: message.session,
+        seq: message.seq,
+        acked_below: message.acked_below,
+    };
     let session = check_session(ids, &op)?;
-    Ok(Command { partition, session, op: from_pb_op(op)? })
+    Ok(Command {
+        partition,
+        session,
+        op: from_pb_op(op)?,
+    })
 }
 
 fn acts_on_shard(op: &PbOp) -> bool {
@@ -52,10 +60,16 @@ fn acts_on_shard(op: &PbOp) -> bool {
 }
 
 fn check_session(ids: SessionSeq, op: &PbOp) -> Checked<Option<SessionSeq>> {
-    let SessionSeq { session, seq, acked_below } = ids;
+    let SessionSeq {
+        session,
+        seq,
+        acked_below,
+    } = ids;
     let invalid = |what: &str| Err(Rejection::invalid(what));
     match op {
-        PbOp::SessionOpen(_) if session != 0 => return invalid("a session cannot be opened within a session"),
+        PbOp::SessionOpen(_) if session != 0 => {
+            return invalid("a session cannot be opened within a session");
+        }
         PbOp::SessionClose(_) if session == 0 => return invalid("session 0 cannot be closed"),
         PbOp::SessionClose(_) => return Ok(Some(ids)),
         _ => {}
@@ -71,9 +85,17 @@ fn check_session(ids: SessionSeq, op: &PbOp) -> Checked<Option<SessionSeq>> {
 
 /// Checks and converts a partition. `required`: its name may not be empty.
 fn from_pb_partition(partition: pb::Partition, required: bool) -> Checked<Partition> {
-    let region = u16::try_from(partition.region)
-        .map_err(|_| Rejection::invalid(format!("region {} is greater than {}", partition.region, u16::MAX)))?;
-    let partition = Partition { region, name: partition.name };
+    let region = u16::try_from(partition.region).map_err(|_| {
+        Rejection::invalid(format!(
+            "region {} is greater than {}",
+            partition.region,
+            u16::MAX
+        ))
+    })?;
+    let partition = Partition {
+        region,
+        name: partition.name,
+    };
     if required || !partition.name.is_empty() {
         check_partition(&partition)?;
     }
@@ -94,7 +116,9 @@ fn check_len(what: &str, len: usize, min: usize, max: usize) -> Checked<()> {
     if (min..=max).contains(&len) {
         return Ok(());
     }
-    Err(Rejection::invalid(format!("{what} of {len} bytes, {min} to {max} are allowed")))
+    Err(Rejection::invalid(format!(
+        "{what} of {len} bytes, {min} to {max} are allowed"
+    )))
 }
 
 fn check_value(value: &[u8]) -> Checked<()> {
@@ -105,7 +129,9 @@ fn check_ttl(ttl_ms: u64) -> Checked<()> {
     if ttl_ms <= MAX_TTL_MS {
         return Ok(());
     }
-    Err(Rejection::invalid(format!("a TTL of {ttl_ms} ms, at most {MAX_TTL_MS} are allowed")))
+    Err(Rejection::invalid(format!(
+        "a TTL of {ttl_ms} ms, at most {MAX_TTL_MS} are allowed"
+    )))
 }
 
 fn check_range(start: &[u8], end: &[u8]) -> Checked<()> {
@@ -135,7 +161,11 @@ fn check_append(prefix: &[u8], value: &[u8], ttl_ms: u64) -> Checked<()> {
 }
 
 fn check_lease_id(id: u64) -> Checked<u64> {
-    if id == 0 { Err(Rejection::invalid("lease 0 does not exist")) } else { Ok(id) }
+    if id == 0 {
+        Err(Rejection::invalid("lease 0 does not exist"))
+    } else {
+        Ok(id)
+    }
 }
 
 fn check_name(name: Bytes) -> Checked<Bytes> {
@@ -145,9 +175,19 @@ fn check_name(name: Bytes) -> Checked<Bytes> {
 
 fn from_pb_op(op: PbOp) -> Checked<Op> {
     Ok(match op {
-        PbOp::Put(pb::Put { key, value, ttl_ms, lease }) => {
+        PbOp::Put(pb::Put {
+            key,
+            value,
+            ttl_ms,
+            lease,
+        }) => {
             check_put(&key, &value, ttl_ms, lease)?;
-            Op::Put { key, value, ttl_ms, lease }
+            Op::Put {
+                key,
+                value,
+                ttl_ms,
+                lease,
+            }
         }
         PbOp::Delete(pb::Delete { key }) => {
             check_key(&key)?;
@@ -161,9 +201,17 @@ fn from_pb_op(op: PbOp) -> Checked<Op> {
             check_key(&key)?;
             Op::Increment { key, delta }
         }
-        PbOp::Append(pb::Append { prefix, value, ttl_ms }) => {
+        PbOp::Append(pb::Append {
+            prefix,
+            value,
+            ttl_ms,
+        }) => {
             check_append(&prefix, &value, ttl_ms)?;
-            Op::Append { prefix, value, ttl_ms }
+            Op::Append {
+                prefix,
+                value,
+                ttl_ms,
+            }
         }
         PbOp::Txn(txn) => Op::Txn(from_pb_txn(txn)?),
         other => from_pb_shard_op(other)?,
@@ -180,22 +228,34 @@ fn from_pb_shard_op(op: PbOp) -> Checked<Op> {
             }
             Op::LeaseGrant { id, ttl_ms }
         }
-        PbOp::LeaseKeepAlive(pb::LeaseKeepAlive { id }) => Op::LeaseKeepAlive { id: check_lease_id(id)? },
-        PbOp::LeaseRevoke(pb::LeaseRevoke { id }) => Op::LeaseRevoke { id: check_lease_id(id)? },
+        PbOp::LeaseKeepAlive(pb::LeaseKeepAlive { id }) => Op::LeaseKeepAlive {
+            id: check_lease_id(id)?,
+        },
+        PbOp::LeaseRevoke(pb::LeaseRevoke { id }) => Op::LeaseRevoke {
+            id: check_lease_id(id)?,
+        },
         PbOp::SessionOpen(pb::SessionOpen {}) => Op::SessionOpen,
         PbOp::SessionClose(pb::SessionClose {}) => Op::SessionClose,
-        PbOp::ConsumerOpen(pb::ConsumerOpen { name, start_revision }) => {
-            Op::ConsumerOpen { name: check_name(consumer_name(name))?, start_revision }
-        }
-        PbOp::ConsumerAck(pb::ConsumerAck { name, epoch, revision }) => {
-            Op::ConsumerAck { name: check_name(consumer_name(name))?, epoch, revision }
-        }
-        PbOp::ConsumerDelete(pb::ConsumerDelete { name }) => {
-            Op::ConsumerDelete { name: check_name(consumer_name(name))? }
-        }
-        PbOp::ConsumerReset(pb::ConsumerReset { name, revision }) => {
-            Op::ConsumerReset { name: check_name(consumer_name(name))?, revision }
-        }
+        PbOp::ConsumerOpen(pb::ConsumerOpen { name, start_revision }) => Op::ConsumerOpen {
+            name: check_name(consumer_name(name))?,
+            start_revision,
+        },
+        PbOp::ConsumerAck(pb::ConsumerAck {
+            name,
+            epoch,
+            revision,
+        }) => Op::ConsumerAck {
+            name: check_name(consumer_name(name))?,
+            epoch,
+            revision,
+        },
+        PbOp::ConsumerDelete(pb::ConsumerDelete { name }) => Op::ConsumerDelete {
+            name: check_name(consumer_name(name))?,
+        },
+        PbOp::ConsumerReset(pb::ConsumerReset { name, revision }) => Op::ConsumerReset {
+            name: check_name(consumer_name(name))?,
+            revision,
+        },
         PbOp::Expire(pb::Expire { up_to_ms }) => Op::Expire { up_to_ms },
         PbOp::Compact(pb::Compact { revision }) => Op::Compact { revision },
         PbOp::Put(_)
@@ -222,7 +282,9 @@ pub fn from_pb_txn(txn: pb::Txn) -> Checked<Txn> {
     let mut bytes = 0;
     let mut ops = |branch: &str, ops: Vec<pb::TxnOp>| -> Checked<Vec<TxnOp>> {
         let convert = |(i, op): (usize, pb::TxnOp)| {
-            let op = op.op.ok_or_else(|| Rejection::invalid("it is empty, or not known to this version"));
+            let op = op
+                .op
+                .ok_or_else(|| Rejection::invalid("it is empty, or not known to this version"));
             let op = op.and_then(from_pb_txn_op).map_err(|r| within(branch, i, r))?;
             bytes += payload(&op);
             Ok(op)
@@ -241,7 +303,11 @@ pub fn from_pb_txn(txn: pb::Txn) -> Checked<Txn> {
             "a transaction with {bytes} bytes of keys and values, at most {MAX_COMMAND} are allowed"
         )));
     }
-    Ok(Txn { compares, then_ops, else_ops })
+    Ok(Txn {
+        compares,
+        then_ops,
+        else_ops,
+    })
 }
 
 /// Says in a rejection's message which part of a transaction it is about.
@@ -254,7 +320,10 @@ fn payload(op: &TxnOp) -> usize {
     match op {
         TxnOp::Get { key, .. } | TxnOp::Delete { key } | TxnOp::Increment { key, .. } => key.len(),
         TxnOp::Range(range) => range.start.len() + range.end.len() + range.continuation.len(),
-        TxnOp::Put { key, value, .. } | TxnOp::Append { prefix: key, value, .. } => key.len() + value.len(),
+        TxnOp::Put { key, value, .. }
+        | TxnOp::Append {
+            prefix: key, value, ..
+        } => key.len() + value.len(),
         TxnOp::DeleteRange { start, end } => start.len() + end.len(),
     }
 }
@@ -263,12 +332,25 @@ fn from_pb_txn_op(op: PbTxnOp) -> Checked<TxnOp> {
     Ok(match op {
         PbTxnOp::Get(pb::Get { key, revision }) => {
             check_key(&key)?;
-            TxnOp::Get { key, revision: (revision != 0).then_some(revision) }
+            TxnOp::Get {
+                key,
+                revision: (revision != 0).then_some(revision),
+            }
         }
         PbTxnOp::Range(range) => TxnOp::Range(from_pb_range(range)?),
-        PbTxnOp::Put(pb::Put { key, value, ttl_ms, lease }) => {
+        PbTxnOp::Put(pb::Put {
+            key,
+            value,
+            ttl_ms,
+            lease,
+        }) => {
             check_put(&key, &value, ttl_ms, lease)?;
-            TxnOp::Put { key, value, ttl_ms, lease }
+            TxnOp::Put {
+                key,
+                value,
+                ttl_ms,
+                lease,
+            }
         }
         PbTxnOp::Delete(pb::Delete { key }) => {
             check_key(&key)?;
@@ -282,19 +364,43 @@ fn from_pb_txn_op(op: PbTxnOp) -> Checked<TxnOp> {
             check_key(&key)?;
             TxnOp::Increment { key, delta }
         }
-        PbTxnOp::Append(pb::Append { prefix, value, ttl_ms }) => {
+        PbTxnOp::Append(pb::Append {
+            prefix,
+            value,
+            ttl_ms,
+        }) => {
             check_append(&prefix, &value, ttl_ms)?;
-            TxnOp::Append { prefix, value, ttl_ms }
+            TxnOp::Append {
+                prefix,
+                value,
+                ttl_ms,
+            }
         }
     })
 }
 
 /// Checks and converts a range. Its continuation is checked when it is read.
 pub fn from_pb_range(range: pb::Range) -> Checked<Range> {
-    let pb::Range { start, end, limit, reverse, keys_only, revision, continuation } = range;
+    let pb::Range {
+        start,
+        end,
+        limit,
+        reverse,
+        keys_only,
+        revision,
+        continuation,
+    } = range;
     check_range(&start, &end)?;
     let revision = (revision != 0).then_some(revision);
-    Ok(Range { start, end, limit, reverse, keys_only, revision, continuation })
+    Ok(Range {
+        start,
+        end,
+        limit,
+        reverse,
+        keys_only,
+        revision,
+        continuation,
+    })
 }
 
 fn from_pb_compare(compare: pb::Compare) -> Checked<Compare> {
@@ -321,43 +427,92 @@ fn from_pb_compare(compare: pb::Compare) -> Checked<Compare> {
     {
         return Err(Rejection::invalid("existence is EQUAL or NOT_EQUAL"));
     }
-    Ok(Compare { key: compare.key, target, operator })
+    Ok(Compare {
+        key: compare.key,
+        target,
+        operator,
+    })
 }
 
 /// Encodes a command. The inverse of [`decode_command`] for valid commands.
 pub fn encode_command(command: &Command) -> Bytes {
-    let Command { partition, session, op } = command.clone();
-    let SessionSeq { session, seq, acked_below } =
-        session.unwrap_or(SessionSeq { session: 0, seq: 0, acked_below: 0 });
-    let partition = (partition != Partition::default())
-        .then(|| pb::Partition { region: u32::from(partition.region), name: partition.name });
-    let message = pb::Command { partition, session, seq, acked_below, op: Some(to_pb_op(op)) };
+    let Command {
+        partition,
+        session,
+        op,
+    } = command.clone();
+    let SessionSeq {
+        session,
+        seq,
+        acked_below,
+    } = session.unwrap_or(SessionSeq {
+        session: 0,
+        seq: 0,
+        acked_below: 0,
+    });
+    let partition = (partition != Partition::default()).then(|| pb::Partition {
+        region: u32::from(partition.region),
+        name: partition.name,
+    });
+    let message = pb::Command {
+        partition,
+        session,
+        seq,
+        acked_below,
+        op: Some(to_pb_op(op)),
+    };
     message.encode_to_vec().into()
 }
 
 fn to_pb_op(op: Op) -> PbOp {
     match op {
-        Op::Put { key, value, ttl_ms, lease } => PbOp::Put(pb::Put { key, value, ttl_ms, lease }),
+        Op::Put {
+            key,
+            value,
+            ttl_ms,
+            lease,
+        } => PbOp::Put(pb::Put {
+            key,
+            value,
+            ttl_ms,
+            lease,
+        }),
         Op::Delete { key } => PbOp::Delete(pb::Delete { key }),
         Op::DeleteRange { start, end } => PbOp::DeleteRange(pb::DeleteRange { start, end }),
         Op::Increment { key, delta } => PbOp::Increment(pb::Increment { key, delta }),
-        Op::Append { prefix, value, ttl_ms } => PbOp::Append(pb::Append { prefix, value, ttl_ms }),
+        Op::Append {
+            prefix,
+            value,
+            ttl_ms,
+        } => PbOp::Append(pb::Append {
+            prefix,
+            value,
+            ttl_ms,
+        }),
         Op::Txn(txn) => PbOp::Txn(to_pb_txn(txn)),
         Op::LeaseGrant { id, ttl_ms } => PbOp::LeaseGrant(pb::LeaseGrant { id, ttl_ms }),
         Op::LeaseKeepAlive { id } => PbOp::LeaseKeepAlive(pb::LeaseKeepAlive { id }),
         Op::LeaseRevoke { id } => PbOp::LeaseRevoke(pb::LeaseRevoke { id }),
         Op::SessionOpen => PbOp::SessionOpen(pb::SessionOpen {}),
         Op::SessionClose => PbOp::SessionClose(pb::SessionClose {}),
-        Op::ConsumerOpen { name, start_revision } => {
-            PbOp::ConsumerOpen(pb::ConsumerOpen { name: text(&name), start_revision })
-        }
-        Op::ConsumerAck { name, epoch, revision } => {
-            PbOp::ConsumerAck(pb::ConsumerAck { name: text(&name), epoch, revision })
-        }
+        Op::ConsumerOpen { name, start_revision } => PbOp::ConsumerOpen(pb::ConsumerOpen {
+            name: text(&name),
+            start_revision,
+        }),
+        Op::ConsumerAck {
+            name,
+            epoch,
+            revision,
+        } => PbOp::ConsumerAck(pb::ConsumerAck {
+            name: text(&name),
+            epoch,
+            revision,
+        }),
         Op::ConsumerDelete { name } => PbOp::ConsumerDelete(pb::ConsumerDelete { name: text(&name) }),
-        Op::ConsumerReset { name, revision } => {
-            PbOp::ConsumerReset(pb::ConsumerReset { name: text(&name), revision })
-        }
+        Op::ConsumerReset { name, revision } => PbOp::ConsumerReset(pb::ConsumerReset {
+            name: text(&name),
+            revision,
+        }),
         Op::Expire { up_to_ms } => PbOp::Expire(pb::Expire { up_to_ms }),
         Op::Compact { revision } => PbOp::Compact(pb::Compact { revision }),
     }
@@ -369,7 +524,13 @@ fn text(name: &Bytes) -> String {
 }
 
 fn to_pb_txn(txn: Txn) -> pb::Txn {
-    let ops = |ops: Vec<TxnOp>| ops.into_iter().map(|op| pb::TxnOp { op: Some(to_pb_txn_op(op)) }).collect();
+    let ops = |ops: Vec<TxnOp>| {
+        ops.into_iter()
+            .map(|op| pb::TxnOp {
+                op: Some(to_pb_txn_op(op)),
+            })
+            .collect()
+    };
     pb::Txn {
         compares: txn.compares.into_iter().map(to_pb_compare).collect(),
         then_ops: ops(txn.then_ops),
@@ -379,17 +540,54 @@ fn to_pb_txn(txn: Txn) -> pb::Txn {
 
 fn to_pb_txn_op(op: TxnOp) -> PbTxnOp {
     match op {
-        TxnOp::Get { key, revision } => PbTxnOp::Get(pb::Get { key, revision: revision.unwrap_or(0) }),
+        TxnOp::Get { key, revision } => PbTxnOp::Get(pb::Get {
+            key,
+            revision: revision.unwrap_or(0),
+        }),
         TxnOp::Range(range) => {
-            let Range { start, end, limit, reverse, keys_only, revision, continuation } = range;
+            let Range {
+                start,
+                end,
+                limit,
+                reverse,
+                keys_only,
+                revision,
+                continuation,
+            } = range;
             let revision = revision.unwrap_or(0);
-            PbTxnOp::Range(pb::Range { start, end, limit, reverse, keys_only, revision, continuation })
+            PbTxnOp::Range(pb::Range {
+                start,
+                end,
+                limit,
+                reverse,
+                keys_only,
+                revision,
+                continuation,
+            })
         }
-        TxnOp::Put { key, value, ttl_ms, lease } => PbTxnOp::Put(pb::Put { key, value, ttl_ms, lease }),
+        TxnOp::Put {
+            key,
+            value,
+            ttl_ms,
+            lease,
+        } => PbTxnOp::Put(pb::Put {
+            key,
+            value,
+            ttl_ms,
+            lease,
+        }),
         TxnOp::Delete { key } => PbTxnOp::Delete(pb::Delete { key }),
         TxnOp::DeleteRange { start, end } => PbTxnOp::DeleteRange(pb::DeleteRange { start, end }),
         TxnOp::Increment { key, delta } => PbTxnOp::Increment(pb::Increment { key, delta }),
-        TxnOp::Append { prefix, value, ttl_ms } => PbTxnOp::Append(pb::Append { prefix, value, ttl_ms }),
+        TxnOp::Append {
+            prefix,
+            value,
+            ttl_ms,
+        } => PbTxnOp::Append(pb::Append {
+            prefix,
+            value,
+            ttl_ms,
+        }),
     }
 }
 
@@ -408,5 +606,11 @@ fn to_pb_compare(compare: Compare) -> pb::Compare {
         CompareTarget::ModRev(number) => (Target::ModRev, Bytes::new(), number),
         CompareTarget::Exists => (Target::Exists, Bytes::new(), 0),
     };
-    pb::Compare { key: compare.key, target: target.into(), operator: operator.into(), value, number }
+    pb::Compare {
+        key: compare.key,
+        target: target.into(),
+        operator: operator.into(),
+        value,
+        number,
+    }
 }

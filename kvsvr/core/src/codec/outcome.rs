@@ -18,7 +18,10 @@ pub fn encode_outcome(outcome: &Outcome) -> Bytes {
 
 /// An outcome as a message. Keys and values are shared.
 pub fn to_pb_outcome(outcome: &Outcome) -> pb::Outcome {
-    pb::Outcome { revision: outcome.revision, result: Some(to_pb_result(&outcome.result)) }
+    pb::Outcome {
+        revision: outcome.revision,
+        result: Some(to_pb_result(&outcome.result)),
+    }
 }
 
 fn to_pb_result(result: &OutcomeResult) -> PbResult {
@@ -47,13 +50,20 @@ fn to_pb_result(result: &OutcomeResult) -> PbResult {
 
 /// A transaction's result as a message.
 pub fn to_pb_txn_result(txn: &TxnResult) -> pb::TxnResult {
-    let result = |result: &TxnOpResult| pb::TxnOpResult { result: Some(to_pb_op_result(result)) };
-    pb::TxnResult { succeeded: txn.succeeded, results: txn.results.iter().map(result).collect() }
+    let result = |result: &TxnOpResult| pb::TxnOpResult {
+        result: Some(to_pb_op_result(result)),
+    };
+    pb::TxnResult {
+        succeeded: txn.succeeded,
+        results: txn.results.iter().map(result).collect(),
+    }
 }
 
 fn to_pb_op_result(result: &TxnOpResult) -> PbOpResult {
     match *result {
-        TxnOpResult::Get(ref kv) => PbOpResult::Get(pb::GetResult { kv: kv.as_ref().map(to_pb_key_value) }),
+        TxnOpResult::Get(ref kv) => PbOpResult::Get(pb::GetResult {
+            kv: kv.as_ref().map(to_pb_key_value),
+        }),
         TxnOpResult::Range(ref range) => PbOpResult::Range(to_pb_range_result(range)),
         TxnOpResult::Put { version } => PbOpResult::Put(pb::PutResult { version }),
         TxnOpResult::Delete { deleted } => PbOpResult::Delete(pb::DeleteResult { deleted }),
@@ -65,7 +75,10 @@ fn to_pb_op_result(result: &TxnOpResult) -> PbOpResult {
 /// A range's result as a message.
 pub fn to_pb_range_result(range: &RangeResult) -> pb::RangeResult {
     let kvs = range.kvs.iter().map(to_pb_key_value).collect();
-    pb::RangeResult { kvs, continuation: range.continuation.clone() }
+    pb::RangeResult {
+        kvs,
+        continuation: range.continuation.clone(),
+    }
 }
 
 /// A key and its version as a message.
@@ -87,7 +100,10 @@ pub fn decode_outcome(encoded: &Bytes) -> Result<Outcome, Corrupt> {
     let message = pb::Outcome::decode(encoded.clone()).map_err(|error| corrupt(error.to_string()))?;
     let result = message.result.and_then(from_pb_result);
     let result = result.ok_or_else(|| corrupt("no result, or one that this version does not know".into()))?;
-    Ok(Outcome { revision: message.revision, result })
+    Ok(Outcome {
+        revision: message.revision,
+        result,
+    })
 }
 
 fn from_pb_result(result: PbResult) -> Option<OutcomeResult> {
@@ -98,7 +114,11 @@ fn from_pb_result(result: PbResult) -> Option<OutcomeResult> {
         PbResult::Append(pb::AppendResult { seq }) => OutcomeResult::Append { seq },
         PbResult::Txn(txn) => OutcomeResult::Txn(TxnResult {
             succeeded: txn.succeeded,
-            results: txn.results.into_iter().map(|r| from_pb_op_result(r.result?)).collect::<Option<_>>()?,
+            results: txn
+                .results
+                .into_iter()
+                .map(|r| from_pb_op_result(r.result?))
+                .collect::<Option<_>>()?,
         }),
         PbResult::Lease(pb::LeaseResult { id, ttl_ms, deleted }) => {
             OutcomeResult::Lease { id, ttl_ms, deleted }
@@ -109,10 +129,18 @@ fn from_pb_result(result: PbResult) -> Option<OutcomeResult> {
         PbResult::Expire(pb::ExpireResult { keys, leases, more }) => {
             OutcomeResult::Expire { keys, leases, more }
         }
-        PbResult::Rejected(pb::Rejection { code, message, revision }) => {
+        PbResult::Rejected(pb::Rejection {
+            code,
+            message,
+            revision,
+        }) => {
             // A code of a later version is at least known to be a refusal.
             let code = ErrorCode::try_from(code).unwrap_or(ErrorCode::Unspecified);
-            OutcomeResult::Rejected(Rejection { code, message, revision })
+            OutcomeResult::Rejected(Rejection {
+                code,
+                message,
+                revision,
+            })
         }
     })
 }

@@ -54,8 +54,18 @@ impl Machine {
 
     fn commit_key(&mut self, step: &mut Step<'_>, touched: Touched, deleted_as: EventKind) {
         let revision = self.head.revision;
-        let Touched { data_key, partition, key, old, new } = touched;
-        let kind = if matches!(new, Change::Put(..)) { EventKind::Put } else { deleted_as };
+        let Touched {
+            data_key,
+            partition,
+            key,
+            old,
+            new,
+        } = touched;
+        let kind = if matches!(new, Change::Put(..)) {
+            EventKind::Put
+        } else {
+            deleted_as
+        };
         let previous = old.as_ref().map_or(0, |(_, row)| row.mod_rev);
         step.log.push(revision, kind, &partition, &key, previous);
         let (stored, row) = match new {
@@ -65,7 +75,8 @@ impl Machine {
         self.move_ends(step, &data_key, old.as_ref().map(|(_, row)| row), row.as_ref());
         if let Some((old, _)) = old {
             let superseded = HistRow::encode_stored(revision, &old);
-            step.overlay.push_history(keys::hist_key(&data_key, previous), superseded);
+            step.overlay
+                .push_history(keys::hist_key(&data_key, previous), superseded);
         }
         match stored {
             Some(stored) => step.overlay.put(Cf::Data, data_key, stored),
@@ -94,17 +105,20 @@ impl Machine {
                 step.overlay.delete(Cf::Ttl, keys::ttl_key(data_key, old_expiry));
             }
             if new_expiry != 0 {
-                step.overlay.put(Cf::Ttl, keys::ttl_key(data_key, new_expiry), MARK);
+                step.overlay
+                    .put(Cf::Ttl, keys::ttl_key(data_key, new_expiry), MARK);
             }
         }
         if old_lease != new_lease {
             if old_lease != 0 {
                 self.leases.detach(old_lease);
-                step.overlay.delete(Cf::State, keys::attached_key(data_key, old_lease));
+                step.overlay
+                    .delete(Cf::State, keys::attached_key(data_key, old_lease));
             }
             if new_lease != 0 {
                 self.leases.attach(new_lease);
-                step.overlay.put(Cf::State, keys::attached_key(data_key, new_lease), MARK);
+                step.overlay
+                    .put(Cf::State, keys::attached_key(data_key, new_lease), MARK);
             }
         }
     }
@@ -112,7 +126,9 @@ impl Machine {
     fn check_lease_keys(&self, tx: &Tx) -> Result<(), Rejection> {
         let mut more = BTreeMap::<u64, usize>::new();
         for touched in &tx.touched {
-            let Change::Put(_, row) = &touched.new else { continue };
+            let Change::Put(_, row) = &touched.new else {
+                continue;
+            };
             let before = touched.old.as_ref().map_or(0, |(_, row)| row.lease);
             if row.lease != 0 && row.lease != before {
                 *more.entry(row.lease).or_default() += 1;
@@ -120,7 +136,8 @@ impl Machine {
         }
         for (lease, more) in more {
             if self.leases.keys(lease) + more > MAX_LEASE_KEYS {
-                let message = format!("lease {lease} would have more than {MAX_LEASE_KEYS} keys, use more leases");
+                let message =
+                    format!("lease {lease} would have more than {MAX_LEASE_KEYS} keys, use more leases");
                 return Err(Rejection::new(ErrorCode::Refused, message));
             }
         }

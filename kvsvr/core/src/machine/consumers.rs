@@ -28,18 +28,26 @@ impl Consumers {
         let end = keys::prefix_end(&start);
         let mut consumers = BTreeMap::new();
         let mut bad = None;
-        engine.scan(Cf::State, Scan { start: &start, end: &end, reverse: false }, &mut |key, value| {
-            let row = ConsumerRow::decode(key, value);
-            match Key::decode(Cf::State, key).and_then(|(_, key)| row.map(|row| (key, row))) {
-                Ok((Key::Consumer(name), row)) => {
-                    consumers.insert(name, row);
-                    return ControlFlow::Continue(());
+        engine.scan(
+            Cf::State,
+            Scan {
+                start: &start,
+                end: &end,
+                reverse: false,
+            },
+            &mut |key, value| {
+                let row = ConsumerRow::decode(key, value);
+                match Key::decode(Cf::State, key).and_then(|(_, key)| row.map(|row| (key, row))) {
+                    Ok((Key::Consumer(name), row)) => {
+                        consumers.insert(name, row);
+                        return ControlFlow::Continue(());
+                    }
+                    Ok(_) => bad = Some(Corrupt::new(place(Cf::State, key), "not a row of a consumer")),
+                    Err(corrupt) => bad = Some(corrupt),
                 }
-                Ok(_) => bad = Some(Corrupt::new(place(Cf::State, key), "not a row of a consumer")),
-                Err(corrupt) => bad = Some(corrupt),
-            }
-            ControlFlow::Break(())
-        })?;
+                ControlFlow::Break(())
+            },
+        )?;
         bad.map_or(Ok(Self(consumers)), Err)
     }
 
@@ -59,9 +67,13 @@ impl Consumers {
     }
 
     fn put(&mut self, step: &mut Step<'_>, name: Bytes, row: ConsumerRow) -> OutcomeResult {
-        step.overlay.put(Cf::State, keys::consumer_key(step.shard, &name), row.encode());
+        step.overlay
+            .put(Cf::State, keys::consumer_key(step.shard, &name), row.encode());
         self.0.insert(name, row);
-        OutcomeResult::Consumer { epoch: row.epoch, cursor: row.cursor }
+        OutcomeResult::Consumer {
+            epoch: row.epoch,
+            cursor: row.cursor,
+        }
     }
 
     /// Creates the consumer or takes it over.
@@ -73,14 +85,23 @@ impl Consumers {
         start_revision: Revision,
     ) -> Result<OutcomeResult, Rejection> {
         let row = match self.get(&name) {
-            Some(ConsumerRow { epoch, cursor }) => ConsumerRow { epoch: epoch + 1, cursor },
+            Some(ConsumerRow { epoch, cursor }) => ConsumerRow {
+                epoch: epoch + 1,
+                cursor,
+            },
             None if self.0.len() >= MAX_CONSUMERS => {
                 let message =
                     format!("the shard has {MAX_CONSUMERS} consumers, the most it can have; delete one");
                 return Err(Rejection::new(ErrorCode::Refused, message));
             }
-            None if start_revision == 0 => ConsumerRow { epoch: 1, cursor: head.revision },
-            None => ConsumerRow { epoch: 1, cursor: start_revision - 1 },
+            None if start_revision == 0 => ConsumerRow {
+                epoch: 1,
+                cursor: head.revision,
+            },
+            None => ConsumerRow {
+                epoch: 1,
+                cursor: start_revision - 1,
+            },
         };
         check_cursor(head, row.cursor)?;
         Ok(self.put(step, name, row))
@@ -104,15 +125,26 @@ impl Consumers {
             return Err(Rejection::future(revision, head.revision));
         }
         if revision <= row.cursor {
-            return Ok(OutcomeResult::Consumer { epoch, cursor: row.cursor });
+            return Ok(OutcomeResult::Consumer {
+                epoch,
+                cursor: row.cursor,
+            });
         }
-        Ok(self.put(step, name.clone(), ConsumerRow { epoch, cursor: revision }))
+        Ok(self.put(
+            step,
+            name.clone(),
+            ConsumerRow {
+                epoch,
+                cursor: revision,
+            },
+        ))
     }
 
     pub(super) fn delete(&mut self, step: &mut Step<'_>, name: &Bytes) -> Result<OutcomeResult, Rejection> {
         let ConsumerRow { epoch, cursor } = self.find(name)?;
         self.0.remove(name);
-        step.overlay.delete(Cf::State, keys::consumer_key(step.shard, name));
+        step.overlay
+            .delete(Cf::State, keys::consumer_key(step.shard, name));
         Ok(OutcomeResult::Consumer { epoch, cursor })
     }
 
@@ -126,7 +158,14 @@ impl Consumers {
     ) -> Result<OutcomeResult, Rejection> {
         let ConsumerRow { epoch, .. } = self.find(name)?;
         check_cursor(head, revision)?;
-        Ok(self.put(step, name.clone(), ConsumerRow { epoch: epoch + 1, cursor: revision }))
+        Ok(self.put(
+            step,
+            name.clone(),
+            ConsumerRow {
+                epoch: epoch + 1,
+                cursor: revision,
+            },
+        ))
     }
 }
 

@@ -48,22 +48,37 @@ impl Machine {
             Op::DeleteRange { .. } => Tx::indexed(revision),
             _ => Tx::small(revision),
         };
-        let mut place = Place { step, partition, deletions: MAX_DELETE_RANGE_KEYS };
+        let mut place = Place {
+            step,
+            partition,
+            deletions: MAX_DELETE_RANGE_KEYS,
+        };
         let result = match op {
-            Op::Put { key, value, ttl_ms, lease } => {
+            Op::Put {
+                key,
+                value,
+                ttl_ms,
+                lease,
+            } => {
                 let version = self.put(&mut tx, &mut place, &key, value, ttl_ms, lease)?;
                 OutcomeResult::Put { version }
             }
-            Op::Delete { key } => OutcomeResult::Delete { deleted: delete(&mut tx, &mut place, &key)? },
-            Op::DeleteRange { start, end } => {
-                OutcomeResult::Delete { deleted: self.delete_range(&mut tx, &mut place, &start, &end)? }
-            }
-            Op::Increment { key, delta } => {
-                OutcomeResult::Increment { value: increment(&mut tx, &mut place, &key, delta)? }
-            }
-            Op::Append { prefix, value, ttl_ms } => {
-                OutcomeResult::Append { seq: self.append(&mut tx, &mut place, &prefix, value, ttl_ms)? }
-            }
+            Op::Delete { key } => OutcomeResult::Delete {
+                deleted: delete(&mut tx, &mut place, &key)?,
+            },
+            Op::DeleteRange { start, end } => OutcomeResult::Delete {
+                deleted: self.delete_range(&mut tx, &mut place, &start, &end)?,
+            },
+            Op::Increment { key, delta } => OutcomeResult::Increment {
+                value: increment(&mut tx, &mut place, &key, delta)?,
+            },
+            Op::Append {
+                prefix,
+                value,
+                ttl_ms,
+            } => OutcomeResult::Append {
+                seq: self.append(&mut tx, &mut place, &prefix, value, ttl_ms)?,
+            },
             _ => return Err(Corrupt::new("the state machine", "not an operation on a key").into()),
         };
         self.commit(step, tx, EventKind::Delete)?;
@@ -78,13 +93,21 @@ impl Machine {
         txn: Txn,
     ) -> Result<TxnResult, Failure> {
         let succeeded = step.view(&self.head).compare_all(partition, &txn.compares)?;
-        let (branch, ops) = if succeeded { ("then", txn.then_ops) } else { ("else", txn.else_ops) };
+        let (branch, ops) = if succeeded {
+            ("then", txn.then_ops)
+        } else {
+            ("else", txn.else_ops)
+        };
         if ops.iter().any(is_pinned) {
             step.overlay.settle();
         }
         let mut tx = Tx::indexed(self.head.revision + 1);
         let mut budget = ResultBudget::new();
-        let mut place = Place { step, partition, deletions: MAX_DELETE_RANGE_KEYS };
+        let mut place = Place {
+            step,
+            partition,
+            deletions: MAX_DELETE_RANGE_KEYS,
+        };
         let mut results = Vec::with_capacity(ops.len());
         for (i, op) in ops.into_iter().enumerate() {
             let result = match op {
@@ -110,10 +133,18 @@ impl Machine {
         if is_pinned(op) {
             return before.txn_op(place.partition, op, budget);
         }
-        let engine = TxRead { overlay: &place.step.overlay, tx };
+        let engine = TxRead {
+            overlay: &place.step.overlay,
+            tx,
+        };
         let wrote = tx.touched.iter().any(Touched::is_changed);
         let revision = if wrote { tx.revision } else { before.revision };
-        View { engine: &engine, revision, ..before }.txn_op(place.partition, op, budget)
+        View {
+            engine: &engine,
+            revision,
+            ..before
+        }
+        .txn_op(place.partition, op, budget)
     }
 
     fn txn_write_op(
@@ -123,19 +154,30 @@ impl Machine {
         op: TxnOp,
     ) -> Result<TxnOpResult, Failure> {
         Ok(match op {
-            TxnOp::Put { key, value, ttl_ms, lease } => {
-                TxnOpResult::Put { version: self.put(tx, place, &key, value, ttl_ms, lease)? }
-            }
-            TxnOp::Delete { key } => TxnOpResult::Delete { deleted: delete(tx, place, &key)? },
-            TxnOp::DeleteRange { start, end } => {
-                TxnOpResult::Delete { deleted: self.delete_range(tx, place, &start, &end)? }
-            }
-            TxnOp::Increment { key, delta } => {
-                TxnOpResult::Increment { value: increment(tx, place, &key, delta)? }
-            }
-            TxnOp::Append { prefix, value, ttl_ms } => {
-                TxnOpResult::Append { seq: self.append(tx, place, &prefix, value, ttl_ms)? }
-            }
+            TxnOp::Put {
+                key,
+                value,
+                ttl_ms,
+                lease,
+            } => TxnOpResult::Put {
+                version: self.put(tx, place, &key, value, ttl_ms, lease)?,
+            },
+            TxnOp::Delete { key } => TxnOpResult::Delete {
+                deleted: delete(tx, place, &key)?,
+            },
+            TxnOp::DeleteRange { start, end } => TxnOpResult::Delete {
+                deleted: self.delete_range(tx, place, &start, &end)?,
+            },
+            TxnOp::Increment { key, delta } => TxnOpResult::Increment {
+                value: increment(tx, place, &key, delta)?,
+            },
+            TxnOp::Append {
+                prefix,
+                value,
+                ttl_ms,
+            } => TxnOpResult::Append {
+                seq: self.append(tx, place, &prefix, value, ttl_ms)?,
+            },
             TxnOp::Get { .. } | TxnOp::Range(_) => {
                 return Err(Corrupt::new("the state machine", "not a writing operation").into());
             }
@@ -156,11 +198,20 @@ impl Machine {
         }
         let expires_at = self.expiry(ttl_ms);
         let revision = tx.revision;
-        Ok(set(place.touch(tx, key)?, revision, value, Ends { expires_at, lease }))
+        Ok(set(
+            place.touch(tx, key)?,
+            revision,
+            value,
+            Ends { expires_at, lease },
+        ))
     }
 
     fn expiry(&self, ttl_ms: u64) -> StampMs {
-        if ttl_ms == 0 { 0 } else { self.head.stamp.saturating_add(ttl_ms) }
+        if ttl_ms == 0 {
+            0
+        } else {
+            self.head.stamp.saturating_add(ttl_ms)
+        }
     }
 
     /// The counter keeps its TTL or lease.
@@ -191,16 +242,31 @@ impl Machine {
     ) -> Result<u64, Failure> {
         let prefix = keys::partition_prefix(self.shard, place.partition);
         let first = [&prefix, start].concat();
-        let last = if end.is_empty() { keys::prefix_end(&prefix) } else { [&prefix, end].concat().into() };
+        let last = if end.is_empty() {
+            keys::prefix_end(&prefix)
+        } else {
+            [&prefix, end].concat().into()
+        };
         let mut found: Vec<Bytes> = Vec::new();
-        let read = TxRead { overlay: &place.step.overlay, tx };
-        read.scan(Cf::Data, Scan { start: &first, end: &last, reverse: false }, &mut |data_key, _| {
-            if found.len() > place.deletions {
-                return ControlFlow::Break(());
-            }
-            found.push(Bytes::copy_from_slice(&data_key[prefix.len()..]));
-            ControlFlow::Continue(())
-        })?;
+        let read = TxRead {
+            overlay: &place.step.overlay,
+            tx,
+        };
+        read.scan(
+            Cf::Data,
+            Scan {
+                start: &first,
+                end: &last,
+                reverse: false,
+            },
+            &mut |data_key, _| {
+                if found.len() > place.deletions {
+                    return ControlFlow::Break(());
+                }
+                found.push(Bytes::copy_from_slice(&data_key[prefix.len()..]));
+                ControlFlow::Continue(())
+            },
+        )?;
         if found.len() > place.deletions {
             let message = format!(
                 "the range has more keys than the {MAX_DELETE_RANGE_KEYS} that one command may delete, delete smaller ranges"
@@ -248,21 +314,44 @@ fn increment(tx: &mut Tx, place: &mut Place<'_, '_>, key: &Bytes, delta: i64) ->
                 let message = format!("the value is not a number: it has {len} bytes, a number has 8");
                 Rejection::new(ErrorCode::WrongType, message)
             })?;
-            (i64::from_be_bytes(bytes), Ends { expires_at: row.expires_at, lease: row.lease })
+            (
+                i64::from_be_bytes(bytes),
+                Ends {
+                    expires_at: row.expires_at,
+                    lease: row.lease,
+                },
+            )
         }
     };
     let sum = number.checked_add(delta).ok_or_else(|| {
-        Rejection::new(ErrorCode::WrongType, format!("{number} + {delta} overflows 64 bits"))
+        Rejection::new(
+            ErrorCode::WrongType,
+            format!("{number} + {delta} overflows 64 bits"),
+        )
     })?;
-    set(touched, revision, Bytes::copy_from_slice(&sum.to_be_bytes()), ends);
+    set(
+        touched,
+        revision,
+        Bytes::copy_from_slice(&sum.to_be_bytes()),
+        ends,
+    );
     Ok(sum)
 }
 
 /// Puts a value at a touched key and returns its version.
 fn set(touched: &mut Touched, revision: u64, value: Bytes, ends: Ends) -> u64 {
-    let (create_rev, version) = touched.row().map_or((revision, 1), |row| (row.create_rev, row.version + 1));
+    let (create_rev, version) = touched
+        .row()
+        .map_or((revision, 1), |row| (row.create_rev, row.version + 1));
     let Ends { expires_at, lease } = ends;
-    let row = DataRow { create_rev, mod_rev: revision, version, expires_at, lease, value };
+    let row = DataRow {
+        create_rev,
+        mod_rev: revision,
+        version,
+        expires_at,
+        lease,
+        value,
+    };
     touched.new = Change::Put(row.encode(), row);
     version
 }

@@ -58,7 +58,11 @@ impl Machine {
         }
         let room = MAX_EXPIRE.saturating_sub(keys as usize + ended);
         more |= self.sessions.close_idle(step, bound, room);
-        Ok(OutcomeResult::Expire { keys, leases: ended as u64, more })
+        Ok(OutcomeResult::Expire {
+            keys,
+            leases: ended as u64,
+            more,
+        })
     }
 
     /// What is due at the bound, at most [`MAX_EXPIRE`] of it, and whether there is more.
@@ -68,7 +72,11 @@ impl Machine {
         let mut due = Vec::new();
         let mut more = false;
         let mut bad = None;
-        let scan = Scan { start: &start, end: &end, reverse: false };
+        let scan = Scan {
+            start: &start,
+            end: &end,
+            reverse: false,
+        };
         step.overlay.scan(Cf::Ttl, scan, &mut |key, _| {
             more = due.len() >= MAX_EXPIRE;
             match keys::split_ttl_key(key) {
@@ -89,13 +97,21 @@ impl Machine {
         let (start, end) = keys::shard_range(self.shard);
         let mut first = None;
         let mut bad = None;
-        engine.scan(Cf::Ttl, Scan { start: &start, end: &end, reverse: false }, &mut |key, _| {
-            match keys::split_ttl_key(key) {
-                Some((expires_at, _)) => first = Some(expires_at),
-                None => bad = Some(Corrupt::new(place(Cf::Ttl, key), "not a ttl key")),
-            }
-            ControlFlow::Break(())
-        })?;
+        engine.scan(
+            Cf::Ttl,
+            Scan {
+                start: &start,
+                end: &end,
+                reverse: false,
+            },
+            &mut |key, _| {
+                match keys::split_ttl_key(key) {
+                    Some((expires_at, _)) => first = Some(expires_at),
+                    None => bad = Some(Corrupt::new(place(Cf::Ttl, key), "not a ttl key")),
+                }
+                ControlFlow::Break(())
+            },
+        )?;
         if let Some(bad) = bad {
             return Err(bad);
         }

@@ -36,15 +36,21 @@ impl Leases {
         // Attachments sort after all leases.
         let end = keys::session_key(shard, 0);
         let mut bad = None;
-        engine.scan(Cf::State, Scan { start: &start, end: &end, reverse: false }, &mut |key, value| {
-            match load_row(&mut leases, key, value) {
+        engine.scan(
+            Cf::State,
+            Scan {
+                start: &start,
+                end: &end,
+                reverse: false,
+            },
+            &mut |key, value| match load_row(&mut leases, key, value) {
                 Ok(()) => ControlFlow::Continue(()),
                 Err(corrupt) => {
                     bad = Some(corrupt);
                     ControlFlow::Break(())
                 }
-            }
-        })?;
+            },
+        )?;
         bad.map_or(Ok(Self(leases)), Err)
     }
 
@@ -54,7 +60,10 @@ impl Leases {
 
     pub(super) fn find(&self, id: u64) -> Result<LeaseRow, Rejection> {
         self.0.get(&id).map(|lease| lease.row).ok_or_else(|| {
-            Rejection::new(ErrorCode::NotFound, format!("there is no lease {id}, it has ended or never was"))
+            Rejection::new(
+                ErrorCode::NotFound,
+                format!("there is no lease {id}, it has ended or never was"),
+            )
         })
     }
 
@@ -78,11 +87,22 @@ impl Leases {
 fn load_row(leases: &mut BTreeMap<u64, Lease>, key: &[u8], value: &[u8]) -> Result<(), Corrupt> {
     match Key::decode(Cf::State, key)?.1 {
         Key::Lease(id) => {
-            leases.insert(id, Lease { row: LeaseRow::decode(key, value)?, keys: 0 });
+            leases.insert(
+                id,
+                Lease {
+                    row: LeaseRow::decode(key, value)?,
+                    keys: 0,
+                },
+            );
         }
         Key::LeaseKey { lease, .. } => match leases.get_mut(&lease) {
             Some(lease) => lease.keys += 1,
-            None => return Err(Corrupt::new(place(Cf::State, key), "attached to a lease that does not exist")),
+            None => {
+                return Err(Corrupt::new(
+                    place(Cf::State, key),
+                    "attached to a lease that does not exist",
+                ));
+            }
         },
         _ => return Err(Corrupt::new(place(Cf::State, key), "not a row of a lease")),
     }
@@ -101,12 +121,22 @@ impl Machine {
             return Err(Rejection::new(ErrorCode::Overloaded, message));
         }
         if id != 0 && self.leases.0.contains_key(&id) {
-            return Err(Rejection::new(ErrorCode::AlreadyExists, format!("lease {id} exists already")));
+            return Err(Rejection::new(
+                ErrorCode::AlreadyExists,
+                format!("lease {id} exists already"),
+            ));
         }
         let id = if id == 0 { self.choose_lease_id() } else { id };
-        let row = LeaseRow { ttl_ms, expires_at: self.head.stamp.saturating_add(ttl_ms) };
+        let row = LeaseRow {
+            ttl_ms,
+            expires_at: self.head.stamp.saturating_add(ttl_ms),
+        };
         self.put_lease(step, id, row);
-        Ok(OutcomeResult::Lease { id, ttl_ms, deleted: 0 })
+        Ok(OutcomeResult::Lease {
+            id,
+            ttl_ms,
+            deleted: 0,
+        })
     }
 
     /// The next number that no lease has. Ends because there are fewer leases than numbers.
@@ -127,16 +157,23 @@ impl Machine {
         let LeaseRow { ttl_ms, .. } = self.leases.find(id)?;
         let expires_at = self.head.stamp.saturating_add(ttl_ms);
         self.put_lease(step, id, LeaseRow { ttl_ms, expires_at });
-        Ok(OutcomeResult::Lease { id, ttl_ms, deleted: 0 })
+        Ok(OutcomeResult::Lease {
+            id,
+            ttl_ms,
+            deleted: 0,
+        })
     }
 
     fn put_lease(&mut self, step: &mut Step<'_>, id: u64, row: LeaseRow) {
         let before = self.leases.0.get(&id).map(|lease| lease.row.expires_at);
         if let Some(before) = before {
-            step.overlay.delete(Cf::Ttl, keys::ttl_lease_key(self.shard, before, id));
+            step.overlay
+                .delete(Cf::Ttl, keys::ttl_lease_key(self.shard, before, id));
         }
-        step.overlay.put(Cf::Ttl, keys::ttl_lease_key(self.shard, row.expires_at, id), MARK);
-        step.overlay.put(Cf::State, keys::lease_key(self.shard, id), row.encode());
+        step.overlay
+            .put(Cf::Ttl, keys::ttl_lease_key(self.shard, row.expires_at, id), MARK);
+        step.overlay
+            .put(Cf::State, keys::lease_key(self.shard, id), row.encode());
         let keys = self.leases.keys(id);
         self.leases.0.insert(id, Lease { row, keys });
     }
@@ -155,17 +192,23 @@ impl Machine {
         let start = keys::attached_prefix(self.shard, id);
         let end = keys::prefix_end(&start);
         let mut attached = Vec::<Bytes>::new();
-        let scan = Scan { start: &start, end: &end, reverse: false };
+        let scan = Scan {
+            start: &start,
+            end: &end,
+            reverse: false,
+        };
         step.overlay.scan(Cf::State, scan, &mut |key, _| {
             attached.extend(keys::attached_data_key(key));
             ControlFlow::Continue(())
         })?;
         for data_key in attached {
             let parts = data_key.clone();
-            let touched =
-                tx.touch_data_key(&step.overlay, data_key, || keys::split_data_key(&parts))?;
+            let touched = tx.touch_data_key(&step.overlay, data_key, || keys::split_data_key(&parts))?;
             if touched.old.as_ref().is_none_or(|(_, row)| row.lease != id) {
-                return Err(Corrupt::new(place(Cf::Data, &parts), format!("lease {id} has it, but it has not the lease")));
+                return Err(Corrupt::new(
+                    place(Cf::Data, &parts),
+                    format!("lease {id} has it, but it has not the lease"),
+                ));
             }
             touched.new = Change::Delete;
         }

@@ -2,13 +2,7 @@
 
 use super::Machine;
 use crate::{
-    engine::EngineRead,
-    error::Corrupt,
-    keys::place,
-    engine::Cf,
-    read::row_of,
-    rows::LogRow,
-    types::Revision,
+    engine::Cf, engine::EngineRead, error::Corrupt, keys::place, read::row_of, rows::LogRow, types::Revision,
 };
 
 impl Machine {

@@ -76,15 +76,21 @@ impl Sessions {
         // Windows sort after all sessions, those of one session by index.
         let end = keys::consumer_key(shard, &[]);
         let mut bad = None;
-        engine.scan(Cf::State, Scan { start: &start, end: &end, reverse: false }, &mut |key, value| {
-            match sessions.load_row(key, value) {
+        engine.scan(
+            Cf::State,
+            Scan {
+                start: &start,
+                end: &end,
+                reverse: false,
+            },
+            &mut |key, value| match sessions.load_row(key, value) {
                 Ok(()) => ControlFlow::Continue(()),
                 Err(corrupt) => {
                     bad = Some(corrupt);
                     ControlFlow::Break(())
                 }
-            }
-        })?;
+            },
+        )?;
         if let Some(bad) = bad {
             return Err(bad);
         }
@@ -101,11 +107,20 @@ impl Sessions {
         match Key::decode(Cf::State, key)?.1 {
             Key::Session(id) => {
                 let last_used = SessionRow::decode(key, value)?.opened_at;
-                self.by_id.insert(id, Session { last_used, ..Session::default() });
+                self.by_id.insert(
+                    id,
+                    Session {
+                        last_used,
+                        ..Session::default()
+                    },
+                );
             }
             Key::Window { session, index } => {
-                let WindowRow { stamp, acked_below, outcomes } =
-                    WindowRow::decode(key, &Bytes::copy_from_slice(value))?;
+                let WindowRow {
+                    stamp,
+                    acked_below,
+                    outcomes,
+                } = WindowRow::decode(key, &Bytes::copy_from_slice(value))?;
                 let session = self.by_id.get_mut(&session).ok_or_else(|| {
                     Corrupt::new(place(Cf::State, key), "outcomes of a session that does not exist")
                 })?;
@@ -126,15 +141,22 @@ impl Sessions {
 
     /// Decides about a command. Changes nothing.
     pub(super) fn admit(&self, ids: SessionSeq) -> Admission {
-        let SessionSeq { session: id, seq, acked_below } = ids;
+        let SessionSeq {
+            session: id,
+            seq,
+            acked_below,
+        } = ids;
         let rejected = |code, message: String| Admission::Rejected(Rejection::new(code, message));
         let Some(session) = self.by_id.get(&id) else {
-            let message = format!("session {id} is not known: it was closed, unused for too long, or never was");
+            let message =
+                format!("session {id} is not known: it was closed, unused for too long, or never was");
             return rejected(ErrorCode::SessionExpired, message);
         };
         if seq < session.acked_below {
-            let message =
-                format!("the client of session {id} has acknowledged all below {}", session.acked_below);
+            let message = format!(
+                "the client of session {id} has acknowledged all below {}",
+                session.acked_below
+            );
             return rejected(ErrorCode::ResultForgotten, message);
         }
         if let Some((outcome, _)) = session.window.get(&seq) {
@@ -156,14 +178,17 @@ impl Sessions {
         stamp: StampMs,
     ) {
         // An `Expire` within a session may have closed that session.
-        let Some(session) = self.by_id.get_mut(&ids.session) else { return };
+        let Some(session) = self.by_id.get_mut(&ids.session) else {
+            return;
+        };
         let encoded = encode_bounded(outcome);
         let before = session.bytes;
         session.fresh.push((ids.seq, encoded.clone()));
         session.insert(ids.seq, encoded, step.index);
         session.acked_below = session.acked_below.max(ids.acked_below);
         session.forget(|index| {
-            step.overlay.delete(Cf::State, keys::window_key(step.shard, ids.session, index));
+            step.overlay
+                .delete(Cf::State, keys::window_key(step.shard, ids.session, index));
         });
         self.bytes = self.bytes + session.bytes - before;
         if session.last_used != stamp {
@@ -192,17 +217,27 @@ impl Sessions {
             self.close(step, oldest);
         }
         let row = SessionRow { opened_at: stamp };
-        step.overlay.put(Cf::State, keys::session_key(step.shard, id), row.encode());
-        self.by_id.insert(id, Session { last_used: stamp, ..Session::default() });
+        step.overlay
+            .put(Cf::State, keys::session_key(step.shard, id), row.encode());
+        self.by_id.insert(
+            id,
+            Session {
+                last_used: stamp,
+                ..Session::default()
+            },
+        );
         self.by_use.insert((stamp, id));
     }
 
     /// Closes a session, if there is one of this id.
     pub(super) fn close(&mut self, step: &mut Step<'_>, id: u64) {
-        let Some(session) = self.by_id.remove(&id) else { return };
+        let Some(session) = self.by_id.remove(&id) else {
+            return;
+        };
         step.overlay.delete(Cf::State, keys::session_key(step.shard, id));
         for index in session.rows.keys() {
-            step.overlay.delete(Cf::State, keys::window_key(step.shard, id, *index));
+            step.overlay
+                .delete(Cf::State, keys::window_key(step.shard, id, *index));
         }
         self.by_use.remove(&(session.last_used, id));
         self.touched.remove(&id);
@@ -227,16 +262,28 @@ impl Sessions {
 
     /// When the longest unused session becomes idle.
     pub(super) fn next_idle(&self) -> Option<StampMs> {
-        self.by_use.first().map(|(last_used, _)| last_used.saturating_add(SESSION_IDLE_MS))
+        self.by_use
+            .first()
+            .map(|(last_used, _)| last_used.saturating_add(SESSION_IDLE_MS))
     }
 
     /// Writes what the present log entry added.
     pub(super) fn finish_entry(&mut self, step: &mut Step<'_>) {
         for id in std::mem::take(&mut self.touched) {
-            let Some(session) = self.by_id.get_mut(&id) else { continue };
+            let Some(session) = self.by_id.get_mut(&id) else {
+                continue;
+            };
             let outcomes = std::mem::take(&mut session.fresh);
-            let row = WindowRow { stamp: session.last_used, acked_below: session.acked_below, outcomes };
-            step.overlay.put(Cf::State, keys::window_key(step.shard, id, step.index), row.encode());
+            let row = WindowRow {
+                stamp: session.last_used,
+                acked_below: session.acked_below,
+                outcomes,
+            };
+            step.overlay.put(
+                Cf::State,
+                keys::window_key(step.shard, id, step.index),
+                row.encode(),
+            );
         }
     }
 }
@@ -287,7 +334,13 @@ fn encode_bounded(outcome: &Outcome) -> Bytes {
     if encoded.len() <= MAX_REMEMBERED_OUTCOME {
         return encoded;
     }
-    let message = format!("the command was applied, but its outcome of {} bytes was too long to keep", encoded.len());
+    let message = format!(
+        "the command was applied, but its outcome of {} bytes was too long to keep",
+        encoded.len()
+    );
     let rejection = Rejection::new(ErrorCode::ResultForgotten, message);
-    encode_outcome(&Outcome { revision: outcome.revision, result: OutcomeResult::Rejected(rejection) })
+    encode_outcome(&Outcome {
+        revision: outcome.revision,
+        result: OutcomeResult::Rejected(rejection),
+    })
 }

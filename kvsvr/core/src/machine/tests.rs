@@ -12,7 +12,7 @@ use crate::{
     hash::state_hash,
     limits::*,
     mem::MemEngine,
-    testing::{Model, any_log, check_reads},
+    testing::{Model, any_log, cases, check_reads},
     types::Partition,
 };
 
@@ -23,10 +23,10 @@ fn all_rows(engine: &MemEngine) -> Vec<Vec<(Bytes, Bytes)>> {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(96))]
+    #![proptest_config(cases(48))]
 
     #[test]
-    fn does_what_the_model_does(log in any_log(40), splits in vec(1..6usize, 1..4)) {
+    fn does_what_the_model_does(log in any_log(25), splits in vec(1..6usize, 1..4)) {
         let engine = MemEngine::new();
         let (machine, replies, events) = log.run(SHARD, &engine, &splits, |_, _| {});
         let (model, wanted) = log.model();
@@ -42,7 +42,7 @@ proptest! {
     }
 
     #[test]
-    fn splits_and_restarts_change_nothing(log in any_log(40), splits in vec(1..6usize, 1..4), restarts in vec(any::<bool>(), 1..8)) {
+    fn splits_and_restarts_change_nothing(log in any_log(25), splits in vec(1..6usize, 1..4), restarts in vec(any::<bool>(), 1..8)) {
         let (one, other) = (MemEngine::new(), MemEngine::new());
         let (_, replies, events) = log.run(SHARD, &one, &[usize::MAX], |_, _| {});
         let mut restarts = restarts.into_iter().cycle();
@@ -58,7 +58,7 @@ proptest! {
     }
 
     #[test]
-    fn dropped_garbage_is_not_missed(log in any_log(40), drops in vec(any::<bool>(), 1..8)) {
+    fn dropped_garbage_is_not_missed(log in any_log(25), drops in vec(any::<bool>(), 1..8)) {
         let (one, other) = (MemEngine::new(), MemEngine::new());
         let (_, replies, _) = log.run(SHARD, &one, &[1], |_, _| {});
         let mut drops = drops.into_iter().cycle();
@@ -111,29 +111,57 @@ struct Shard {
 }
 
 fn op(op: Op) -> Command {
-    Command { partition: Partition::local("p"), session: None, op }
+    Command {
+        partition: Partition::local("p"),
+        session: None,
+        op,
+    }
 }
 
 fn in_session(session: u64, seq: u64, acked_below: u64, op: Op) -> Command {
-    let session = Some(SessionSeq { session, seq, acked_below });
-    Command { partition: Partition::local("p"), session, op }
+    let session = Some(SessionSeq {
+        session,
+        seq,
+        acked_below,
+    });
+    Command {
+        partition: Partition::local("p"),
+        session,
+        op,
+    }
 }
 
 fn put(key: impl Into<Bytes>) -> Op {
-    Op::Put { key: key.into(), value: "v".into(), ttl_ms: 0, lease: 0 }
+    Op::Put {
+        key: key.into(),
+        value: "v".into(),
+        ttl_ms: 0,
+        lease: 0,
+    }
 }
 
 impl Shard {
     fn new() -> Self {
         let engine = MemEngine::new();
         let machine = Machine::load(SHARD, &engine).unwrap();
-        Self { engine, machine, events: Vec::new() }
+        Self {
+            engine,
+            machine,
+            events: Vec::new(),
+        }
     }
 
     fn entry(&mut self, stamp: StampMs, commands: &[Bytes]) -> Vec<Outcome> {
         let index = self.machine.applied().map_or(1, |last| last.index + 1);
         let payload = Payload::Batch(encode_batch(stamp, commands));
-        let entry = Entry { position: LogPosition { index, term: 1, node: 1 }, payload };
+        let entry = Entry {
+            position: LogPosition {
+                index,
+                term: 1,
+                node: 1,
+            },
+            payload,
+        };
         let mut applied = self.machine.apply(&self.engine, &[entry]).unwrap();
         self.engine.write(applied.batch).unwrap();
         self.events = applied.events;
@@ -141,8 +169,14 @@ impl Shard {
     }
 
     fn run(&mut self, stamp: StampMs, commands: impl IntoIterator<Item = Command>) -> Vec<OutcomeResult> {
-        let commands: Vec<Bytes> = commands.into_iter().map(|command| encode_command(&command)).collect();
-        self.entry(stamp, &commands).into_iter().map(|outcome| outcome.result).collect()
+        let commands: Vec<Bytes> = commands
+            .into_iter()
+            .map(|command| encode_command(&command))
+            .collect();
+        self.entry(stamp, &commands)
+            .into_iter()
+            .map(|outcome| outcome.result)
+            .collect()
     }
 
     fn one(&mut self, stamp: StampMs, command: Command) -> OutcomeResult {
@@ -167,16 +201,28 @@ fn a_full_window_is_overloaded_until_the_client_acknowledges() {
     shard.one(0, op(Op::SessionOpen));
     let window = MAX_SESSION_WINDOW as u64;
     let results = shard.run(1, (1..=window + 1).map(|seq| in_session(1, seq, 1, put("k"))));
-    assert_eq!(results.iter().filter(|result| code(result).is_none()).count(), MAX_SESSION_WINDOW);
+    assert_eq!(
+        results.iter().filter(|result| code(result).is_none()).count(),
+        MAX_SESSION_WINDOW
+    );
     assert_eq!(code(&results[MAX_SESSION_WINDOW]), Some(ErrorCode::Overloaded));
     shard.restart();
     // Refused again, not remembered: with room it runs.
-    assert_eq!(code(&shard.one(1, in_session(1, window + 1, 1, put("k")))), Some(ErrorCode::Overloaded));
+    assert_eq!(
+        code(&shard.one(1, in_session(1, window + 1, 1, put("k")))),
+        Some(ErrorCode::Overloaded)
+    );
     let version = window + 1;
     let retried = shard.one(1, in_session(1, window + 1, 2, put("k")));
     assert_eq!(retried, OutcomeResult::Put { version });
-    assert_eq!(shard.one(2, in_session(1, window + 1, 2, put("k"))), OutcomeResult::Put { version });
-    assert_eq!(code(&shard.one(2, in_session(1, 1, 1, put("k")))), Some(ErrorCode::ResultForgotten));
+    assert_eq!(
+        shard.one(2, in_session(1, window + 1, 2, put("k"))),
+        OutcomeResult::Put { version }
+    );
+    assert_eq!(
+        code(&shard.one(2, in_session(1, 1, 1, put("k")))),
+        Some(ErrorCode::ResultForgotten)
+    );
     assert_eq!(shard.machine.revision(), version);
 }
 
@@ -190,18 +236,38 @@ fn rows_of_a_session_go_when_all_in_them_is_acknowledged() {
     let before = rows(&shard);
     shard.run(1, [in_session(1, 5, 4, put("k"))]);
     assert_eq!(rows(&shard), before, "one row more, that of 2 and 3 is gone");
-    assert_eq!(shard.one(1, in_session(1, 4, 4, put("k"))), OutcomeResult::Put { version: 2 });
+    assert_eq!(
+        shard.one(1, in_session(1, 4, 4, put("k"))),
+        OutcomeResult::Put { version: 2 }
+    );
 }
 
 #[test]
 fn a_long_outcome_is_remembered_only_as_applied() {
     let mut shard = Shard::new();
     let value = Bytes::from(vec![7; MAX_REMEMBERED_OUTCOME]);
-    shard.run(0, [op(Op::SessionOpen), op(Op::Put { key: "k".into(), value, ttl_ms: 0, lease: 0 })]);
+    shard.run(
+        0,
+        [
+            op(Op::SessionOpen),
+            op(Op::Put {
+                key: "k".into(),
+                value,
+                ttl_ms: 0,
+                lease: 0,
+            }),
+        ],
+    );
     let txn = Txn {
         then_ops: vec![
-            TxnOp::Get { key: "k".into(), revision: None },
-            TxnOp::Increment { key: "n".into(), delta: 1 },
+            TxnOp::Get {
+                key: "k".into(),
+                revision: None,
+            },
+            TxnOp::Increment {
+                key: "n".into(),
+                delta: 1,
+            },
         ],
         ..Txn::default()
     };
@@ -218,15 +284,36 @@ fn a_long_outcome_is_remembered_only_as_applied() {
 fn remembered_bytes_are_bounded_for_the_shard() {
     let mut shard = Shard::new();
     let value = Bytes::from(vec![7; MAX_REMEMBERED_OUTCOME - 100]);
-    shard.one(0, op(Op::Put { key: "k".into(), value, ttl_ms: 0, lease: 0 }));
-    let get = Op::Txn(Txn { then_ops: vec![TxnOp::Get { key: "k".into(), revision: None }], ..Txn::default() });
+    shard.one(
+        0,
+        op(Op::Put {
+            key: "k".into(),
+            value,
+            ttl_ms: 0,
+            lease: 0,
+        }),
+    );
+    let get = Op::Txn(Txn {
+        then_ops: vec![TxnOp::Get {
+            key: "k".into(),
+            revision: None,
+        }],
+        ..Txn::default()
+    });
     let sessions = (MAX_SESSIONS_BYTES / MAX_SESSION_BYTES) as u64 + 2;
     let in_each = (MAX_SESSION_BYTES / MAX_REMEMBERED_OUTCOME) as u64;
     for session in 1..=sessions {
         shard.one(session, op(Op::SessionOpen));
-        let results =
-            shard.run(session, (1..=in_each + 9).map(|seq| in_session(session, seq, 1, get.clone())));
-        assert!(results.iter().any(|result| code(result) == Some(ErrorCode::Overloaded)), "each is bounded");
+        let results = shard.run(
+            session,
+            (1..=in_each + 9).map(|seq| in_session(session, seq, 1, get.clone())),
+        );
+        assert!(
+            results
+                .iter()
+                .any(|result| code(result) == Some(ErrorCode::Overloaded)),
+            "each is bounded"
+        );
     }
     let (mut alive, mut closed) = (0, 0);
     for session in 1..=sessions {
@@ -252,27 +339,62 @@ fn the_longest_unused_session_makes_room() {
     shard.one(6, op(Op::SessionOpen));
     assert_eq!(shard.machine.sessions(), MAX_SESSIONS);
     assert_eq!(code(&shard.one(6, in_session(1, 2, 1, put("k")))), None);
-    assert_eq!(code(&shard.one(6, in_session(2, 1, 1, put("k")))), Some(ErrorCode::SessionExpired));
+    assert_eq!(
+        code(&shard.one(6, in_session(2, 1, 1, put("k")))),
+        Some(ErrorCode::SessionExpired)
+    );
 }
 
 #[test]
 fn expire_is_bounded_and_says_more() {
     let mut shard = Shard::new();
     let put = |i: usize| {
-        op(Op::Put { key: format!("{i}").into(), value: Bytes::new(), ttl_ms: 10, lease: 0 })
+        op(Op::Put {
+            key: format!("{i}").into(),
+            value: Bytes::new(),
+            ttl_ms: 10,
+            lease: 0,
+        })
     };
     shard.run(0, (0..=MAX_EXPIRE).map(put));
     assert_eq!(shard.machine.next_expiry(&shard.engine), Ok(Some(10)));
     let expire = op(Op::Expire { up_to_ms: u64::MAX });
     let result = shard.one(9, expire.clone());
-    assert_eq!(result, OutcomeResult::Expire { keys: 0, leases: 0, more: false }, "not before its time");
+    assert_eq!(
+        result,
+        OutcomeResult::Expire {
+            keys: 0,
+            leases: 0,
+            more: false
+        },
+        "not before its time"
+    );
     let result = shard.one(10, expire.clone());
-    assert_eq!(result, OutcomeResult::Expire { keys: MAX_EXPIRE as u64, leases: 0, more: true });
+    assert_eq!(
+        result,
+        OutcomeResult::Expire {
+            keys: MAX_EXPIRE as u64,
+            leases: 0,
+            more: true
+        }
+    );
     assert_eq!(shard.events.len(), MAX_EXPIRE);
     let revision = shard.machine.revision();
-    assert!(shard.events.iter().all(|event| event.kind == EventKind::Expire && event.revision == revision));
+    assert!(
+        shard
+            .events
+            .iter()
+            .all(|event| event.kind == EventKind::Expire && event.revision == revision)
+    );
     let result = shard.one(10, expire);
-    assert_eq!(result, OutcomeResult::Expire { keys: 1, leases: 0, more: false });
+    assert_eq!(
+        result,
+        OutcomeResult::Expire {
+            keys: 1,
+            leases: 0,
+            more: false
+        }
+    );
     assert_eq!(shard.machine.next_expiry(&shard.engine), Ok(None));
 }
 
@@ -294,17 +416,32 @@ fn a_lease_has_a_bounded_number_of_keys() {
     let mut shard = Shard::new();
     shard.one(0, op(Op::LeaseGrant { id: 0, ttl_ms: 1000 }));
     let attach = |i: usize| {
-        op(Op::Put { key: format!("{i}").into(), value: Bytes::new(), ttl_ms: 0, lease: 1 })
+        op(Op::Put {
+            key: format!("{i}").into(),
+            value: Bytes::new(),
+            ttl_ms: 0,
+            lease: 1,
+        })
     };
     let results = shard.run(0, (0..=MAX_LEASE_KEYS).map(attach));
     assert_eq!(results.iter().filter(|result| code(result).is_some()).count(), 1);
     assert_eq!(code(&results[MAX_LEASE_KEYS]), Some(ErrorCode::Refused));
     shard.restart();
-    assert_eq!(code(&shard.one(0, attach(MAX_LEASE_KEYS))), Some(ErrorCode::Refused));
+    assert_eq!(
+        code(&shard.one(0, attach(MAX_LEASE_KEYS))),
+        Some(ErrorCode::Refused)
+    );
     assert_eq!(code(&shard.one(0, attach(0))), None, "a key it has already");
     let revision = shard.machine.revision();
     let result = shard.one(0, op(Op::LeaseRevoke { id: 1 }));
-    assert_eq!(result, OutcomeResult::Lease { id: 1, ttl_ms: 1000, deleted: MAX_LEASE_KEYS as u64 });
+    assert_eq!(
+        result,
+        OutcomeResult::Lease {
+            id: 1,
+            ttl_ms: 1000,
+            deleted: MAX_LEASE_KEYS as u64
+        }
+    );
     assert_eq!(shard.machine.revision(), revision + 1);
     assert_eq!(shard.machine.leases(), 0);
 }
@@ -313,27 +450,73 @@ fn a_lease_has_a_bounded_number_of_keys() {
 fn one_command_deletes_a_bounded_number_of_keys() {
     let mut shard = Shard::new();
     shard.run(0, (0..=MAX_DELETE_RANGE_KEYS).map(|i| op(put(format!("{i}")))));
-    let all = |end: &'static str| TxnOp::DeleteRange { start: Bytes::new(), end: end.into() };
-    let result = shard.one(0, op(Op::DeleteRange { start: Bytes::new(), end: Bytes::new() }));
+    let all = |end: &'static str| TxnOp::DeleteRange {
+        start: Bytes::new(),
+        end: end.into(),
+    };
+    let result = shard.one(
+        0,
+        op(Op::DeleteRange {
+            start: Bytes::new(),
+            end: Bytes::new(),
+        }),
+    );
     assert_eq!(code(&result), Some(ErrorCode::Refused));
-    let txn = Txn { then_ops: vec![all("5"), all("")], ..Txn::default() };
+    let txn = Txn {
+        then_ops: vec![all("5"), all("")],
+        ..Txn::default()
+    };
     let result = shard.one(0, op(Op::Txn(txn)));
-    assert!(matches!(&result, OutcomeResult::Rejected(r) if r.message.starts_with("then 1: ")), "{result:?}");
+    assert!(
+        matches!(&result, OutcomeResult::Rejected(r) if r.message.starts_with("then 1: ")),
+        "{result:?}"
+    );
     assert_eq!(shard.machine.revision(), MAX_DELETE_RANGE_KEYS as u64 + 1);
     shard.one(0, op(Op::Delete { key: "7".into() }));
-    let result = shard.one(0, op(Op::DeleteRange { start: Bytes::new(), end: Bytes::new() }));
-    assert_eq!(result, OutcomeResult::Delete { deleted: MAX_DELETE_RANGE_KEYS as u64 });
+    let result = shard.one(
+        0,
+        op(Op::DeleteRange {
+            start: Bytes::new(),
+            end: Bytes::new(),
+        }),
+    );
+    assert_eq!(
+        result,
+        OutcomeResult::Delete {
+            deleted: MAX_DELETE_RANGE_KEYS as u64
+        }
+    );
 }
 
 #[test]
 fn the_answers_of_a_transaction_are_bounded() {
     let mut shard = Shard::new();
     let value = Bytes::from(vec![7; MAX_VALUE]);
-    shard.one(0, op(Op::Put { key: "k".into(), value, ttl_ms: 0, lease: 0 }));
-    let gets = |n| Txn { then_ops: vec![TxnOp::Get { key: "k".into(), revision: None }; n], ..Txn::default() };
+    shard.one(
+        0,
+        op(Op::Put {
+            key: "k".into(),
+            value,
+            ttl_ms: 0,
+            lease: 0,
+        }),
+    );
+    let gets = |n| Txn {
+        then_ops: vec![
+            TxnOp::Get {
+                key: "k".into(),
+                revision: None
+            };
+            n
+        ],
+        ..Txn::default()
+    };
     let fitting = MAX_TXN_RESULT_BYTES.div_ceil(MAX_VALUE + 1);
     assert_eq!(code(&shard.one(0, op(Op::Txn(gets(fitting))))), None);
-    assert_eq!(code(&shard.one(0, op(Op::Txn(gets(fitting + 1))))), Some(ErrorCode::Refused));
+    assert_eq!(
+        code(&shard.one(0, op(Op::Txn(gets(fitting + 1))))),
+        Some(ErrorCode::Refused)
+    );
 }
 
 #[test]
@@ -345,7 +528,10 @@ fn a_long_entry_becomes_several_log_rows() {
     assert_eq!(shard.engine.rows(Cf::Log).len(), 3);
     let replay = crate::read::replay(&shard.engine, SHARD, 0, usize::MAX, &|_, _| true).unwrap();
     assert_eq!(replay.events, shard.events);
-    assert_eq!(shard.machine.lag_bytes(&shard.engine, 0), Ok(shard.machine.event_bytes()));
+    assert_eq!(
+        shard.machine.lag_bytes(&shard.engine, 0),
+        Ok(shard.machine.event_bytes())
+    );
     let last = shard.machine.revision();
     assert!(shard.machine.lag_bytes(&shard.engine, last - 1).unwrap() < shard.machine.event_bytes() / 2);
     assert_eq!(shard.machine.lag_bytes(&shard.engine, last), Ok(0));
@@ -354,8 +540,14 @@ fn a_long_entry_becomes_several_log_rows() {
 #[test]
 fn compaction_spares_consumers_that_keep_up() {
     let mut shard = Shard::new();
-    let open = |name: &'static str| op(Op::ConsumerOpen { name: name.into(), start_revision: 0 });
-    let target = |shard: &Shard, keep, lag| shard.machine.compaction_target(&shard.engine, keep, lag).unwrap();
+    let open = |name: &'static str| {
+        op(Op::ConsumerOpen {
+            name: name.into(),
+            start_revision: 0,
+        })
+    };
+    let target =
+        |shard: &Shard, keep, lag| shard.machine.compaction_target(&shard.engine, keep, lag).unwrap();
     for _ in 0..10 {
         shard.one(0, op(put("k")));
     }
@@ -368,21 +560,37 @@ fn compaction_spares_consumers_that_keep_up() {
     let size = shard.events[0].size();
     assert_eq!(shard.machine.lag_bytes(&shard.engine, 10), Ok(10 * size));
     assert_eq!(target(&shard, 3, 10 * size), 10, "held by the consumer");
-    assert_eq!(target(&shard, 3, 10 * size - 1), 17, "which is cut off when it lags too much");
+    assert_eq!(
+        target(&shard, 3, 10 * size - 1),
+        17,
+        "which is cut off when it lags too much"
+    );
     shard.one(0, op(Op::Compact { revision: 17 }));
-    assert_eq!(target(&shard, 3, u64::MAX), 17, "a cut off consumer holds nothing");
+    assert_eq!(
+        target(&shard, 3, u64::MAX),
+        17,
+        "a cut off consumer holds nothing"
+    );
     assert_eq!(shard.machine.lag_bytes(&shard.engine, 10), Ok(3 * size));
     let refused = shard.one(0, open("slow"));
-    assert!(matches!(refused, OutcomeResult::Rejected(r) if r.code == ErrorCode::Compacted && r.revision == 18));
+    assert!(
+        matches!(refused, OutcomeResult::Rejected(r) if r.code == ErrorCode::Compacted && r.revision == 18)
+    );
 }
 
 #[test]
 fn what_does_not_follow_or_decode_stops_the_replica() {
     let mut shard = Shard::new();
     shard.one(0, op(put("k")));
-    let entry = |index, term, payload| Entry { position: LogPosition { index, term, node: 1 }, payload };
+    let entry = |index, term, payload| Entry {
+        position: LogPosition { index, term, node: 1 },
+        payload,
+    };
     let apply = |entry: Entry| {
-        Machine::load(SHARD, &shard.engine).unwrap().apply(&shard.engine, &[entry]).map(|applied| applied.applied)
+        Machine::load(SHARD, &shard.engine)
+            .unwrap()
+            .apply(&shard.engine, &[entry])
+            .map(|applied| applied.applied)
     };
     assert!(apply(entry(2, 1, Payload::Blank)).is_ok());
     assert!(apply(entry(1, 1, Payload::Blank)).is_err(), "again");
@@ -400,15 +608,38 @@ fn what_does_not_follow_or_decode_stops_the_replica() {
 fn membership_and_position_are_kept() {
     let mut shard = Shard::new();
     let entries = [
-        Entry { position: LogPosition { index: 0, term: 1, node: 2 }, payload: Payload::Membership("m".into()) },
-        Entry { position: LogPosition { index: 1, term: 2, node: 3 }, payload: Payload::Blank },
+        Entry {
+            position: LogPosition {
+                index: 0,
+                term: 1,
+                node: 2,
+            },
+            payload: Payload::Membership("m".into()),
+        },
+        Entry {
+            position: LogPosition {
+                index: 1,
+                term: 2,
+                node: 3,
+            },
+            payload: Payload::Blank,
+        },
     ];
     let applied = shard.machine.apply(&shard.engine, &entries).unwrap();
     assert_eq!(applied.replies, [[], []]);
     assert_eq!(applied.batch.writes.len(), 1);
-    assert!(matches!(&applied.batch.writes[0], Write::Put(Cf::State, key, _) if *key == keys::head_key(SHARD)));
+    assert!(
+        matches!(&applied.batch.writes[0], Write::Put(Cf::State, key, _) if *key == keys::head_key(SHARD))
+    );
     shard.engine.write(applied.batch).unwrap();
     shard.restart();
     assert_eq!(shard.machine.membership(), "m");
-    assert_eq!(shard.machine.applied(), Some(LogPosition { index: 1, term: 2, node: 3 }));
+    assert_eq!(
+        shard.machine.applied(),
+        Some(LogPosition {
+            index: 1,
+            term: 2,
+            node: 3
+        })
+    );
 }

@@ -67,18 +67,29 @@ pub(super) struct Tx {
 impl Tx {
     /// For a command that touches few keys and scans none.
     pub(super) fn small(revision: Revision) -> Self {
-        Self { revision, touched: Vec::with_capacity(1), index: None }
+        Self {
+            revision,
+            touched: Vec::with_capacity(1),
+            index: None,
+        }
     }
 
     /// For a command that touches many keys or scans.
     pub(super) fn indexed(revision: Revision) -> Self {
-        Self { revision, touched: Vec::new(), index: Some(BTreeMap::new()) }
+        Self {
+            revision,
+            touched: Vec::new(),
+            index: Some(BTreeMap::new()),
+        }
     }
 
     fn find(&self, data_key: &[u8]) -> Option<usize> {
         match &self.index {
             Some(index) => index.get(data_key).copied(),
-            None => self.touched.iter().position(|touched| touched.data_key == data_key),
+            None => self
+                .touched
+                .iter()
+                .position(|touched| touched.data_key == data_key),
         }
     }
 
@@ -112,7 +123,13 @@ impl Tx {
                 if let Some(index) = &mut self.index {
                     index.insert(data_key.clone(), self.touched.len());
                 }
-                self.touched.push(Touched { data_key, partition, key, old, new: Change::None });
+                self.touched.push(Touched {
+                    data_key,
+                    partition,
+                    key,
+                    old,
+                    new: Change::None,
+                });
                 self.touched.len() - 1
             }
         };
@@ -138,7 +155,10 @@ impl EngineRead for TxRead<'_> {
 
     fn scan(&self, cf: Cf, range: Scan<'_>, visit: Visit<'_>) -> Result<(), EngineError> {
         let Some(index) = self.tx.index.as_ref().filter(|_| cf == Cf::Data) else {
-            assert!(cf != Cf::Data, "a scan of the newest versions within a small command");
+            assert!(
+                cf != Cf::Data,
+                "a scan of the newest versions within a small command"
+            );
             return self.overlay.scan(cf, range, visit);
         };
         let above = layer_range(index, range)

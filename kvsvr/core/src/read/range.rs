@@ -48,9 +48,20 @@ struct Page {
 
 impl Page {
     fn new(range: &Range, max_bytes: usize) -> Self {
-        let limit = if range.limit == 0 { MAX_RANGE_KEYS } else { range.limit.min(MAX_RANGE_KEYS) };
+        let limit = if range.limit == 0 {
+            MAX_RANGE_KEYS
+        } else {
+            range.limit.min(MAX_RANGE_KEYS)
+        };
         let keys_only = range.keys_only;
-        Self { limit: limit as usize, max_bytes, keys_only, kvs: Vec::new(), bytes: 0, more: false }
+        Self {
+            limit: limit as usize,
+            max_bytes,
+            keys_only,
+            kvs: Vec::new(),
+            bytes: 0,
+            more: false,
+        }
     }
 
     /// Takes the next pair, unless the page is full: then there is more.
@@ -59,9 +70,14 @@ impl Page {
             self.more = true;
             return ControlFlow::Break(());
         }
-        let value = if self.keys_only { Bytes::new() } else { Bytes::copy_from_slice(row.value) };
+        let value = if self.keys_only {
+            Bytes::new()
+        } else {
+            Bytes::copy_from_slice(row.value)
+        };
         self.bytes += key.len() + value.len();
-        self.kvs.push(key_value(Bytes::copy_from_slice(key), row.with_value(value)));
+        self.kvs
+            .push(key_value(Bytes::copy_from_slice(key), row.with_value(value)));
         ControlFlow::Continue(())
     }
 }
@@ -88,7 +104,10 @@ impl View<'_> {
             Some(last) if page.more => encode_continuation(bounds.at, &last.key),
             _ => Bytes::new(),
         };
-        Ok(RangeResult { kvs: page.kvs, continuation })
+        Ok(RangeResult {
+            kvs: page.kvs,
+            continuation,
+        })
     }
 
     fn bounds(&self, partition: &Partition, range: &Range) -> Result<Bounds, Failure> {
@@ -109,19 +128,29 @@ impl View<'_> {
             }
         }
         let at = self.check_revision(wanted)?;
-        Ok(Bounds { prefix: prefix.len(), lower, upper, at })
+        Ok(Bounds {
+            prefix: prefix.len(),
+            lower,
+            upper,
+            at,
+        })
     }
 
     fn scan_newest(&self, bounds: &Bounds, reverse: bool, page: &mut Page) -> Result<(), Corrupt> {
         let mut bad = None;
-        let scan = Scan { start: &bounds.lower, end: &bounds.upper, reverse };
-        self.engine.scan(Cf::Data, scan, &mut |key, value| match DataRef::read(value) {
-            Some(row) => page.add(&key[bounds.prefix..], row),
-            None => {
-                bad = Some(undecodable(Cf::Data, key));
-                ControlFlow::Break(())
-            }
-        })?;
+        let scan = Scan {
+            start: &bounds.lower,
+            end: &bounds.upper,
+            reverse,
+        };
+        self.engine
+            .scan(Cf::Data, scan, &mut |key, value| match DataRef::read(value) {
+                Some(row) => page.add(&key[bounds.prefix..], row),
+                None => {
+                    bad = Some(undecodable(Cf::Data, key));
+                    ControlFlow::Break(())
+                }
+            })?;
         bad.map_or(Ok(()), Err)
     }
 
@@ -140,7 +169,9 @@ impl View<'_> {
                 (Some((a, _)), Some((b, _))) => (a < b) != reverse,
             };
             let rows = if from_data { &mut data.rows } else { &mut hist.rows };
-            let Some((key, stored)) = rows.pop_front() else { return Ok(()) };
+            let Some((key, stored)) = rows.pop_front() else {
+                return Ok(());
+            };
             let row = DataRef::read(&stored).ok_or_else(|| undecodable(Cf::Hist, &key))?;
             if page.add(&key[bounds.prefix..], row).is_break() {
                 return Ok(());
@@ -153,7 +184,14 @@ fn hist_bounds(bounds: &Bounds) -> (Bytes, Bytes) {
     let upper = &bounds.upper;
     // The end of the partition is no data key, but is the same in both column families.
     let inside = upper.starts_with(&bounds.lower[..bounds.prefix]);
-    (keys::hist_bound(&bounds.lower), if inside { keys::hist_bound(upper) } else { upper.clone() })
+    (
+        keys::hist_bound(&bounds.lower),
+        if inside {
+            keys::hist_bound(upper)
+        } else {
+            upper.clone()
+        },
+    )
 }
 
 fn undecodable(cf: Cf, key: &[u8]) -> Corrupt {
@@ -172,7 +210,14 @@ struct Chunks {
 
 impl Chunks {
     fn new(cf: Cf, lower: Bytes, upper: Bytes, reverse: bool) -> Self {
-        Self { cf, lower, upper, reverse, rows: VecDeque::new(), done: false }
+        Self {
+            cf,
+            lower,
+            upper,
+            reverse,
+            rows: VecDeque::new(),
+            done: false,
+        }
     }
 
     fn fill(&mut self, view: &View<'_>, bounds: &Bounds) -> Result<(), Corrupt> {
@@ -183,7 +228,11 @@ impl Chunks {
         let mut bytes = 0;
         let mut last = None;
         let mut bad = None;
-        let scan = Scan { start: &self.lower, end: &self.upper, reverse: self.reverse };
+        let scan = Scan {
+            start: &self.lower,
+            end: &self.upper,
+            reverse: self.reverse,
+        };
         view.engine.scan(cf, scan, &mut |key, value| {
             match visible(cf, key, value, at) {
                 Some(Some((data_key, row))) => {
@@ -215,7 +264,10 @@ impl Chunks {
 }
 
 /// Data key and stored data row, if the version is visible at the revision. The outer `None`: it does not decode.
-#[expect(clippy::option_option, reason = "the outer is the decoder's, the inner the answer")]
+#[expect(
+    clippy::option_option,
+    reason = "the outer is the decoder's, the inner the answer"
+)]
 fn visible<'v>(cf: Cf, key: &[u8], value: &'v [u8], at: Revision) -> Option<Option<(Bytes, &'v [u8])>> {
     if cf == Cf::Data {
         let row = DataRef::read(value)?;
@@ -234,12 +286,12 @@ fn encode_continuation(revision: Revision, last: &[u8]) -> Bytes {
     out.freeze()
 }
 
-fn decode_continuation<'c>(
-    continuation: &'c [u8],
-    range: &Range,
-) -> Result<(Revision, &'c [u8]), Rejection> {
+fn decode_continuation<'c>(continuation: &'c [u8], range: &Range) -> Result<(Revision, &'c [u8]), Rejection> {
     let mut reader = Reader(continuation);
-    let read = reader.u8().filter(|version| *version == CONTINUATION_VERSION).and_then(|_| reader.u64());
+    let read = reader
+        .u8()
+        .filter(|version| *version == CONTINUATION_VERSION)
+        .and_then(|_| reader.u64());
     let revision = read.ok_or_else(|| Rejection::invalid("the continuation is not one of this server's"))?;
     let last = reader.0;
     let inside = range.start <= last && (range.end.is_empty() || last < range.end);

@@ -46,26 +46,20 @@ pub fn replay(
     if after > head.revision {
         return Err(Rejection::future(after, head.revision).into());
     }
-    let mut replay = Replay { events: Vec::new(), up_to: after, revision: head.revision };
-    let mut budget = Budget { bytes: max_bytes, scan: MAX_REPLAY_SCAN };
-    while replay.up_to < head.revision && !budget.is_spent() {
+    let mut replay = Replay {
+        events: Vec::new(),
+        up_to: after,
+        revision: head.revision,
+    };
+    let mut bytes = max_bytes.max(1);
+    let mut scan = MAX_REPLAY_SCAN;
+    while replay.up_to < head.revision && bytes > 0 && scan > 0 {
         let (key, stored) = row_of(engine, shard, replay.up_to + 1)?;
-        budget.scan = budget.scan.saturating_sub(stored.len());
+        scan = scan.saturating_sub(stored.len());
         let row = decode_row(&key, &stored)?;
-        add_row(engine, shard, row, &mut replay, &mut budget, filter)?;
+        add_row(engine, shard, row, &mut replay, &mut bytes, filter)?;
     }
     Ok(replay)
-}
-
-struct Budget {
-    bytes: usize,
-    scan: usize,
-}
-
-impl Budget {
-    fn is_spent(&self) -> bool {
-        self.bytes == 0 || self.scan == 0
-    }
 }
 
 fn decode_row(key: &Bytes, stored: &Bytes) -> Result<LogRow, Corrupt> {
@@ -84,25 +78,39 @@ pub(crate) fn row_of(
     let start = keys::log_key(shard, 0);
     let end = keys::prefix_end(&keys::log_key(shard, revision));
     let mut found = None;
-    engine.scan(Cf::Log, Scan { start: &start, end: &end, reverse: true }, &mut |key, value| {
-        found = Some((Bytes::copy_from_slice(key), Bytes::copy_from_slice(value)));
-        ControlFlow::Break(())
-    })?;
-    let contains = |(_, stored): &(Bytes, Bytes)| {
-        LogRow::read_head(stored).is_some_and(|(last, _, _)| last >= revision)
+    engine.scan(
+        Cf::Log,
+        Scan {
+            start: &start,
+            end: &end,
+            reverse: true,
+        },
+        &mut |key, value| {
+            found = Some((Bytes::copy_from_slice(key), Bytes::copy_from_slice(value)));
+            ControlFlow::Break(())
+        },
+    )?;
+    let missing = || {
+        Corrupt::new(
+            format!("the change log of shard {shard}"),
+            format!("revision {revision} is missing"),
+        )
     };
-    found.filter(contains).ok_or_else(|| {
-        Corrupt::new(format!("the change log of shard {shard}"), format!("revision {revision} is missing"))
-    })
+    let (key, stored) = found.ok_or_else(missing)?;
+    match LogRow::read_head(&stored) {
+        Some((last, _, _)) if last >= revision => Ok((key, stored)),
+        Some(_) => Err(missing()),
+        None => Err(Corrupt::new(place(Cf::Log, &key), "the value does not decode")),
+    }
 }
 
-/// Adds the events of a row that are after `up_to`, whole revisions of them, until the budget is spent.
+/// Adds the events of a row that are after `up_to`, whole revisions of them, until the bytes are used up.
 fn add_row(
     engine: &dyn EngineRead,
     shard: ShardId,
     row: LogRow,
     replay: &mut Replay,
-    budget: &mut Budget,
+    bytes: &mut usize,
     filter: &dyn Fn(&Partition, &[u8]) -> bool,
 ) -> Result<(), Corrupt> {
     let after = replay.up_to;
@@ -110,7 +118,7 @@ fn add_row(
     for item in row.items.into_iter().filter(|item| item.revision > after) {
         if item.revision > replay.up_to {
             // The revision before is complete. `up_to` follows behind.
-            if budget.is_spent() {
+            if *bytes == 0 {
                 replay.up_to = item.revision - 1;
                 return Ok(());
             }
@@ -119,7 +127,7 @@ fn add_row(
         if filter(&item.partition, &item.key) {
             let event = event(engine, shard, item)?;
             let size = event.partition.name.len() + event.key.len() + event.value.len();
-            budget.bytes = budget.bytes.saturating_sub(size.max(1));
+            *bytes = bytes.saturating_sub(size.max(1));
             replay.events.push(event);
         }
     }
@@ -128,7 +136,13 @@ fn add_row(
 }
 
 fn event(engine: &dyn EngineRead, shard: ShardId, item: LogItem) -> Result<Event, Corrupt> {
-    let LogItem { revision, kind, partition, key, previous: _ } = item;
+    let LogItem {
+        revision,
+        kind,
+        partition,
+        key,
+        previous: _,
+    } = item;
     if kind != EventKind::Put {
         return Ok(Event::deletion(revision, kind, partition, key));
     }
@@ -148,6 +162,9 @@ fn version(engine: &dyn EngineRead, data_key: &[u8], revision: Revision) -> Resu
     let key = keys::hist_key(data_key, revision);
     match engine.get(Cf::Hist, &key)? {
         Some(stored) => Ok(HistRow::decode(&key, &stored)?.row),
-        None => Err(Corrupt::new(place(Cf::Hist, &key), "the change log names this version, but it is missing")),
+        None => Err(Corrupt::new(
+            place(Cf::Hist, &key),
+            "the change log names this version, but it is missing",
+        )),
     }
 }

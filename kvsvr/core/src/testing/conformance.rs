@@ -10,6 +10,7 @@ use proptest::{
 };
 
 use super::{
+    cases,
     history::{Log, check_reads},
     strategy::any_log,
 };
@@ -55,11 +56,18 @@ fn batch(writes: Vec<Write>) -> WriteBatch {
 }
 
 fn put(cf: Cf, key: &'static str, value: &'static str) -> Write {
-    Write::Put(cf, Bytes::from_static(key.as_bytes()), Bytes::from_static(value.as_bytes()))
+    Write::Put(
+        cf,
+        Bytes::from_static(key.as_bytes()),
+        Bytes::from_static(value.as_bytes()),
+    )
 }
 
 fn keys(pairs: Pairs) -> Vec<String> {
-    pairs.into_iter().map(|(key, _)| String::from_utf8(key.to_vec()).expect("test keys are text")).collect()
+    pairs
+        .into_iter()
+        .map(|(key, _)| String::from_utf8(key.to_vec()).expect("test keys are text"))
+        .collect()
 }
 
 fn an_empty_engine_has_nothing(engine: &dyn Engine) {
@@ -74,8 +82,12 @@ fn an_empty_engine_has_nothing(engine: &dyn Engine) {
 }
 
 fn column_families_are_apart(engine: &dyn Engine) {
-    engine.write(batch(Cf::ALL.map(|cf| put(cf, "k", cf.name())).to_vec())).expect("write");
-    engine.write(batch(vec![Write::Delete(Cf::Hist, "k".into())])).expect("write");
+    engine
+        .write(batch(Cf::ALL.map(|cf| put(cf, "k", cf.name())).to_vec()))
+        .expect("write");
+    engine
+        .write(batch(vec![Write::Delete(Cf::Hist, "k".into())]))
+        .expect("write");
     for cf in Cf::ALL {
         let wanted = (cf != Cf::Hist).then(|| Bytes::from(cf.name()));
         assert_eq!(engine.get(cf, b"k").expect("get"), wanted, "{cf:?}");
@@ -85,16 +97,28 @@ fn column_families_are_apart(engine: &dyn Engine) {
 fn a_batch_applies_in_order(engine: &dyn Engine) {
     let delete = |key: &'static str| Write::Delete(Cf::Data, key.into());
     let range = |from: &'static str, to: &'static str| Write::DeleteRange(Cf::Data, from.into(), to.into());
-    let mut writes = vec![put(Cf::Data, "a", "1"), delete("a"), put(Cf::Data, "a", "2"), delete("none")];
+    let mut writes = vec![
+        put(Cf::Data, "a", "1"),
+        delete("a"),
+        put(Cf::Data, "a", "2"),
+        delete("none"),
+    ];
     writes.extend(["b", "c", "d"].map(|key| put(Cf::Data, key, "1")));
     writes.extend([range("b", "d"), put(Cf::Data, "c", "2"), range("x", "b")]);
     engine.write(batch(writes)).expect("write");
     let pair = |key: &'static str, value: &'static str| (Bytes::from(key), Bytes::from(value));
-    assert_eq!(scan(engine, Cf::Data, b"", b"", false), [pair("a", "2"), pair("c", "2"), pair("d", "1")]);
+    assert_eq!(
+        scan(engine, Cf::Data, b"", b"", false),
+        [pair("a", "2"), pair("c", "2"), pair("d", "1")]
+    );
 }
 
 fn scans_keep_to_their_bounds(engine: &dyn Engine) {
-    engine.write(batch(["a", "b", "c", "d"].map(|key| put(Cf::Log, key, "")).to_vec())).expect("write");
+    engine
+        .write(batch(
+            ["a", "b", "c", "d"].map(|key| put(Cf::Log, key, "")).to_vec(),
+        ))
+        .expect("write");
     let found = |start: &str, end: &str, reverse| {
         keys(scan(engine, Cf::Log, start.as_bytes(), end.as_bytes(), reverse)).concat()
     };
@@ -110,19 +134,33 @@ fn scans_keep_to_their_bounds(engine: &dyn Engine) {
     assert_eq!(found("d", "a", true), "");
     assert_eq!(found("x", "", false), "");
     let mut visited = 0;
-    let all = Scan { start: b"", end: b"", reverse: false };
+    let all = Scan {
+        start: b"",
+        end: b"",
+        reverse: false,
+    };
     engine
         .scan(Cf::Log, all, &mut |_, _| {
             visited += 1;
-            if visited == 2 { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+            if visited == 2 {
+                ControlFlow::Break(())
+            } else {
+                ControlFlow::Continue(())
+            }
         })
         .expect("scan");
     assert_eq!(visited, 2, "a scan ends when the visitor says so");
 }
 
 fn visitors_may_read(engine: &dyn Engine) {
-    engine.write(batch(vec![put(Cf::Data, "a", "1"), put(Cf::Data, "b", "2")])).expect("write");
-    let all = Scan { start: b"", end: b"", reverse: false };
+    engine
+        .write(batch(vec![put(Cf::Data, "a", "1"), put(Cf::Data, "b", "2")]))
+        .expect("write");
+    let all = Scan {
+        start: b"",
+        end: b"",
+        reverse: false,
+    };
     engine
         .scan(Cf::Data, all, &mut |key, value| {
             assert_eq!(engine.get(Cf::Data, key).expect("get").as_deref(), Some(value));
@@ -132,9 +170,15 @@ fn visitors_may_read(engine: &dyn Engine) {
 }
 
 fn a_snapshot_does_not_change(engine: &dyn Engine) {
-    engine.write(batch(vec![put(Cf::Data, "a", "1"), put(Cf::Data, "b", "1")])).expect("write");
+    engine
+        .write(batch(vec![put(Cf::Data, "a", "1"), put(Cf::Data, "b", "1")]))
+        .expect("write");
     let snapshot = engine.snapshot();
-    let writes = vec![put(Cf::Data, "a", "2"), Write::Delete(Cf::Data, "b".into()), put(Cf::Data, "c", "1")];
+    let writes = vec![
+        put(Cf::Data, "a", "2"),
+        Write::Delete(Cf::Data, "b".into()),
+        put(Cf::Data, "c", "1"),
+    ];
     engine.write(batch(writes)).expect("write");
     engine.flush().expect("flush");
     assert_eq!(keys(scan(&*snapshot, Cf::Data, b"", b"", false)), ["a", "b"]);
@@ -145,10 +189,20 @@ fn a_snapshot_does_not_change(engine: &dyn Engine) {
 
 fn durable_is_what_was_flushed(engine: &dyn Engine) {
     let durable = |cf| engine.get_durable(cf, b"k").expect("get");
-    engine.write(batch(vec![put(Cf::State, "k", "1"), put(Cf::Data, "k", "1")])).expect("write");
+    engine
+        .write(batch(vec![put(Cf::State, "k", "1"), put(Cf::Data, "k", "1")]))
+        .expect("write");
     engine.flush().expect("flush");
-    engine.write(batch(vec![put(Cf::State, "k", "2"), Write::Delete(Cf::Data, "k".into())])).expect("write");
-    assert_eq!((durable(Cf::State), durable(Cf::Data)), (Some("1".into()), Some("1".into())));
+    engine
+        .write(batch(vec![
+            put(Cf::State, "k", "2"),
+            Write::Delete(Cf::Data, "k".into()),
+        ]))
+        .expect("write");
+    assert_eq!(
+        (durable(Cf::State), durable(Cf::Data)),
+        (Some("1".into()), Some("1".into()))
+    );
     engine.flush().expect("flush");
     assert_eq!((durable(Cf::State), durable(Cf::Data)), (Some("2".into()), None));
 }
@@ -157,9 +211,24 @@ fn durable_is_what_was_flushed(engine: &dyn Engine) {
 fn garbage_of_other_shards_stays(engine: &dyn Engine) {
     use crate::rows::{DataRow, HistRow};
     let value = Bytes::from_static(b"v");
-    let row = DataRow { create_rev: 1, mod_rev: 1, version: 1, expires_at: 0, lease: 0, value };
-    let old = HistRow { superseded_at: 2, row: row.clone() }.encode();
-    let young = HistRow { superseded_at: 9, row }.encode();
+    let row = DataRow {
+        create_rev: 1,
+        mod_rev: 1,
+        version: 1,
+        expires_at: 0,
+        lease: 0,
+        value,
+    };
+    let old = HistRow {
+        superseded_at: 2,
+        row: row.clone(),
+    }
+    .encode();
+    let young = HistRow {
+        superseded_at: 9,
+        row,
+    }
+    .encode();
     let key = |shard: u8, name: &[u8]| Bytes::from([&[0, 0, 0, shard], name].concat());
     let rows = [
         (key(1, b"old"), old.clone()),
@@ -167,7 +236,9 @@ fn garbage_of_other_shards_stays(engine: &dyn Engine) {
         (key(1, b"odd"), "?".into()),
         (key(2, b"old"), old),
     ];
-    let writes = rows.iter().map(|(key, value)| Write::Put(Cf::Hist, key.clone(), value.clone()));
+    let writes = rows
+        .iter()
+        .map(|(key, value)| Write::Put(Cf::Hist, key.clone(), value.clone()));
     engine.write(batch(writes.collect())).expect("write");
     engine.flush().expect("flush");
     engine.set_garbage_floor(ShardId(1), 5);
@@ -189,39 +260,49 @@ fn any_write() -> impl Strategy<Value = Write> {
 
 fn random_writes_read_like_a_map(make: &impl Fn() -> Box<dyn Engine>) {
     let batches = vec((vec(any_write(), 0..12), any::<bool>()), 1..6);
-    TestRunner::new(Config { failure_persistence: None, ..Config::with_cases(CASES) })
-        .run(&batches, |batches| {
-            let engine = make();
-            let mut map: BTreeMap<(Cf, Bytes), Bytes> = BTreeMap::new();
-            for (writes, flush) in batches {
-                for write in writes.clone() {
-                    match write {
-                        Write::Put(cf, key, value) => drop(map.insert((cf, key), value)),
-                        Write::Delete(cf, key) => drop(map.remove(&(cf, key))),
-                        // An empty end is the end of the column family, here as in scans.
-                        Write::DeleteRange(of, start, end) => map.retain(|(cf, key), _| {
-                            *cf != of || *key < start || (!end.is_empty() && *key >= end)
-                        }),
-                    }
-                }
-                engine.write(batch(writes)).expect("write");
-                if flush {
-                    engine.flush().expect("flush");
-                }
-                for cf in Cf::ALL {
-                    let wanted: Pairs =
-                        map.iter().filter(|((of, _), _)| *of == cf).map(|((_, k), v)| (k.clone(), v.clone())).collect();
-                    prop_assert_eq!(scan(&*engine, cf, b"", b"", false), wanted);
+    TestRunner::new(Config {
+        failure_persistence: None,
+        ..cases(CASES)
+    })
+    .run(&batches, |batches| {
+        let engine = make();
+        let mut map: BTreeMap<(Cf, Bytes), Bytes> = BTreeMap::new();
+        for (writes, flush) in batches {
+            for write in writes.clone() {
+                match write {
+                    Write::Put(cf, key, value) => drop(map.insert((cf, key), value)),
+                    Write::Delete(cf, key) => drop(map.remove(&(cf, key))),
+                    // An empty end is the end of the column family, here as in scans.
+                    Write::DeleteRange(of, start, end) => map
+                        .retain(|(cf, key), _| *cf != of || *key < start || (!end.is_empty() && *key >= end)),
                 }
             }
-            Ok(())
-        })
-        .unwrap_or_else(|error| panic!("{error}"));
+            engine.write(batch(writes)).expect("write");
+            if flush {
+                engine.flush().expect("flush");
+            }
+            for cf in Cf::ALL {
+                let wanted: Pairs = map
+                    .iter()
+                    .filter(|((of, _), _)| *of == cf)
+                    .map(|((_, k), v)| (k.clone(), v.clone()))
+                    .collect();
+                prop_assert_eq!(scan(&*engine, cf, b"", b"", false), wanted);
+            }
+        }
+        Ok(())
+    })
+    .unwrap_or_else(|error| panic!("{error}"));
 }
 
 fn the_state_machine_is_the_same_on_it(make: &impl Fn() -> Box<dyn Engine>) {
-    TestRunner::new(Config { failure_persistence: None, ..Config::with_cases(CASES) })
-        .run(&(any_log(20), vec(1..5usize, 1..4)), |(log, splits): (Log, Vec<usize>)| {
+    TestRunner::new(Config {
+        failure_persistence: None,
+        ..cases(CASES)
+    })
+    .run(
+        &(any_log(20), vec(1..5usize, 1..4)),
+        |(log, splits): (Log, Vec<usize>)| {
             let engine = make();
             let reference = MemEngine::new();
             let drop_garbage = |engine: &dyn Engine, machine: &mut crate::machine::Machine| {
@@ -235,6 +316,7 @@ fn the_state_machine_is_the_same_on_it(make: &impl Fn() -> Box<dyn Engine>) {
             prop_assert_eq!(hash(&*engine), hash(&reference));
             check_reads(&*engine.snapshot(), SHARD, &log.model().0);
             Ok(())
-        })
-        .unwrap_or_else(|error| panic!("{error}"));
+        },
+    )
+    .unwrap_or_else(|error| panic!("{error}"));
 }

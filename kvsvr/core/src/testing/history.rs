@@ -29,7 +29,14 @@ impl Log {
             .map(|((stamp, commands), index)| {
                 let commands: Vec<Bytes> = commands.iter().map(encode_command).collect();
                 let payload = Payload::Batch(encode_batch(*stamp, &commands));
-                Entry { position: LogPosition { index, term: 1, node: 1 }, payload }
+                Entry {
+                    position: LogPosition {
+                        index,
+                        term: 1,
+                        node: 1,
+                    },
+                    payload,
+                }
             })
             .collect()
     }
@@ -37,8 +44,11 @@ impl Log {
     /// What the model makes of it.
     pub fn model(&self) -> (Model, Vec<Vec<Outcome>>) {
         let mut model = Model::default();
-        let replies =
-            self.entries.iter().map(|(stamp, commands)| model.apply(*stamp, commands)).collect();
+        let replies = self
+            .entries
+            .iter()
+            .map(|(stamp, commands)| model.apply(*stamp, commands))
+            .collect();
         (model, replies)
     }
 
@@ -74,20 +84,36 @@ impl Log {
 pub fn check_reads(engine: &dyn EngineRead, shard: ShardId, model: &Model) {
     let view = View::load(engine, shard).expect("the engine is sound");
     assert_eq!((view.revision, view.floor), (model.revision(), model.floor));
-    let mut ids: Vec<_> = model.states.iter().flat_map(|rows| rows.keys().cloned()).collect();
+    let mut ids: Vec<_> = model
+        .states
+        .iter()
+        .flat_map(|rows| rows.keys().cloned())
+        .collect();
     ids.sort();
     ids.dedup();
     for at in model.floor..=model.revision() {
         for (partition, key) in &ids {
             let real = view.get(partition, key, Some(at));
-            assert_eq!(real, Ok(model.get(partition, key, at).expect("in reach")), "{key:?} at {at}");
+            assert_eq!(
+                real,
+                Ok(model.get(partition, key, at).expect("in reach")),
+                "{key:?} at {at}"
+            );
         }
         let mut partitions: Vec<_> = ids.iter().map(|(partition, _)| partition).collect();
         partitions.dedup();
         for partition in partitions {
             for (reverse, limit) in [(false, 0), (true, 0), (false, 1), (true, 2)] {
-                let range = Range { reverse, limit, revision: Some(at), ..Range::default() };
-                let all = Range { limit: 0, ..range.clone() };
+                let range = Range {
+                    reverse,
+                    limit,
+                    revision: Some(at),
+                    ..Range::default()
+                };
+                let all = Range {
+                    limit: 0,
+                    ..range.clone()
+                };
                 let wanted = model.range(partition, &all).expect("in reach");
                 assert_eq!(pages(&view, partition, &range), wanted, "{range:?}");
             }
@@ -116,9 +142,18 @@ fn pages(view: &View<'_>, partition: &crate::types::Partition, range: &Range) ->
 }
 
 fn check_replay(engine: &dyn EngineRead, shard: ShardId, model: &Model, after: Revision) {
-    let wanted: Vec<Event> = model.events.iter().filter(|event| event.revision > after).cloned().collect();
-    for max_bytes in [1, 20, usize::MAX] {
-        assert_eq!(replay_all(engine, shard, after, max_bytes), Ok(wanted.clone()), "after {after}");
+    let wanted: Vec<Event> = model
+        .events
+        .iter()
+        .filter(|event| event.revision > after)
+        .cloned()
+        .collect();
+    for max_bytes in [20, usize::MAX] {
+        assert_eq!(
+            replay_all(engine, shard, after, max_bytes),
+            Ok(wanted.clone()),
+            "after {after}"
+        );
     }
 }
 
@@ -132,8 +167,14 @@ fn replay_all(
     let mut after = after;
     loop {
         let part = read::replay(engine, shard, after, max_bytes, &|_, _| true)?;
-        let whole = part.events.iter().all(|event| event.revision > after && event.revision <= part.up_to);
-        assert!(whole && (part.up_to > after || part.up_to == part.revision), "progress by whole revisions");
+        let whole = part
+            .events
+            .iter()
+            .all(|event| event.revision > after && event.revision <= part.up_to);
+        assert!(
+            whole && (part.up_to > after || part.up_to == part.revision),
+            "progress by whole revisions"
+        );
         events.extend(part.events);
         after = part.up_to;
         if after == part.revision {

@@ -88,12 +88,22 @@ fn refuse<T>(code: ErrorCode) -> Answer<T> {
 }
 
 fn compacted<T>(first: Revision) -> Answer<T> {
-    Err(Rejection { code: ErrorCode::Compacted, message: String::new(), revision: first })
+    Err(Rejection {
+        code: ErrorCode::Compacted,
+        message: String::new(),
+        revision: first,
+    })
 }
 
 /// The order of stored keys.
 fn sort_key((partition, key): &Id) -> (u16, u16, usize, Bytes, Bytes) {
-    (partition.slot(), partition.region, partition.name.len(), partition.name.clone(), key.clone())
+    (
+        partition.slot(),
+        partition.region,
+        partition.name.len(),
+        partition.name.clone(),
+        key.clone(),
+    )
 }
 
 impl Model {
@@ -119,12 +129,18 @@ impl Model {
 
     fn outcome(&self, result: Answer<OutcomeResult>) -> Outcome {
         let result = result.unwrap_or_else(OutcomeResult::Rejected);
-        Outcome { revision: self.revision(), result }
+        Outcome {
+            revision: self.revision(),
+            result,
+        }
     }
 
     fn run(&mut self, command: &Command) -> Outcome {
-        let Some(SessionSeq { session: id, seq, acked_below }) =
-            command.session.filter(|_| command.op != Op::SessionClose)
+        let Some(SessionSeq {
+            session: id,
+            seq,
+            acked_below,
+        }) = command.session.filter(|_| command.op != Op::SessionClose)
         else {
             let result = self.execute(command);
             return self.outcome(result);
@@ -152,7 +168,12 @@ impl Model {
 
     fn draft(&self) -> Draft {
         let rows = self.states[self.states.len() - 1].clone();
-        Draft { rows, touched: Vec::new(), revision: self.revision() + 1, stamp: self.stamp }
+        Draft {
+            rows,
+            touched: Vec::new(),
+            revision: self.revision() + 1,
+            stamp: self.stamp,
+        }
     }
 
     fn commit(&mut self, draft: Draft, deleted_as: EventKind) -> u64 {
@@ -197,7 +218,11 @@ impl Model {
                     return refuse(ErrorCode::NotFound);
                 };
                 *expires_at = self.stamp + *ttl_ms;
-                Ok(OutcomeResult::Lease { id, ttl_ms: *ttl_ms, deleted: 0 })
+                Ok(OutcomeResult::Lease {
+                    id,
+                    ttl_ms: *ttl_ms,
+                    deleted: 0,
+                })
             }
             Op::LeaseRevoke { id } => {
                 let Some((ttl_ms, _)) = self.leases.remove(&id) else {
@@ -210,9 +235,14 @@ impl Model {
             }
             Op::SessionOpen => {
                 self.last_session += 1;
-                let session = ModelSession { last_used: self.stamp, ..ModelSession::default() };
+                let session = ModelSession {
+                    last_used: self.stamp,
+                    ..ModelSession::default()
+                };
                 self.sessions.insert(self.last_session, session);
-                Ok(OutcomeResult::Session { id: self.last_session })
+                Ok(OutcomeResult::Session {
+                    id: self.last_session,
+                })
             }
             Op::SessionClose => {
                 let id = command.session.map_or(0, |ids| ids.session);
@@ -253,10 +283,18 @@ impl Model {
         let mut chosen = id;
         while chosen == 0 {
             self.last_lease += 1;
-            chosen = if self.leases.contains_key(&self.last_lease) { 0 } else { self.last_lease };
+            chosen = if self.leases.contains_key(&self.last_lease) {
+                0
+            } else {
+                self.last_lease
+            };
         }
         self.leases.insert(chosen, (ttl_ms, self.stamp + ttl_ms));
-        Ok(OutcomeResult::Lease { id: chosen, ttl_ms, deleted: 0 })
+        Ok(OutcomeResult::Lease {
+            id: chosen,
+            ttl_ms,
+            deleted: 0,
+        })
     }
 
     fn expire(&mut self, up_to_ms: StampMs) -> OutcomeResult {
@@ -282,8 +320,13 @@ impl Model {
             }
         }
         let keys = self.commit(draft, EventKind::Expire);
-        self.sessions.retain(|_, session| session.last_used + SESSION_IDLE_MS > bound);
-        OutcomeResult::Expire { keys, leases: ended, more: false }
+        self.sessions
+            .retain(|_, session| session.last_used + SESSION_IDLE_MS > bound);
+        OutcomeResult::Expire {
+            keys,
+            leases: ended,
+            more: false,
+        }
     }
 
     fn consumer(&mut self, op: &Op) -> Answer<OutcomeResult> {
@@ -306,7 +349,12 @@ impl Model {
                 check(self.floor, cursor)?;
                 (epoch + 1, cursor)
             }
-            (Op::ConsumerOpen { start_revision: 0, .. }, None) => (1, revision),
+            (
+                Op::ConsumerOpen {
+                    start_revision: 0, ..
+                },
+                None,
+            ) => (1, revision),
             (Op::ConsumerOpen { start_revision, .. }, None) => {
                 check(self.floor, start_revision - 1)?;
                 (1, start_revision - 1)
@@ -336,13 +384,19 @@ impl Model {
 
     fn txn(&mut self, partition: &Partition, txn: &Txn) -> Answer<TxnResult> {
         let mut draft = self.draft();
-        let succeeded = txn.compares.iter().all(|compare| holds(&draft.rows, partition, compare));
+        let succeeded = txn
+            .compares
+            .iter()
+            .all(|compare| holds(&draft.rows, partition, compare));
         let ops = if succeeded { &txn.then_ops } else { &txn.else_ops };
         let mut results = Vec::new();
         for op in ops {
             results.push(match op {
                 TxnOp::Get { key, revision } => TxnOpResult::Get(match revision {
-                    None => draft.rows.get(&(partition.clone(), key.clone())).map(|row| kv(key, row)),
+                    None => draft
+                        .rows
+                        .get(&(partition.clone(), key.clone()))
+                        .map(|row| kv(key, row)),
                     Some(at) => self.get(partition, key, *at)?,
                 }),
                 TxnOp::Range(range) => {
@@ -352,7 +406,10 @@ impl Model {
                         Some(at) => self.state(at)?,
                     };
                     let kvs = select(rows, partition, range);
-                    TxnOpResult::Range(RangeResult { kvs, continuation: Bytes::new() })
+                    TxnOpResult::Range(RangeResult {
+                        kvs,
+                        continuation: Bytes::new(),
+                    })
                 }
                 write => self.write(&mut draft, partition, write)?,
             });
@@ -364,23 +421,42 @@ impl Model {
     fn write(&self, draft: &mut Draft, partition: &Partition, op: &TxnOp) -> Answer<TxnOpResult> {
         let id = |key: &Bytes| (partition.clone(), key.clone());
         Ok(match op {
-            TxnOp::Put { key, value, ttl_ms, lease } => {
+            TxnOp::Put {
+                key,
+                value,
+                ttl_ms,
+                lease,
+            } => {
                 if *lease != 0 && !self.leases.contains_key(lease) {
                     return refuse(ErrorCode::NotFound);
                 }
                 let expires_at = if *ttl_ms == 0 { 0 } else { draft.stamp + ttl_ms };
-                TxnOpResult::Put { version: draft.put(id(key), value.clone(), expires_at, *lease) }
+                TxnOpResult::Put {
+                    version: draft.put(id(key), value.clone(), expires_at, *lease),
+                }
             }
-            TxnOp::Delete { key } => TxnOpResult::Delete { deleted: draft.delete(&id(key)) },
+            TxnOp::Delete { key } => TxnOpResult::Delete {
+                deleted: draft.delete(&id(key)),
+            },
             TxnOp::DeleteRange { start, end } => {
-                let range = Range { start: start.clone(), end: end.clone(), ..Range::default() };
+                let range = Range {
+                    start: start.clone(),
+                    end: end.clone(),
+                    ..Range::default()
+                };
                 let found = select(&draft.rows, partition, &range);
-                TxnOpResult::Delete { deleted: found.iter().map(|kv| draft.delete(&id(&kv.key))).sum() }
+                TxnOpResult::Delete {
+                    deleted: found.iter().map(|kv| draft.delete(&id(&kv.key))).sum(),
+                }
             }
-            TxnOp::Increment { key, delta } => {
-                TxnOpResult::Increment { value: draft.increment(id(key), *delta)? }
-            }
-            TxnOp::Append { prefix, value, ttl_ms } => {
+            TxnOp::Increment { key, delta } => TxnOpResult::Increment {
+                value: draft.increment(id(key), *delta)?,
+            },
+            TxnOp::Append {
+                prefix,
+                value,
+                ttl_ms,
+            } => {
                 let seq = draft.increment(id(prefix), 1)?;
                 if seq <= 0 {
                     return refuse(ErrorCode::WrongType);
@@ -416,8 +492,23 @@ impl Model {
 }
 
 fn kv(key: &Bytes, row: &ModelRow) -> KeyValue {
-    let ModelRow { value, create_rev, mod_rev, version, lease, expires_at } = row.clone();
-    KeyValue { key: key.clone(), value, create_rev, mod_rev, version, lease, expires_at }
+    let ModelRow {
+        value,
+        create_rev,
+        mod_rev,
+        version,
+        lease,
+        expires_at,
+    } = row.clone();
+    KeyValue {
+        key: key.clone(),
+        value,
+        create_rev,
+        mod_rev,
+        version,
+        lease,
+        expires_at,
+    }
 }
 
 fn select(rows: &Rows, partition: &Partition, range: &Range) -> Vec<KeyValue> {
@@ -456,11 +547,29 @@ fn holds(rows: &Rows, partition: &Partition, compare: &Compare) -> bool {
 
 fn as_txn_op(op: Op) -> TxnOp {
     match op {
-        Op::Put { key, value, ttl_ms, lease } => TxnOp::Put { key, value, ttl_ms, lease },
+        Op::Put {
+            key,
+            value,
+            ttl_ms,
+            lease,
+        } => TxnOp::Put {
+            key,
+            value,
+            ttl_ms,
+            lease,
+        },
         Op::Delete { key } => TxnOp::Delete { key },
         Op::DeleteRange { start, end } => TxnOp::DeleteRange { start, end },
         Op::Increment { key, delta } => TxnOp::Increment { key, delta },
-        Op::Append { prefix, value, ttl_ms } => TxnOp::Append { prefix, value, ttl_ms },
+        Op::Append {
+            prefix,
+            value,
+            ttl_ms,
+        } => TxnOp::Append {
+            prefix,
+            value,
+            ttl_ms,
+        },
         other => unreachable!("not a write: {other:?}"),
     }
 }
@@ -478,7 +587,14 @@ impl Draft {
             Some(row) => (row.create_rev, row.version + 1),
             None => (self.revision, 1),
         };
-        let row = ModelRow { value, create_rev, mod_rev: self.revision, version, lease, expires_at };
+        let row = ModelRow {
+            value,
+            create_rev,
+            mod_rev: self.revision,
+            version,
+            lease,
+            expires_at,
+        };
         self.rows.insert(id, row);
         version
     }
@@ -506,7 +622,9 @@ impl Draft {
                 Err(_) => return refuse(ErrorCode::WrongType),
             },
         };
-        let Some(sum) = number.checked_add(delta) else { return refuse(ErrorCode::WrongType) };
+        let Some(sum) = number.checked_add(delta) else {
+            return refuse(ErrorCode::WrongType);
+        };
         self.put(id, Bytes::copy_from_slice(&sum.to_be_bytes()), expires_at, lease);
         Ok(sum)
     }

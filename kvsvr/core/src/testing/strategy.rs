@@ -58,27 +58,36 @@ fn revision() -> impl Strategy<Value = u64> {
     prop_oneof![4 => 0..30u64, 1 => 0..200u64]
 }
 
+/// 0 is the newest in an encoded read.
+fn past() -> impl Strategy<Value = u64> {
+    revision().prop_map(|revision| revision.max(1))
+}
+
 fn put() -> impl Strategy<Value = (Bytes, Bytes, u64, u64)> {
     let ends = prop_oneof![3 => ttl().prop_map(|ttl| (ttl, 0)), 1 => (1..4u64).prop_map(|lease| (0, lease))];
     (tiny_key(), value(), ends).prop_map(|(key, value, (ttl_ms, lease))| (key, value, ttl_ms, lease))
 }
 
 fn range() -> impl Strategy<Value = Range> {
-    (bounds(), any::<bool>(), any::<bool>(), option::weighted(0.3, revision())).prop_map(
-        |((start, end), reverse, keys_only, revision)| Range {
+    (
+        bounds(),
+        any::<bool>(),
+        any::<bool>(),
+        option::weighted(0.3, past()),
+    )
+        .prop_map(|((start, end), reverse, keys_only, revision)| Range {
             start,
             end,
             reverse,
             keys_only,
             revision,
             ..Range::default()
-        },
-    )
+        })
 }
 
 fn txn_op() -> impl Strategy<Value = TxnOp> {
     prop_oneof![
-        2 => (tiny_key(), option::weighted(0.3, revision())).prop_map(|(key, revision)| TxnOp::Get { key, revision }),
+        2 => (tiny_key(), option::weighted(0.3, past())).prop_map(|(key, revision)| TxnOp::Get { key, revision }),
         1 => range().prop_map(TxnOp::Range),
         4 => put().prop_map(|(key, value, ttl_ms, lease)| TxnOp::Put { key, value, ttl_ms, lease }),
         2 => tiny_key().prop_map(|key| TxnOp::Delete { key }),
@@ -110,13 +119,22 @@ fn compare() -> impl Strategy<Value = Compare> {
             }
             (_, operator) => operator,
         };
-        Compare { key, target, operator }
+        Compare {
+            key,
+            target,
+            operator,
+        }
     })
 }
 
 fn txn() -> impl Strategy<Value = Txn> {
-    (vec(compare(), 0..2), vec(txn_op(), 0..5), vec(txn_op(), 0..3))
-        .prop_map(|(compares, then_ops, else_ops)| Txn { compares, then_ops, else_ops })
+    (vec(compare(), 0..2), vec(txn_op(), 0..5), vec(txn_op(), 0..3)).prop_map(
+        |(compares, then_ops, else_ops)| Txn {
+            compares,
+            then_ops,
+            else_ops,
+        },
+    )
 }
 
 fn name() -> impl Strategy<Value = Bytes> {
@@ -131,8 +149,11 @@ fn shard_op() -> impl Strategy<Value = Op> {
         Just(Op::SessionOpen),
         Just(Op::SessionClose),
         (name(), revision()).prop_map(|(name, start_revision)| Op::ConsumerOpen { name, start_revision }),
-        (name(), 0..4u64, revision())
-            .prop_map(|(name, epoch, revision)| Op::ConsumerAck { name, epoch, revision }),
+        (name(), 0..4u64, revision()).prop_map(|(name, epoch, revision)| Op::ConsumerAck {
+            name,
+            epoch,
+            revision
+        }),
         name().prop_map(|name| Op::ConsumerDelete { name }),
         (name(), revision()).prop_map(|(name, revision)| Op::ConsumerReset { name, revision }),
         (0..4000u64).prop_map(|up_to_ms| Op::Expire { up_to_ms }),
@@ -155,22 +176,37 @@ fn op() -> impl Strategy<Value = Op> {
 
 /// A valid command.
 pub fn any_command() -> impl Strategy<Value = Command> {
-    let session = (1..4u64, 1..12u64, 0..12u64)
-        .prop_map(|(session, seq, acked)| SessionSeq { session, seq, acked_below: acked.min(seq) });
+    let session = (1..4u64, 1..12u64, 0..12u64).prop_map(|(session, seq, acked)| SessionSeq {
+        session,
+        seq,
+        acked_below: acked.min(seq),
+    });
     (any_partition(), option::weighted(0.5, session), op()).prop_map(|(partition, session, op)| {
         let session = match op {
             Op::SessionOpen => None,
-            Op::SessionClose => session.or(Some(SessionSeq { session: 1, seq: 0, acked_below: 0 })),
+            Op::SessionClose => session.or(Some(SessionSeq {
+                session: 1,
+                seq: 0,
+                acked_below: 0,
+            })),
             _ => session,
         };
-        Command { partition, session, op }
+        Command {
+            partition,
+            session,
+            op,
+        }
     })
 }
 
 /// Up to `entries` log entries with a few commands each. Time goes on, rarely back, rarely by days.
 pub fn any_log(entries: usize) -> impl Strategy<Value = Log> {
     let tick = prop_oneof![20 => 0..150i64, 3 => -300..0i64, 1 => Just(SESSION_IDLE_MS as i64)];
-    let opened = Command { partition: Partition::default(), session: None, op: Op::SessionOpen };
+    let opened = Command {
+        partition: Partition::default(),
+        session: None,
+        op: Op::SessionOpen,
+    };
     vec((tick, vec(any_command(), 0..6)), 1..entries).prop_map(move |ticks| {
         let mut now = 1000i64;
         // Two sessions are there from the start.

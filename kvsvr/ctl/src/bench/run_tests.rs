@@ -14,10 +14,13 @@ use crate::bench::{
     workload::{Mix, Skew},
 };
 
+/// The partition and where its events go.
+type PartitionWatcher = (u64, UnboundedSender<Bytes>);
+
 #[derive(Clone, Default)]
 pub(crate) struct FakeTarget {
     data: Arc<Mutex<BTreeMap<(u64, u64), Bytes>>>,
-    watchers: Arc<Mutex<Vec<(u64, UnboundedSender<Bytes>)>>>,
+    watchers: Arc<Mutex<Vec<PartitionWatcher>>>,
     in_flight: Arc<AtomicUsize>,
     most_in_flight: Arc<AtomicUsize>,
     delay: Option<Duration>,

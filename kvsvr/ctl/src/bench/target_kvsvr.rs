@@ -26,11 +26,16 @@ impl KvsvrTarget {
         for client in &clients {
             client.shard_map().await?;
         }
-        Ok(Self {
+        Ok(Self::new(clients, context.global.region, mode))
+    }
+
+    /// Over these clients, at least one.
+    pub fn new(clients: Vec<kvsvr_client::Client>, region: u16, mode: ReadMode) -> Self {
+        Self {
             clients,
-            region: context.global.region,
+            region,
             mode,
-        })
+        }
     }
 
     fn partition(&self, number: u64) -> Partition {

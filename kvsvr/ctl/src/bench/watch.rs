@@ -99,11 +99,12 @@ pub async fn run<T: Target>(
     };
     // Watchers that are gone have said so in their result.
     let _ = written.send(());
-    let missed: u64 = try_join_all(watching)
+    let missed: Result<u64, OpError> = try_join_all(watching)
         .await
         .map_err(task_failed)?
         .into_iter()
         .sum();
+    let missed = missed.map_err(|e| failed("a watch", &e))?;
     let events = shared.events.measured(drive.duration);
     let watch = WatchReport {
         watchers,
@@ -162,46 +163,36 @@ async fn write<T: Target>(
     }
 }
 
-/// Follows a partition until all writes have been seen after `done` was sent, or nothing more comes; the number of events missed.
+/// Follows a partition until all writes have been seen after `done` was sent, or nothing more comes; the number of events missed. A
+/// watch that breaks is an error: those of kvsvr reconnect by themselves.
 async fn follow<T: Target>(
     shared: Arc<Shared<T>>,
     index: usize,
     partition: u64,
     mut stream: <T::Client as super::target::Client>::Watcher,
     mut done: tokio::sync::broadcast::Receiver<()>,
-) -> u64 {
+) -> Result<u64, OpError> {
     let mut values = Vec::new();
     let mut seen = 0;
     // While writes go on.
     loop {
-        let error = tokio::select! {
+        tokio::select! {
             biased;
             _ = done.recv() => break,
-            next = stream.next(&mut values) => next.err(),
-        };
-        seen += take(&shared, index, &mut values);
-        if let Some(error) = error {
-            let now = Instant::now();
-            shared.writes.record(
-                &shared.window,
-                index,
-                OpKind::Scan,
-                (now, now),
-                &Err(watch_error(error)),
-            );
-            return 0;
+            next = stream.next(&mut values) => next?,
         }
+        seen += take(&shared, index, &mut values);
     }
     let written = shared.written[partition as usize].load(Ordering::Relaxed);
     let deadline = tokio::time::Instant::now() + BENCH_DRAIN;
-    while seen < written && matches!(timeout_at(deadline, stream.next(&mut values)).await, Ok(Ok(()))) {
+    while seen < written {
+        match timeout_at(deadline, stream.next(&mut values)).await {
+            Ok(next) => next?,
+            Err(_) => break,
+        }
         seen += take(&shared, index, &mut values);
     }
-    written.saturating_sub(seen)
-}
-
-fn watch_error(error: OpError) -> OpError {
-    OpError::definite(format!("a watch broke: {}", error.message))
+    Ok(written.saturating_sub(seen))
 }
 
 fn take<T: Target>(shared: &Shared<T>, index: usize, values: &mut Vec<Bytes>) -> u64 {

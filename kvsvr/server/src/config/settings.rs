@@ -95,12 +95,6 @@ pub const SETTINGS: &[Setting] = &[
         get: |c| c.worker_threads.to_string(),
     },
     Setting {
-        key: "request_timeout",
-        help: "For requests that name no deadline.",
-        set: |c, v| units::parse_duration(v).map(|v| c.request_timeout = v),
-        get: |c| quoted(&units::duration(c.request_timeout)),
-    },
-    Setting {
         key: "max_connections",
         help: "Connections to the gRPC port at a time; one more is closed at once. Needs as many file handles.",
         set: |c, v| number(v).map(|v| c.max_connections = v),

@@ -190,7 +190,6 @@ fn relations_between_settings_are_checked() {
             "must be greater than raft.election_min",
         ),
         (&[("raft.heartbeat", "1ms")], "below 10ms"),
-        (&[("request_timeout", "0")], "request_timeout"),
         (&[("max_connections", "0")], "max_connections"),
         (
             &[("memory.limit", "256MiB")],

@@ -313,6 +313,21 @@ impl Shard {
         }
     }
 
+    /// Sets the gauges.
+    pub fn observe(&self, gauges: &ShardMetrics) {
+        let metrics = self.raft.metrics().borrow_watched().clone();
+        let last = metrics.last_log_index.unwrap_or(0);
+        let slowest = metrics
+            .replication
+            .iter()
+            .flat_map(|r| r.values().map(|m| m.as_ref().map_or(0, |m| m.index)))
+            .min();
+        gauges.replication_lag(slowest.map_or(0, |slowest| last.saturating_sub(slowest)));
+        let committed = self.wal.shard(self.id).committed.map_or(0, |p| p.index);
+        gauges.apply_lag((committed + 1).saturating_sub(self.head().applied_next()));
+        gauges.position(self.revision(), self.head().floor(), self.leader.is_me());
+    }
+
     /// The newest revision that this replica has applied.
     pub fn revision(&self) -> Revision {
         self.head().revision()
@@ -338,7 +353,8 @@ impl WatchSource for Shard {
     fn serving(&self) -> Result<(), pb::Error> {
         match self.reads.age() {
             Some(age) if age <= WATCH_MAX_AGE => Ok(()),
-            _ if self.leader.leader().is_some() => Ok(()),
+            // Just started: nobody has confirmed anything yet.
+            None if self.leader.leader().is_some() => Ok(()),
             _ => Err(error::not_leader(self.id.0, None)),
         }
     }

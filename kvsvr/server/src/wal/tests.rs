@@ -389,7 +389,9 @@ async fn on_a_real_file_system() {
     for round in 0..4_u64 {
         let counter = writes.clone();
         let opened = WalOptions {
-            on_write: Arc::new(move |write| drop(counter.fetch_add(write.records, Ordering::SeqCst))),
+            on_write: Arc::new(move |write| {
+                counter.fetch_add(write.records, Ordering::SeqCst);
+            }),
             ..options()
         };
         let (wal, report) = Wal::open(disk(), opened).await.unwrap();

@@ -197,10 +197,7 @@ async fn begins_with_its_position_then_sends_what_matches() {
         panic!("{message:?}")
     };
     let kv = event.kv.clone().unwrap();
-    assert_eq!(
-        (&kv.key[..], kv.mod_rev, kv.value.len()),
-        (&b"key/1"[..], 4, 149)
-    );
+    assert_eq!((&kv.key[..], kv.mod_rev, kv.value.len()), (&b"key/1"[..], 4, 149));
     assert_eq!(event.partition.clone().unwrap().name, "p1");
 }
 
@@ -333,10 +330,21 @@ async fn ends_when_the_replica_can_not_serve() {
 #[tokio::test]
 async fn ends_when_the_client_leaves_or_reads_nothing() {
     let replica = Replica::new(1 << 20);
-    let Client { input, task } = replica.open(Ok(everything(0)));
-    settle().await;
-    drop(input);
-    task.await.unwrap();
+    let (output, input) = channel(STREAM_QUEUE);
+    let long = Duration::from_secs(3600);
+    let silent = Timing {
+        heartbeat: long,
+        check: long,
+        ..SHORT
+    };
+    let leave = async {
+        settle().await;
+        drop(input);
+    };
+    let both = async { tokio::join!(serve(&*replica, Ok(everything(0)), &output, &silent), leave) };
+    timeout(Duration::from_secs(20), both)
+        .await
+        .expect("it ends at once when the client leaves");
 
     let (output, mut input) = channel(STREAM_QUEUE);
     let stall = Timing {

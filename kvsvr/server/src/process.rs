@@ -1,0 +1,218 @@
+//! A node in production: its directory, the log, RocksDB, gRPC and HTTP, put together and taken apart again in order.
+
+use std::{
+    io,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Duration,
+};
+
+use futures::future::BoxFuture;
+use kvsvr_client::grpc::GrpcTransport;
+use kvsvr_proto::v1 as pb;
+
+use crate::{
+    api::NodeService,
+    cache::CachedEngine,
+    cli::{Exit, Failure, Shutdown},
+    config::Config,
+    disk::{DynDisk, fs::FsDisk},
+    grpc::{GrpcOptions, GrpcServer},
+    http::{HttpServer, NodeView},
+    maintenance,
+    metrics::{Metrics, resident_bytes},
+    node::{Node, NodeParts, StatusProbe},
+    raft::runtime::{random_u64, wall_clock_ms},
+    rocks::{RocksEngine, RocksOptions},
+    store::{DataLock, ROCKS_DIR, STAGING_DIR, Store, StoreError, StoreId},
+    wal::{Wal, WalError, WalOptions},
+};
+
+fn data_refused(e: StoreError) -> Failure {
+    Failure::new(Exit::DataRefused, e.to_string())
+}
+
+fn storage(e: impl ToString) -> Failure {
+    Failure::new(Exit::Storage, e.to_string())
+}
+
+/// Runs a node until `shutdown` resolves or it cannot go on.
+pub async fn run(config: Config, shutdown: Shutdown) -> Result<(), Failure> {
+    // The ports first: a port in use must not cost a recovery.
+    let grpc = GrpcServer::bind(&config.listen).await?;
+    let http = match &config.http {
+        Some(address) => Some(HttpServer::bind(address).await?),
+        None => None,
+    };
+    let _lock = DataLock::acquire(&config.data).map_err(data_refused)?;
+    let disk: DynDisk = Arc::new(FsDisk::new(&config.data).map_err(storage)?);
+    let fresh = StoreId((u128::from(random_u64()) << 64 | u128::from(random_u64())).to_be_bytes());
+    let store = Store::open(disk.clone(), fresh, wall_clock_ms()).await.map_err(data_refused)?;
+    disk.create_dir(STAGING_DIR).await.map_err(storage)?;
+    let metrics = Metrics::new();
+    let wal = open_wal(&config, &store, disk.clone(), &metrics).await?;
+    let rocks = open_rocks(&config)?;
+    let cache = Arc::new(CachedEngine::new(rocks.clone(), config.memory.row_cache as u64));
+    let probe = Arc::new(Probe { rocks: rocks.clone(), cache: cache.clone(), metrics: metrics.clone() });
+    let parts = NodeParts {
+        settings: config.settings(),
+        address: config.advertise.clone(),
+        store,
+        disk,
+        wal,
+        engine: cache,
+        checkpoints: rocks,
+        transport: Arc::new(GrpcTransport::new()),
+        metrics: metrics.clone(),
+        probe: probe.clone(),
+    };
+    let (node, mut fatal) = Node::start(parts).await.map_err(storage)?;
+    maintenance::spawn(&node);
+    serve(config, node, probe, grpc, http, shutdown, &mut fatal).await
+}
+
+async fn open_wal(
+    config: &Config,
+    store: &Store,
+    disk: DynDisk,
+    metrics: &Arc<Metrics>,
+) -> Result<Wal, Failure> {
+    let data = config.data.display().to_string();
+    let on_fatal = move |e: &io::Error| {
+        // After a failed fsync nobody knows what is on disk: going on, or trying again, could lose what was acknowledged.
+        tracing::error!("writing the log in {data} failed, this node stops: {e}. Check the disk, then start the node again");
+        std::process::exit(i32::from(Exit::Storage as u8));
+    };
+    let observed = metrics.clone();
+    let options = WalOptions {
+        segment_bytes: config.wal.segment,
+        cache_bytes: config.memory.wal_cache,
+        reserve_bytes: config.disk_reserve_bytes,
+        on_write: Arc::new(move |write| {
+            observed.wal_synced(write.duration);
+            observed.wal_wrote(write.bytes, write.records);
+        }),
+        ..WalOptions::new(store.meta().store_id, random_u64(), Arc::new(on_fatal))
+    };
+    let opened = Wal::open(disk, options).await;
+    let (wal, report) = opened.map_err(|e: WalError| storage(e))?;
+    if let Some((segment, offset)) = &report.torn {
+        tracing::warn!(segment, offset, "the log ended in a write that was never acknowledged; it was cut off");
+    }
+    tracing::info!(segments = report.segments, records = report.records, bytes = report.bytes, "the log is recovered");
+    Ok(wal)
+}
+
+fn open_rocks(config: &Config) -> Result<Arc<RocksEngine>, Failure> {
+    let options = RocksOptions {
+        block_cache_bytes: config.memory.block_cache,
+        memtable_bytes: config.memory.memtables,
+    };
+    RocksEngine::open(&config.data.join(ROCKS_DIR), &options).map_err(storage)
+}
+
+async fn serve(
+    config: Config,
+    node: Arc<Node>,
+    probe: Arc<Probe>,
+    grpc: GrpcServer,
+    http: Option<HttpServer>,
+    shutdown: Shutdown,
+    fatal: &mut tokio::sync::mpsc::UnboundedReceiver<String>,
+) -> Result<(), Failure> {
+    let metrics = node.metrics().clone();
+    let health = grpc.health();
+    let (stop_grpc, grpc_stopped) = tokio::sync::oneshot::channel::<()>();
+    let options = GrpcOptions { max_connections: config.max_connections, ..GrpcOptions::default() };
+    let service = Arc::new(NodeService(node.clone()));
+    let serving = tokio::spawn(grpc.serve(service, metrics.clone(), options, async move {
+        let _ = grpc_stopped.await;
+    }));
+    if let Some(http) = http {
+        let view = Arc::new(View { node: node.clone(), probe, seen_hits: AtomicU64::new(0), seen_misses: AtomicU64::new(0) });
+        tokio::spawn(http.serve(view, metrics, std::future::pending()));
+    }
+    tracing::info!(listen = config.listen, advertise = config.advertise, "serving");
+    let ready = tokio::spawn({
+        let node = node.clone();
+        async move {
+            loop {
+                health.set_serving(node.ready().is_ok()).await;
+                tokio::time::sleep(Duration::from_secs(1)).await;
+            }
+        }
+    });
+    let ended = tokio::select! { biased;
+        () = shutdown => None,
+        reason = fatal.recv() => reason,
+    };
+    if let Some(reason) = ended {
+        return Err(Failure::new(Exit::Storage, format!("a replica has stopped by itself, so this node stops: {reason}")));
+    }
+    ready.abort();
+    maintenance::stop(&node).await.map_err(storage)?;
+    // Peers are not needed any more: now the listener may go.
+    drop(stop_grpc);
+    let _ = serving.await;
+    tracing::info!("stopped");
+    Ok(())
+}
+
+/// What the parts outside the node know of it.
+struct Probe {
+    rocks: Arc<RocksEngine>,
+    cache: Arc<CachedEngine>,
+    metrics: Arc<Metrics>,
+}
+
+impl StatusProbe for Probe {
+    fn fill(&self, status: &mut pb::NodeStatus) {
+        let rocks = self.rocks.stats();
+        let cache = self.cache.stats();
+        status.data_bytes = rocks.file_bytes;
+        status.fsync_p99_us = self.metrics.fsync_p99_us();
+        status.rss_bytes = resident_bytes();
+        let looked_up = cache.hits + cache.misses;
+        status.cache_hit_rate = if looked_up == 0 { 0.0 } else { cache.hits as f64 / looked_up as f64 };
+        if rocks.write_stopped {
+            status.messages.push("RocksDB has stopped taking writes until a compaction catches up".to_owned());
+        }
+        if rocks.background_errors > 0 {
+            status.messages.push(format!("RocksDB reports {} background errors, see the log", rocks.background_errors));
+        }
+    }
+}
+
+/// What the HTTP port shows.
+struct View {
+    node: Arc<Node>,
+    probe: Arc<Probe>,
+    /// Look-ups that the metrics have counted.
+    seen_hits: AtomicU64,
+    seen_misses: AtomicU64,
+}
+
+impl NodeView for View {
+    fn ready(&self) -> Result<(), Vec<String>> {
+        self.node.ready()
+    }
+
+    fn status(&self) -> BoxFuture<'static, pb::NodeStatus> {
+        let node = self.node.clone();
+        Box::pin(async move { node.status().await })
+    }
+
+    fn refresh(&self, metrics: &Metrics) {
+        let cache = self.probe.cache.stats();
+        let hits = cache.hits - self.seen_hits.swap(cache.hits, Ordering::AcqRel).min(cache.hits);
+        let misses = cache.misses - self.seen_misses.swap(cache.misses, Ordering::AcqRel).min(cache.misses);
+        metrics.row_cache_looked_up(hits, misses);
+        metrics.row_cache_holds(cache.entries, cache.bytes);
+        metrics.wal_sizes(self.node.wal().total_bytes(), self.node.wal().unpurged_bytes());
+        for shard in self.node.shards() {
+            shard.observe(&metrics.shard(shard.id()));
+        }
+    }
+}
