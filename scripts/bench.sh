@@ -59,14 +59,18 @@ one() { # target workload clients
   echo >>"$RESULTS"
   tail -1 "$RESULTS" | python3 -c 'import json,sys; r=json.load(sys.stdin); print("    {target:6} {workload:6} {clients:5} clients  {ops_per_s:10.0f}/s  p50 {p50_ms:7.3f} ms  p99 {p99_ms:8.3f} ms  errors {errors}".format(**r))'
 }
-etcd_load() { "$BIN/kvctl" --endpoints "$ET_ENDPOINTS" bench put --target etcd --clients 256 --keys "$KEYS" --value-size "$VALUE" --load-only >/dev/null 2>&1; }
-kv_load() { "$BIN/kvctl" --endpoints "$KV_ENDPOINTS" bench put --target kvsvr --clients 256 --keys "$KEYS" --value-size "$VALUE" --load-only >/dev/null 2>&1; }
+load() { # target: fills all keys once
+  local endpoints=$KV_ENDPOINTS
+  [ "$1" = kvsvr ] || endpoints=$ET_ENDPOINTS
+  "$BIN/kvctl" --endpoints "$endpoints" bench get --load --target "$1" --clients 256 --keys "$KEYS" --value-size "$VALUE" \
+    --duration 1s --warmup 0s >/dev/null
+}
 
 for round in $(seq "$ROUNDS"); do
   for target in kvsvr etcd; do
     say "round $round of $ROUNDS: $target"
     "start_$target"
-    if [ "$target" = kvsvr ]; then kv_load; else etcd_load; fi
+    load "$target"
     for c in $CLIENTS_PUT; do one "$target" put "$c"; done
     for c in $CLIENTS_GET; do one "$target" get "$c"; done
     "stop_$target"

@@ -60,7 +60,7 @@ FOUND=0
 for p in $(python3 -c '
 import json, sys
 print(" ".join(sorted({json.loads(l)["partition"] for l in open(sys.argv[1])})))' "$WORK/packages.jsonl"); do
-  n=$(ctl --timeout 10s -o json range "$p" --all --keys-only | python3 -c 'import json,sys; print(len(json.load(sys.stdin)["kvs"]))')
+  n=$(ctl --timeout 10s -o json range "$p" --all --keys-only | wc -l)
   FOUND=$((FOUND + n))
 done
 note "$FOUND of $COUNT records found"

@@ -3,25 +3,29 @@
 //! It owns the router, one [`NodeStream`] for each node, one session for each shard and the shard map's refresh. What to do after a
 //! failure is decided in [`retry`](crate::retry), where to go in [`router`](crate::router); here is the loop.
 
+mod map;
+mod reply;
+
 use std::{
     collections::BTreeMap,
     sync::{
-        Arc, Weak,
+        Arc,
         atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering},
     },
 };
 
 use bytes::Bytes;
-use kvsvr_proto::v1::{self, command, exec_reply, exec_request, outcome};
+use kvsvr_proto::v1::{self, command, exec_request, outcome};
 use parking_lot::{Mutex, RwLock};
 use prost::Message;
 use tokio::time::{Duration, Instant, sleep};
 
+use self::reply::{Verdict, accept_outcome, accept_read};
 use crate::{
     error::{Code, Error, Result},
-    limits::{MAP_MAX_AGE, MAP_TIMEOUT, MAX_RETRY_PAUSE, MAX_TIMEOUT, RETRY_PAUSE},
+    limits::MAX_TIMEOUT,
     mux::NodeStream,
-    retry::{Next, Repeat, Step, Tries, pause},
+    retry::{Next, Repeat, Step, Tries},
     router::{Place, Router, Target},
     session::{ShardSession, Ticket},
     time::millis,
@@ -53,16 +57,6 @@ pub(crate) struct Core {
 pub(crate) struct Answer<T> {
     pub(crate) value: T,
     pub(crate) address: Arc<str>,
-}
-
-/// What a reply means for the tries.
-enum Verdict<T> {
-    /// The answer.
-    Done(T),
-    /// The state machine's own refusal: the answer, too.
-    Refused(Error),
-    /// This try failed.
-    Failed(Error),
 }
 
 /// How the tries of one request ended without an answer.
@@ -393,111 +387,6 @@ impl Core {
         avoid.push(target.node);
     }
 
-    /// A reply brought the epoch of the server's map; fetches the map if it is newer, or if what we know is old.
-    fn look_at_epoch(self: &Arc<Self>, epoch: u64, now: Instant) {
-        let known = self.epoch.load(Ordering::Relaxed);
-        let age = millis(now.saturating_duration_since(self.started))
-            .saturating_sub(self.fetched_ms.load(Ordering::Relaxed));
-        if epoch > known || u128::from(age) >= MAP_MAX_AGE.as_millis() {
-            self.refresh_map();
-        }
-    }
-
-    /// Fetches the map in the background, unless that is under way.
-    pub(crate) fn refresh_map(self: &Arc<Self>) {
-        if self.background.swap(true, Ordering::AcqRel) {
-            return;
-        }
-        let core = Arc::downgrade(self);
-        tokio::spawn(async move {
-            if let Some(core) = Weak::upgrade(&core) {
-                let deadline = Instant::now() + MAP_TIMEOUT * 3;
-                let known = core.epoch.load(Ordering::Relaxed);
-                if let Err(error) = core.fetch_map(deadline, known).await {
-                    tracing::debug!(%error, "cannot refresh the shard map");
-                    // Not again with the very next reply.
-                    core.fetched_ms.store(millis(core.now()), Ordering::Relaxed);
-                }
-                core.background.store(false, Ordering::Release);
-            }
-        });
-    }
-
-    /// The shard of a place; fetches the map if there is none yet.
-    pub(crate) async fn locate(self: &Arc<Self>, place: Place, deadline: Instant) -> Result<u32> {
-        if let Some(shard) = self.router.read().shard(place) {
-            return Ok(shard);
-        }
-        self.need_map(deadline).await?;
-        self.router
-            .read()
-            .shard(place)
-            .ok_or_else(|| no_such_shard(place))
-    }
-
-    /// Fetches the map if there is none yet.
-    pub(crate) async fn need_map(&self, deadline: Instant) -> Result<()> {
-        let mut failures = 0;
-        while self.router.read().map().is_none() {
-            let Err(error) = self.fetch_map(deadline, 0).await else {
-                continue;
-            };
-            let pause = pause(
-                RETRY_PAUSE,
-                MAX_RETRY_PAUSE,
-                failures,
-                rand::random_range(0.0..1.0),
-            );
-            if Instant::now() + pause >= deadline || error.code == Code::Refused {
-                return Err(error);
-            }
-            failures += 1;
-            sleep(pause).await;
-        }
-        Ok(())
-    }
-
-    /// Asks one node after the other for the map. Returns at once if somebody else fetched a newer map than `known` meanwhile.
-    pub(crate) async fn fetch_map(&self, deadline: Instant, known: u64) -> Result<()> {
-        let _fetching = self.fetching.lock().await;
-        if self.epoch.load(Ordering::Relaxed) > known {
-            return Ok(());
-        }
-        let addresses = self.router.read().addresses(self.now());
-        let mut reasons = Vec::new();
-        let mut code = Code::Unreachable;
-        for address in addresses {
-            let left = deadline.saturating_duration_since(Instant::now());
-            match self.ask_for_map(&address, left.min(MAP_TIMEOUT)).await {
-                Ok(Some(map)) => {
-                    let mut router = self.router.write();
-                    router.set_map(map)?;
-                    self.epoch.store(router.epoch(), Ordering::Relaxed);
-                    self.fetched_ms.store(millis(self.now()), Ordering::Relaxed);
-                    return Ok(());
-                }
-                Ok(None) => {
-                    code = Code::NotReady;
-                    reasons.push(format!(
-                        "{address} is not part of a cluster: create one with `kvctl cluster bootstrap`"
-                    ));
-                }
-                Err(error) => reasons.push(error.message),
-            }
-        }
-        Err(Error::definite(
-            code,
-            format!("no node gave the shard map: {}", reasons.join("; ")),
-        ))
-    }
-
-    async fn ask_for_map(&self, address: &str, time: Duration) -> Result<Option<v1::ShardMap>> {
-        let response: v1::ShardMapResponse = self
-            .call(address, Method::AdminShardMap, &v1::ShardMapRequest {}, time)
-            .await?;
-        Ok(response.map)
-    }
-
     /// One unary call to one node, without retries.
     pub(crate) async fn call<Q: Message, R: Message + Default>(
         &self,
@@ -531,44 +420,6 @@ fn no_such_shard(place: Place) -> Error {
             Code::NotFound,
             format!("there is no shard {id}: see `kvctl cluster status`"),
         ),
-    }
-}
-
-fn accept_outcome(reply: v1::ExecReply, target: &Target) -> Verdict<v1::Outcome> {
-    match reply.result {
-        Some(exec_reply::Result::Outcome(bytes)) => match v1::Outcome::decode(bytes) {
-            Ok(v1::Outcome {
-                result: Some(outcome::Result::Rejected(rejection)),
-                ..
-            }) => {
-                let error = Error::from_rejection(rejection);
-                match error.code {
-                    // Not the command's outcome, but that it was not looked at.
-                    Code::SessionExpired | Code::Overloaded | Code::ResultForgotten => Verdict::Failed(error),
-                    _ => Verdict::Refused(error),
-                }
-            }
-            Ok(outcome) => Verdict::Done(outcome),
-            Err(e) => Verdict::Failed(Error::unexpected(
-                &format!("an outcome that does not decode ({e})"),
-                &target.address,
-            )),
-        },
-        other => Verdict::Failed(reply_error(other, target)),
-    }
-}
-
-fn accept_read(reply: v1::ExecReply, target: &Target) -> Verdict<v1::ReadResult> {
-    match reply.result {
-        Some(exec_reply::Result::Read(result)) => Verdict::Done(result),
-        other => Verdict::Failed(reply_error(other, target)),
-    }
-}
-
-fn reply_error(result: Option<exec_reply::Result>, target: &Target) -> Error {
-    match result {
-        Some(exec_reply::Result::Error(error)) => Error::from_proto(error, &target.address),
-        _ => Error::unexpected("another kind of answer than was asked for", &target.address),
     }
 }
 

@@ -191,7 +191,10 @@ impl Transport for Fake {
         async move {
             let cluster = fake.cluster.lock();
             cluster.check_up(&address)?;
-            let refused = |error| TransportError::Api { address: address.clone(), error: Box::new(error) };
+            let refused = |error| TransportError::Api {
+                address: address.clone(),
+                error: Box::new(error),
+            };
             cluster.unary(&address, method, request).map_err(refused)
         }
         .boxed()

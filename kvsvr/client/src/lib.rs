@@ -32,6 +32,7 @@ pub mod grpc;
 pub mod limits;
 pub mod mux;
 mod near_cache;
+mod reads;
 mod retry;
 mod router;
 mod session;
@@ -42,13 +43,15 @@ pub mod transport;
 mod txn;
 mod types;
 mod watch;
+mod writes;
 
 pub use admin::Compacted;
-pub use client::{Client, ClientConfig, Pages};
+pub use client::{Client, ClientConfig};
 pub use consumer::{Consumer, ConsumerBatch, ConsumerStart};
 pub use error::{Certainty, Code, Error, Result};
 pub use kvsvr_proto::v1 as proto;
 pub use near_cache::{CacheStats, CachedGet, CachedRead, NearCache, NearCacheOptions};
+pub use reads::Pages;
 pub use txn::{Compare, CompareNumber, CompareValue, Op, OpReply, Txn, TxnReply};
 pub use types::{
     AppendReply, CallOptions, DeleteReply, GetOptions, IncrementReply, KeyValue, LeaseReply, Page, Partition,

@@ -2,6 +2,9 @@
 //!
 //! A [`Rejection`] is deterministic: it is the answer to a command or a read, the same on every replica. [`Corrupt`] is a fact
 //! about this replica only: its stored state contradicts itself or cannot be read, and it must stop. A [`Failure`] is either.
+//!
+//! A rejection's message is part of the outcome, and a session stores the outcomes it remembers. So replicas of two versions that word
+//! a message differently have different state hashes until the client has acknowledged it.
 
 use thiserror::Error;
 

@@ -3,7 +3,10 @@
 use proptest::{collection::vec, option, prelude::*};
 
 use super::*;
-use crate::testing::{any_partition, any_stored_key};
+use crate::{
+    event::EventKind,
+    testing::{any_partition, any_stored_key},
+};
 
 fn data_row() -> impl Strategy<Value = DataRow> {
     (any::<[u32; 2]>(), any::<[u64; 3]>(), vec(any::<u8>(), 0..9)).prop_map(

@@ -250,7 +250,7 @@ pub async fn compact(node: &Arc<Node>, request: pb::CompactRequest) -> Result<pb
     for shard in shards {
         let target = shard.revision().saturating_sub(request.keep_revisions);
         match propose(&shard, Op::Compact { revision: target }).await {
-            Ok(()) => {
+            Ok(_) => {
                 response.floors.insert(shard.id().0, shard.head().floor());
             }
             Err(e) => response.errors.push(e),
@@ -259,15 +259,16 @@ pub async fn compact(node: &Arc<Node>, request: pb::CompactRequest) -> Result<pb
     Ok(response)
 }
 
-/// Proposes a command of the shard itself.
-pub async fn propose(shard: &Shard, op: Op) -> Result<(), pb::Error> {
+/// Proposes a command of the shard itself. A rejection is an error.
+pub async fn propose(shard: &Shard, op: Op) -> Result<Option<pb::outcome::Result>, pb::Error> {
     // A command of the shard needs a partition only for its encoding.
     let partition = Partition::local(&b"shard"[..]);
     let command = encode_command(&Command { partition, session: None, op });
     let outcome = shard.propose_one(command, Instant::now() + ADMIN_DEADLINE).await?;
     match pb::Outcome::decode(outcome).map(|o| o.result) {
         Ok(Some(pb::outcome::Result::Rejected(rejection))) => Err(crate::convert::rejection_message(rejection)),
-        _ => Ok(()),
+        Ok(result) => Ok(result),
+        Err(e) => Err(error::unknown(ErrorCode::Internal, e.to_string())),
     }
 }
 

@@ -193,11 +193,13 @@ async fn open(
             };
             let shard = node.route(request.shard, request.meta, slot).map_err(failed)?;
             let shard = node.replica(shard).map_err(failed)?;
+            let _open = node.metrics().watch_opened();
             watch::serve_watch(&*shard, request, output).await
         }
         Method::ConsumerStream => {
             let request: pb::ConsumerStreamRequest = first(&mut input).await?;
             let shard = node.replica(request.shard).map_err(failed)?;
+            let _open = node.metrics().watch_opened();
             watch::serve_consumer(&*shard, request, output).await
         }
         _ => Err(CallError::Unsupported("this method is not a stream")),

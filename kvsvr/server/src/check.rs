@@ -43,7 +43,10 @@ pub struct Position {
 
 impl From<LogPosition> for Position {
     fn from(position: LogPosition) -> Self {
-        Self { index: position.index, term: position.term }
+        Self {
+            index: position.index,
+            term: position.term,
+        }
     }
 }
 
@@ -105,8 +108,10 @@ pub type Progress<'a> = &'a (dyn Fn(&str) + Sync);
 /// Checks a data directory. `Err` means that it could not be looked at; damage is in the report.
 pub async fn check(data_dir: &Path, progress: Progress<'_>) -> Result<CheckReport, StoreError> {
     let _lock = DataLock::acquire_existing(data_dir)?;
-    let disk = FsDisk::new(data_dir)
-        .map_err(|source| StoreError::Io { path: data_dir.display().to_string(), source })?;
+    let disk = FsDisk::new(data_dir).map_err(|source| StoreError::Io {
+        path: data_dir.display().to_string(),
+        source,
+    })?;
     check_files(Arc::new(disk), data_dir, progress).await
 }
 
@@ -125,7 +130,9 @@ async fn check_files(
         shards: BTreeMap::new(),
         damage: Vec::new(),
     };
-    let Some(meta) = report.store else { return Ok(report) };
+    let Some(meta) = report.store else {
+        return Ok(report);
+    };
     let read = std::sync::atomic::AtomicU64::new(0);
     let log_progress = |bytes| {
         let so_far = bytes + read.fetch_add(bytes, std::sync::atomic::Ordering::Relaxed);
@@ -138,11 +145,19 @@ async fn check_files(
         Err(other) => report.damaged("wal", other.to_string(), Vec::new()),
     }
     if report.identity.is_some() && report.log.segments.is_empty() && report.damage.is_empty() {
-        report.damaged("wal", "the node has joined a cluster, but has no log".to_owned(), Vec::new());
+        report.damaged(
+            "wal",
+            "the node has joined a cluster, but has no log".to_owned(),
+            Vec::new(),
+        );
     }
     report.add_engine(data_dir, progress);
     report.compare();
-    let torn = report.log.segments.iter().any(|segment| segment.torn_at.is_some());
+    let torn = report
+        .log
+        .segments
+        .iter()
+        .any(|segment| segment.torn_at.is_some());
     report.verdict = match (report.damage.is_empty(), torn) {
         (false, _) => Verdict::Corrupt,
         (true, true) => Verdict::Torn,
@@ -153,7 +168,12 @@ async fn check_files(
 
 impl CheckReport {
     fn damaged(&mut self, path: &str, detail: String, shards: Vec<u32>) {
-        self.damage.push(Damage { path: path.to_owned(), offset: 0, detail, shards });
+        self.damage.push(Damage {
+            path: path.to_owned(),
+            offset: 0,
+            detail,
+            shards,
+        });
     }
 
     fn add_log(&mut self, found: Scan) {
@@ -211,7 +231,10 @@ impl CheckReport {
             if applied < purged {
                 let text = |index: Option<u64>| index.map_or("nothing".to_owned(), |index| index.to_string());
                 let (applied, purged) = (text(applied), text(purged));
-                gaps.push((*shard, format!("applied up to {applied}, but the log was purged up to {purged}")));
+                gaps.push((
+                    *shard,
+                    format!("applied up to {applied}, but the log was purged up to {purged}"),
+                ));
             }
         }
         for (shard, detail) in gaps {
@@ -239,9 +262,11 @@ impl CheckReport {
         lines.push(match self.verdict {
             Verdict::Ok => "ok".to_owned(),
             Verdict::Torn => "ok: the interrupted write is cut off at the next start".to_owned(),
-            Verdict::Corrupt => "CORRUPT: do not start this node. Restore the damaged files from a copy of this disk, or \
+            Verdict::Corrupt => {
+                "CORRUPT: do not start this node. Restore the damaged files from a copy of this disk, or \
                  remove the node from the cluster and add a new one with an empty data directory"
-                .to_owned(),
+                    .to_owned()
+            }
         });
         lines
     }
@@ -250,13 +275,18 @@ impl CheckReport {
         if self.log.segments.is_empty() {
             return;
         }
-        lines.push(format!("{:>8} {:>8} {:>9} {:>10}  entries", "segment", "writes", "records", "bytes"));
+        lines.push(format!(
+            "{:>8} {:>8} {:>9} {:>10}  entries",
+            "segment", "writes", "records", "bytes"
+        ));
         for segment in &self.log.segments {
             let ranges = segment.shards.iter().map(|(shard, range)| {
                 format!("{shard}: {}..{} ({})", range.first, range.last, range.entries)
             });
             let ranges: Vec<String> = ranges.collect();
-            let torn = segment.torn_at.map_or(String::new(), |at| format!("  interrupted write at byte {at}"));
+            let torn = segment
+                .torn_at
+                .map_or(String::new(), |at| format!("  interrupted write at byte {at}"));
             lines.push(format!(
                 "{:>8} {:>8} {:>9} {:>10}  {}{torn}",
                 segment.number,
@@ -272,20 +302,33 @@ impl CheckReport {
         if self.shards.is_empty() {
             return;
         }
-        let header = ["shard", "vote", "purged", "committed", "last", "applied", "revision"];
+        let header = [
+            "shard",
+            "vote",
+            "purged",
+            "committed",
+            "last",
+            "applied",
+            "revision",
+        ];
         let row = |cells: [String; 7]| cells.map(|cell| format!("{cell:>10}")).join(" ");
         lines.push(row(header.map(str::to_owned)));
-        let position =
-            |position: Option<Position>| position.map_or("-".to_owned(), |p| format!("{}@{}", p.index, p.term));
+        let position = |position: Option<Position>| {
+            position.map_or("-".to_owned(), |p| format!("{}@{}", p.index, p.term))
+        };
         for (shard, check) in &self.shards {
             lines.push(row([
                 shard.to_string(),
-                check.vote.map_or("-".to_owned(), |(term, node)| format!("{node}@{term}")),
+                check
+                    .vote
+                    .map_or("-".to_owned(), |(term, node)| format!("{node}@{term}")),
                 position(check.purged),
                 position(check.committed),
                 position(check.last),
                 position(check.applied),
-                check.revision.map_or("-".to_owned(), |revision| revision.to_string()),
+                check
+                    .revision
+                    .map_or("-".to_owned(), |revision| revision.to_string()),
             ]));
         }
     }
@@ -312,18 +355,36 @@ mod tests {
         let _lock = DataLock::acquire(dir.path()).unwrap();
         let disk: DynDisk = Arc::new(FsDisk::new(dir.path()).unwrap());
         let mut store = Store::open(disk.clone(), StoreId([1; 16]), 0).await.unwrap();
-        store.set_identity(Identity { cluster_id: 1, node_id: 2 }).await.unwrap();
+        store
+            .set_identity(Identity {
+                cluster_id: 1,
+                node_id: 2,
+            })
+            .await
+            .unwrap();
         let options = WalOptions {
             segment_bytes: 8 << 10,
             ..WalOptions::new(store.meta().store_id, 1, Arc::new(|error| panic!("{error}")))
         };
         let (wal, _) = Wal::open(disk, options).await.unwrap();
         for index in 0..10 {
-            let position = LogPosition { index, term: 4, node: 2 };
+            let position = LogPosition {
+                index,
+                term: 4,
+                node: 2,
+            };
             let payload = Bytes::from(vec![7; 900]);
             let (sender, receiver) = oneshot::channel();
-            let entry = EntryRecord { position, kind: EntryKind::Batch, payload };
-            wal.append(SHARD, vec![entry], Box::new(move |result| drop(sender.send(result))));
+            let entry = EntryRecord {
+                position,
+                kind: EntryKind::Batch,
+                payload,
+            };
+            wal.append(
+                SHARD,
+                vec![entry],
+                Box::new(move |result| drop(sender.send(result))),
+            );
             receiver.await.unwrap().unwrap();
         }
         wal.shutdown().await;
@@ -349,8 +410,15 @@ mod tests {
         assert!(report.log.segments.len() > 1);
         assert_eq!(report.shards[&3].last, Some(Position { index: 9, term: 4 }));
         let text = report.lines().join("\n");
-        assert!(text.contains("node 2 of cluster") && text.contains("9@4"), "{text}");
-        assert!(serde_json::to_string(&report).unwrap().contains(r#""verdict":"ok""#));
+        assert!(
+            text.contains("node 2 of cluster") && text.contains("9@4"),
+            "{text}"
+        );
+        assert!(
+            serde_json::to_string(&report)
+                .unwrap()
+                .contains(r#""verdict":"ok""#)
+        );
     }
 
     #[tokio::test]
@@ -361,7 +429,10 @@ mod tests {
         let report = run(&dir).await;
         assert_eq!(report.verdict, Verdict::Corrupt);
         let paths: Vec<_> = report.damage.iter().map(|damage| damage.path.as_str()).collect();
-        assert_eq!(paths, ["wal/00000000000000000001.wal", "wal/00000000000000000002.wal"]);
+        assert_eq!(
+            paths,
+            ["wal/00000000000000000001.wal", "wal/00000000000000000002.wal"]
+        );
         assert!(report.lines().last().unwrap().starts_with("CORRUPT"));
     }
 
@@ -377,11 +448,17 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         assert!(check(&dir.path().join("none"), &|_| {}).await.is_err());
         let lock = DataLock::acquire(dir.path()).unwrap();
-        assert!(matches!(check(dir.path(), &|_| {}).await, Err(StoreError::Locked { .. })));
+        assert!(matches!(
+            check(dir.path(), &|_| {}).await,
+            Err(StoreError::Locked { .. })
+        ));
         drop(lock);
         let report = run(&dir).await;
         assert_eq!((report.verdict, report.store), (Verdict::Ok, None));
         std::fs::write(dir.path().join("x"), "y").unwrap();
-        assert!(matches!(check(dir.path(), &|_| {}).await, Err(StoreError::Foreign { .. })));
+        assert!(matches!(
+            check(dir.path(), &|_| {}).await,
+            Err(StoreError::Foreign { .. })
+        ));
     }
 }

@@ -49,10 +49,15 @@ pub async fn replace(disk: &DynDisk, path: &str, content: Bytes) -> io::Result<(
     file.write_at(0, vec![content], true).await?;
     file.sync().await?;
     disk.rename(&temporary, path).await?;
-    disk.sync_dir(path.rsplit_once('/').map_or("", |(dir, _)| dir)).await
+    disk.sync_dir(path.rsplit_once('/').map_or("", |(dir, _)| dir))
+        .await
 }
 
 /// An open file.
+#[expect(
+    clippy::len_without_is_empty,
+    reason = "a length in bytes on disk, not a collection"
+)]
 pub trait DiskFile: Debug + Send + Sync + 'static {
     /// Writes the buffers one after the other from `offset` on, and if `sync` makes the file's bytes durable (fdatasync), as one operation.
     /// A short write is an error.

@@ -14,6 +14,7 @@ use tokio::time::timeout_at;
 use crate::{
     convert as api,
     limits::{MAX_EXEC_IN_FLIGHT, MAX_REPLIES_PER_FRAME},
+    metrics::ReadKind,
     node::Node,
     service::CallError,
     shard::{
@@ -118,7 +119,9 @@ fn sort(
             if request.meta {
                 return Err((reply, error::definite(ErrorCode::Refused, "the meta shard takes no client writes")));
             }
-            let shard = match node.route(request.shard, request.meta, Some(command.partition.slot())) {
+            // Commands on a shard as a whole name it by number, and no partition.
+            let slot = (!command.partition.name.is_empty()).then(|| command.partition.slot());
+            let shard = match node.route(request.shard, request.meta, slot) {
                 Ok(shard) => shard,
                 Err(failure) => return Err((reply, failure)),
             };
@@ -209,28 +212,41 @@ fn forward(node: &Arc<Node>, number: u32, shard: Option<&Shard>, requests: Vec<(
         return;
     };
     node.metrics().forwarded(requests.len() as u64);
-    let link = node.link(&address);
     for (mut request, reply) in requests {
         request.hops = 1;
-        let write = matches!(request.op, Some(ExecOp::Command(_)));
-        let until = deadline(request.timeout_ms);
-        let link = link.clone();
-        tokio::spawn(async move {
-            let answer = match link.call(request, until).await {
-                Ok(pb::ExecReply { result: Some(answer), .. }) => answer,
-                Ok(_) => Answer::Error(error::unknown(ErrorCode::Internal, "the leader's answer is empty")),
-                Err(e) if e.is_unknown() && write => {
-                    Answer::Error(error::unknown(ErrorCode::Disconnected, e.to_string()))
-                }
-                Err(e) => Answer::Error(error::retry(
-                    ErrorCode::NoLeader,
-                    format!("shard {number}: its leader does not answer: {e}"),
-                    crate::limits::NO_LEADER_RETRY_MS,
-                )),
-            };
-            reply.send(answer);
-        });
+        let node = node.clone();
+        let address = address.clone();
+        tokio::spawn(async move { reply.send(forward_one(&node, number, address, request).await) });
     }
+}
+
+async fn forward_one(node: &Arc<Node>, number: u32, mut address: String, request: pb::ExecRequest) -> Answer {
+    let until = deadline(request.timeout_ms);
+    let write = matches!(request.op, Some(ExecOp::Command(_)));
+    // A node without a replica of the shard does not know its leader; the first one asked may.
+    for last in [false, true] {
+        match node.link(&address).call(request.clone(), until).await {
+            Ok(pb::ExecReply { result: Some(Answer::Error(e)), .. })
+                if !last && e.code() == ErrorCode::NotLeader && !e.leader_address.is_empty() =>
+            {
+                address = e.leader_address;
+            }
+            Ok(pb::ExecReply { result: Some(answer), .. }) => return answer,
+            Ok(_) => break,
+            Err(e) if e.is_unknown() && write => {
+                return Answer::Error(error::unknown(ErrorCode::Disconnected, e.to_string()));
+            }
+            Err(e) => {
+                let message = format!("shard {number}: its leader does not answer: {e}");
+                return Answer::Error(error::retry(
+                    ErrorCode::NoLeader,
+                    message,
+                    crate::limits::NO_LEADER_RETRY_MS,
+                ));
+            }
+        }
+    }
+    Answer::Error(error::unknown(ErrorCode::Internal, "the leader's answer is empty"))
 }
 
 /// Reads that need no confirmation by the leader.
@@ -241,14 +257,16 @@ fn weaker_read(node: &Arc<Node>, number: u32, mode: Mode, read: Read) {
         return;
     };
     match mode {
-        Mode::Local(_) => answer(&shard, read),
-        Mode::AtLeast(revision) if shard.revision() >= revision => answer(&shard, read),
-        Mode::MaxStalenessMs(max) if is_fresh(&shard, Duration::from_millis(max)) => answer(&shard, read),
+        Mode::Local(_) => answer(&shard, read, ReadKind::Local),
+        Mode::AtLeast(revision) if shard.revision() >= revision => answer(&shard, read, ReadKind::AtLeast),
+        Mode::MaxStalenessMs(max) if is_fresh(&shard, Duration::from_millis(max)) => {
+            answer(&shard, read, ReadKind::Bounded);
+        }
         Mode::AtLeast(revision) => {
             tokio::spawn(async move {
                 let reached = shard.head().wait_for(|head| head.revision() >= revision);
                 if timeout_at(read.deadline, reached).await.is_ok() {
-                    answer(&shard, read);
+                    answer(&shard, read, ReadKind::AtLeast);
                 } else {
                     let message = format!("this replica of shard {number} has not reached revision {revision}");
                     read.reply.send(Answer::Error(error::definite(ErrorCode::TooStale, message)));
@@ -261,7 +279,7 @@ fn weaker_read(node: &Arc<Node>, number: u32, mode: Mode, read: Read) {
                 // A confirmation makes the state fresh; without a leader its age decides.
                 let confirmed = shard.reads().barrier().await;
                 if confirmed.is_ok() || is_fresh(&shard, max) {
-                    answer(&shard, read);
+                    answer(&shard, read, ReadKind::Bounded);
                 } else {
                     let age = shard.reads().age();
                     let message = format!(
@@ -280,7 +298,8 @@ fn is_fresh(shard: &Shard, max: Duration) -> bool {
     shard.reads().age().is_some_and(|age| age <= max)
 }
 
-fn answer(shard: &Arc<Shard>, read: Read) {
+fn answer(shard: &Arc<Shard>, read: Read, kind: ReadKind) {
+    shard.reads().metrics.read(kind, 1);
     let age = shard.reads().age().unwrap_or(Duration::MAX);
     let Read { op, reply, .. } = read;
     match op {

@@ -144,7 +144,8 @@ pub const MIN_HEARTBEAT_MS: u64 = 10;
 
 const _: () = assert!(STREAM_WINDOW_BYTES <= CONNECTION_WINDOW_BYTES);
 const _: () = assert!(kvsvr_core::limits::MAX_COMMAND + (1 << 20) <= MAX_MESSAGE_BYTES);
-const _: () = assert!(kvsvr_core::limits::MAX_RANGE_BYTES + kvsvr_core::limits::MAX_VALUE < MAX_MESSAGE_BYTES);
+const _: () =
+    assert!(kvsvr_core::limits::MAX_RANGE_BYTES + kvsvr_core::limits::MAX_VALUE < MAX_MESSAGE_BYTES);
 const _: () = assert!(MAX_MESSAGE_BYTES * 4 <= MAX_INTAKE_BYTES);
 const _: () = assert!(
     ROCKS_BLOCK_CACHE_BYTES
@@ -180,7 +181,7 @@ pub const MAX_BATCH_COMMANDS: usize = 1_024;
 /// Bytes of the commands of one log entry; one command may pass it.
 pub const MAX_BATCH_BYTES: usize = 1 << 20;
 /// Entries of a shard that may be uncommitted.
-pub const MAX_ENTRIES_IN_FLIGHT: usize = 8;
+pub const MAX_ENTRIES_IN_FLIGHT: usize = 2;
 /// Bytes of commands of a shard that may wait or be uncommitted; more are answered OVERLOADED.
 pub const MAX_QUEUED_BYTES: usize = 64 << 20;
 /// Entries of one apply batch.

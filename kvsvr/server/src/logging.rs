@@ -15,7 +15,7 @@ use tracing_subscriber::{EnvFilter, fmt};
 use crate::config::{LogConfig, LogFormat};
 
 /// What libraries may say unless `log.level` names them: their `info` is about themselves, not about the node.
-const LIBRARIES: [&str; 4] = ["openraft=warn", "h2=warn", "hyper=warn", "tonic=warn"];
+const LIBRARIES: [&str; 4] = ["openraft=error", "h2=warn", "hyper=warn", "tonic=warn"];
 
 /// Starts logging for the process. Fails if the filter cannot be read, or if logging was started before.
 pub fn start(config: &LogConfig) -> Result<(), String> {
@@ -53,10 +53,10 @@ mod tests {
     #[test]
     fn levels_and_filters() {
         let text = filter("info").unwrap().to_string();
-        assert!(text.contains("openraft=warn") && text.contains("info"), "{text}");
+        assert!(text.contains("openraft=error") && text.contains("info"), "{text}");
         let text = filter("debug,openraft=trace").unwrap().to_string();
         assert!(
-            text.contains("openraft=trace") && !text.contains("openraft=warn"),
+            text.contains("openraft=trace") && !text.contains("openraft=error"),
             "{text}"
         );
         let error = filter("kvsvr=loud").unwrap_err();

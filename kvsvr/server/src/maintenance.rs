@@ -40,16 +40,13 @@ where
 
 /// Flushes the engine when much of the log is not flushed yet, so that a restart stays short, and purges the log behind.
 async fn flush_and_purge(node: Arc<Node>) {
-    let mut flushed_at = 0;
     loop {
         sleep(MAINTENANCE_INTERVAL).await;
-        let written = node.wal().appended_bytes();
-        if written - flushed_at >= node.settings().flush_bytes {
+        if node.unflushed_bytes() >= node.settings().flush_bytes {
             if let Err(e) = flush(&node).await {
                 node.fail(format!("the engine cannot flush: {e}"));
                 return;
             }
-            flushed_at = written;
         }
         for shard in node.shards() {
             if let Err(e) = shard.purge(node.settings().keep_log_bytes).await {
@@ -62,16 +59,25 @@ async fn flush_and_purge(node: Arc<Node>) {
 /// Makes the engine's state durable, off the async threads.
 pub async fn flush(node: &Node) -> io::Result<()> {
     let engine = node.engine().clone();
-    Runtime::spawn_blocking(move || engine.flush()).await?.map_err(io::Error::other)
+    let written = node.wal().appended_bytes();
+    Runtime::spawn_blocking(move || engine.flush()).await?.map_err(io::Error::other)?;
+    node.flushed(written);
+    Ok(())
 }
 
 fn led(node: &Node) -> impl Iterator<Item = Arc<Shard>> + use<> {
     node.shards().into_iter().filter(|s| s.leader().is_me())
 }
 
-fn report(shard: &Shard, what: &str, outcome: Result<(), pb::Error>) {
-    if let Err(e) = outcome {
-        tracing::debug!(shard = %shard.id(), "{what} is tried again: {}", e.message);
+/// Proposes; whatever stands in the way now is tried again at the next look. The result says whether more is due.
+async fn propose_expiry(shard: &Shard, now: u64) -> bool {
+    match propose(shard, Op::Expire { up_to_ms: now }).await {
+        Ok(Some(pb::outcome::Result::Expire(expired))) => expired.more,
+        Ok(_) => false,
+        Err(e) => {
+            tracing::debug!(shard = %shard.id(), "expiry is tried again: {}", e.message);
+            false
+        }
     }
 }
 
@@ -82,7 +88,7 @@ async fn expire(node: Arc<Node>) {
         let due = shard.machine().with_machine(|machine, engine| machine.next_expiry(engine));
         match due {
             Ok(Some(at)) if at <= now => {
-                report(&shard, "expiry", propose(&shard, Op::Expire { up_to_ms: now }).await);
+                tokio::spawn(async move { while propose_expiry(&shard, now).await {} });
             }
             Ok(_) => {}
             Err(e) => node.fail(format!("shard {}: {e}", shard.id())),
@@ -99,7 +105,9 @@ async fn compact(node: Arc<Node>) {
         });
         match target {
             Ok(target) if target >= shard.head().floor() + MIN_COMPACTION_STEP => {
-                report(&shard, "compaction", propose(&shard, Op::Compact { revision: target }).await);
+                if let Err(e) = propose(&shard, Op::Compact { revision: target }).await {
+                    tracing::debug!(shard = %shard.id(), "compaction is tried again: {}", e.message);
+                }
             }
             Ok(_) => {}
             Err(e) => node.fail(format!("shard {}: {e}", shard.id())),

@@ -106,6 +106,8 @@ pub struct Node {
     /// Why writes are refused now.
     writes_refused: RwLock<Option<String>>,
     fatal: mpsc::UnboundedSender<String>,
+    /// How much of the log was appended when the engine was flushed last.
+    flushed_bytes: AtomicU64,
     started: Instant,
 }
 
@@ -135,6 +137,7 @@ impl Node {
             refusal: Mutex::new(None),
             writes_refused: RwLock::new(None),
             fatal,
+            flushed_bytes: AtomicU64::new(0),
             started: Instant::now(),
             settings: parts.settings,
             address: parts.address,
@@ -396,6 +399,14 @@ impl Node {
     /// The node's files.
     pub fn disk(&self) -> &DynDisk {
         &self.disk
+    }
+    /// Bytes of log entries that a restart would apply again.
+    pub fn unflushed_bytes(&self) -> u64 {
+        self.wal.appended_bytes().saturating_sub(self.flushed_bytes.load(Ordering::Acquire))
+    }
+    /// The engine has been flushed when the log had this many appended bytes.
+    pub fn flushed(&self, appended_bytes: u64) {
+        self.flushed_bytes.fetch_max(appended_bytes, Ordering::AcqRel);
     }
     /// Why writes are refused now, if they are.
     pub fn writes_refused(&self) -> Option<String> {

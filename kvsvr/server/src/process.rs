@@ -123,7 +123,7 @@ async fn serve(
     fatal: &mut tokio::sync::mpsc::UnboundedReceiver<String>,
 ) -> Result<(), Failure> {
     let metrics = node.metrics().clone();
-    let health = grpc.health();
+    let health = Arc::new(grpc.health());
     let (stop_grpc, grpc_stopped) = tokio::sync::oneshot::channel::<()>();
     let options = GrpcOptions { max_connections: config.max_connections, ..GrpcOptions::default() };
     let service = Arc::new(NodeService(node.clone()));
@@ -136,7 +136,7 @@ async fn serve(
     }
     tracing::info!(listen = config.listen, advertise = config.advertise, "serving");
     let ready = tokio::spawn({
-        let node = node.clone();
+        let (node, health) = (node.clone(), health.clone());
         async move {
             loop {
                 health.set_serving(node.ready().is_ok()).await;
@@ -152,11 +152,12 @@ async fn serve(
         return Err(Failure::new(Exit::Storage, format!("a replica has stopped by itself, so this node stops: {reason}")));
     }
     ready.abort();
+    let _ = ready.await;
+    health.set_serving(false).await;
     maintenance::stop(&node).await.map_err(storage)?;
     // Peers are not needed any more: now the listener may go.
     drop(stop_grpc);
     let _ = serving.await;
-    tracing::info!("stopped");
     Ok(())
 }
 
@@ -210,7 +211,7 @@ impl NodeView for View {
         let misses = cache.misses - self.seen_misses.swap(cache.misses, Ordering::AcqRel).min(cache.misses);
         metrics.row_cache_looked_up(hits, misses);
         metrics.row_cache_holds(cache.entries, cache.bytes);
-        metrics.wal_sizes(self.node.wal().total_bytes(), self.node.wal().unpurged_bytes());
+        metrics.wal_sizes(self.node.wal().total_bytes(), self.node.unflushed_bytes());
         for shard in self.node.shards() {
             shard.observe(&metrics.shard(shard.id()));
         }

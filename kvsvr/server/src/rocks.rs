@@ -53,7 +53,10 @@ pub struct RocksOptions {
 
 impl Default for RocksOptions {
     fn default() -> Self {
-        Self { block_cache_bytes: ROCKS_BLOCK_CACHE_BYTES, memtable_bytes: ROCKS_MEMTABLE_BYTES }
+        Self {
+            block_cache_bytes: ROCKS_BLOCK_CACHE_BYTES,
+            memtable_bytes: ROCKS_MEMTABLE_BYTES,
+        }
     }
 }
 
@@ -87,7 +90,9 @@ pub struct RocksEngine {
 
 impl fmt::Debug for RocksEngine {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("RocksEngine").field("path", &self.path).finish_non_exhaustive()
+        f.debug_struct("RocksEngine")
+            .field("path", &self.path)
+            .finish_non_exhaustive()
     }
 }
 
@@ -104,11 +109,14 @@ fn io_error(what: &str, path: &Path, error: &io::Error) -> EngineError {
 
 fn family(db: &DB, cf: Cf) -> Result<&ColumnFamily, EngineError> {
     // All families are opened with the database.
-    db.cf_handle(cf.name()).ok_or_else(|| EngineError::Io(format!("no column family {}", cf.name())))
+    db.cf_handle(cf.name())
+        .ok_or_else(|| EngineError::Io(format!("no column family {}", cf.name())))
 }
 
 fn get(db: &DB, cf: Cf, key: &[u8], options: &ReadOptions) -> Result<Option<Bytes>, EngineError> {
-    let value = db.get_pinned_cf_opt(family(db, cf)?, key, options).map_err(|e| error(&e))?;
+    let value = db
+        .get_pinned_cf_opt(family(db, cf)?, key, options)
+        .map_err(|e| error(&e))?;
     Ok(value.map(|value| Bytes::copy_from_slice(&value)))
 }
 
@@ -155,13 +163,23 @@ fn verify(db: &DB, progress: &dyn Fn(u64)) -> Result<u64, EngineError> {
         options.fill_cache(false);
         options.set_verify_checksums(true);
         options.set_readahead_size(2 << 20);
-        scan(db, cf, Scan { start: &[], end: &[], reverse: false }, options, &mut |_, _| {
-            pairs += 1;
-            if pairs % STEP == 0 {
-                progress(pairs);
-            }
-            ControlFlow::Continue(())
-        })?;
+        scan(
+            db,
+            cf,
+            Scan {
+                start: &[],
+                end: &[],
+                reverse: false,
+            },
+            options,
+            &mut |_, _| {
+                pairs += 1;
+                if pairs % STEP == 0 {
+                    progress(pairs);
+                }
+                ControlFlow::Continue(())
+            },
+        )?;
     }
     Ok(pairs)
 }
@@ -176,7 +194,11 @@ impl RocksEngine {
         let shared = Shared::new(options);
         let db = DB::open_cf_descriptors(&shared.database(), path.join(DB_DIR), shared.column_families())
             .map_err(|e| error(&e))?;
-        Ok(Arc::new(Self { db, path: path.to_owned(), shared }))
+        Ok(Arc::new(Self {
+            db,
+            path: path.to_owned(),
+            shared,
+        }))
     }
 
     /// Reads everything once, so that every block's checksum is looked at. Returns the number of pairs; `progress` gets the
@@ -211,7 +233,8 @@ impl RocksEngine {
     pub fn compact(&self) -> Result<(), EngineError> {
         self.flush()?;
         for cf in Cf::ALL {
-            self.db.compact_range_cf(family(&self.db, cf)?, None::<&[u8]>, None::<&[u8]>);
+            self.db
+                .compact_range_cf(family(&self.db, cf)?, None::<&[u8]>, None::<&[u8]>);
         }
         Ok(())
     }
@@ -219,10 +242,14 @@ impl RocksEngine {
     /// Where a checkpoint is. The name must be one path component.
     fn checkpoint_path(&self, name: &str) -> Result<PathBuf, EngineError> {
         let plain = !name.is_empty()
-            && name.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-_.".contains(&byte))
+            && name
+                .bytes()
+                .all(|byte| byte.is_ascii_alphanumeric() || b"-_.".contains(&byte))
             && !name.starts_with('.');
         if !plain {
-            return Err(EngineError::Io(format!("{name:?} cannot be the name of a checkpoint")));
+            return Err(EngineError::Io(format!(
+                "{name:?} cannot be the name of a checkpoint"
+            )));
         }
         Ok(self.path.join(CHECKPOINT_DIR).join(name))
     }
@@ -261,12 +288,18 @@ impl Engine for RocksEngine {
     fn snapshot(&self) -> Box<dyn EngineSnapshot + '_> {
         // The floors first: a compaction that starts in between must not use newer ones.
         let floors = self.shared.floors.hold();
-        Box::new(RocksSnapshot { snapshot: self.db.snapshot(), db: &self.db, _floors: floors })
+        Box::new(RocksSnapshot {
+            snapshot: self.db.snapshot(),
+            db: &self.db,
+            _floors: floors,
+        })
     }
 
     fn flush(&self) -> Result<(), EngineError> {
-        let families: Vec<&ColumnFamily> =
-            Cf::ALL.iter().map(|cf| family(&self.db, *cf)).collect::<Result<_, _>>()?;
+        let families: Vec<&ColumnFamily> = Cf::ALL
+            .iter()
+            .map(|cf| family(&self.db, *cf))
+            .collect::<Result<_, _>>()?;
         let mut options = FlushOptions::default();
         options.set_wait(true);
         self.db.flush_cfs_opt(&families, &options).map_err(|e| error(&e))
@@ -317,7 +350,9 @@ pub struct RocksView {
 
 impl fmt::Debug for RocksView {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("RocksView").field("path", &self.db.path()).finish()
+        f.debug_struct("RocksView")
+            .field("path", &self.db.path())
+            .finish()
     }
 }
 
@@ -328,7 +363,10 @@ impl RocksView {
         if !path.join("CURRENT").exists() {
             return Ok(None);
         }
-        let options = RocksOptions { block_cache_bytes: 16 << 20, ..RocksOptions::default() };
+        let options = RocksOptions {
+            block_cache_bytes: 16 << 20,
+            ..RocksOptions::default()
+        };
         Self::open(&path, &Shared::new(&options)).map(Some)
     }
 
@@ -337,7 +375,9 @@ impl RocksView {
         options.create_if_missing(false);
         options.create_missing_column_families(false);
         let db = DB::open_cf_descriptors_read_only(&options, path, shared.column_families(), false);
-        Ok(Self { db: db.map_err(|e| error(&e))? })
+        Ok(Self {
+            db: db.map_err(|e| error(&e))?,
+        })
     }
 
     /// See [`RocksEngine::verify`].
@@ -387,7 +427,13 @@ impl Checkpoints for RocksEngine {
         let failed = |e: &io::Error| io_error("list", &dir, e);
         let mut names = Vec::new();
         for entry in fs::read_dir(&dir).map_err(|e| failed(&e))? {
-            names.push(entry.map_err(|e| failed(&e))?.file_name().to_string_lossy().into_owned());
+            names.push(
+                entry
+                    .map_err(|e| failed(&e))?
+                    .file_name()
+                    .to_string_lossy()
+                    .into_owned(),
+            );
         }
         names.sort();
         Ok(names)

@@ -107,7 +107,9 @@ pub struct Identity {
 #[derive(Debug, Error)]
 pub enum StoreError {
     /// The operating system refuses.
-    #[error("cannot use the data directory {path}: {source}. Check that the path exists and that the user of this process may write there")]
+    #[error(
+        "cannot use the data directory {path}: {source}. Check that the path exists and that the user of this process may write there"
+    )]
     Io {
         /// The file or directory.
         path: String,
@@ -115,25 +117,33 @@ pub enum StoreError {
         source: io::Error,
     },
     /// Another process has it.
-    #[error("the data directory {path} is in use by another process. Stop that process, or give this node a directory of its own with --data")]
+    #[error(
+        "the data directory {path} is in use by another process. Stop that process, or give this node a directory of its own with --data"
+    )]
     Locked {
         /// The directory.
         path: String,
     },
     /// There are files in it, but it is not a data directory.
-    #[error("the directory is not empty ({found}, ...) and holds no {STORE_FILE} file, so it is not a kvsvr data directory. Give an empty or a new directory with --data")]
+    #[error(
+        "the directory is not empty ({found}, ...) and holds no {STORE_FILE} file, so it is not a kvsvr data directory. Give an empty or a new directory with --data"
+    )]
     Foreign {
         /// A file that was found.
         found: String,
     },
     /// Made by a newer program.
-    #[error("the data directory has format version {found}, this program knows versions up to {FORMAT_VERSION}. Run the version of kvsvr that wrote it, or a newer one")]
+    #[error(
+        "the data directory has format version {found}, this program knows versions up to {FORMAT_VERSION}. Run the version of kvsvr that wrote it, or a newer one"
+    )]
     Newer {
         /// The version found.
         found: u32,
     },
     /// A file of ours does not parse.
-    #[error("{file} in the data directory is damaged: {detail}. Restore the file from a copy, or replace this node by a new one with an empty directory")]
+    #[error(
+        "{file} in the data directory is damaged: {detail}. Restore the file from a copy, or replace this node by a new one with an empty directory"
+    )]
     Damaged {
         /// The file.
         file: &'static str,
@@ -160,24 +170,43 @@ pub struct DataLock {
 impl DataLock {
     /// Creates the directory if it is missing, and locks it.
     pub fn acquire(path: &Path) -> Result<Self, StoreError> {
-        let failed =
-            |path: &Path, source| StoreError::Io { path: path.display().to_string(), source };
+        let failed = |path: &Path, source| StoreError::Io {
+            path: path.display().to_string(),
+            source,
+        };
         fs::create_dir_all(path).map_err(|error| failed(path, error))?;
-        Self::lock(path, fs::OpenOptions::new().create(true).truncate(false).write(true))
+        Self::lock(
+            path,
+            fs::OpenOptions::new().create(true).truncate(false).write(true),
+        )
     }
 
     /// Locks a directory that is there.
     pub fn acquire_existing(path: &Path) -> Result<Self, StoreError> {
-        Self::lock(path, fs::OpenOptions::new().create(path.join(STORE_FILE).exists()).truncate(false).write(true))
+        Self::lock(
+            path,
+            fs::OpenOptions::new()
+                .create(path.join(STORE_FILE).exists())
+                .truncate(false)
+                .write(true),
+        )
     }
 
     fn lock(path: &Path, options: &fs::OpenOptions) -> Result<Self, StoreError> {
         let lock = path.join(LOCK_FILE);
-        let failed = |source| StoreError::Io { path: lock.display().to_string(), source };
+        let failed = |source| StoreError::Io {
+            path: lock.display().to_string(),
+            source,
+        };
         let file = options.open(&lock).map_err(failed)?;
         match file.try_lock() {
-            Ok(()) => Ok(Self { _file: file, path: path.to_owned() }),
-            Err(fs::TryLockError::WouldBlock) => Err(StoreError::Locked { path: path.display().to_string() }),
+            Ok(()) => Ok(Self {
+                _file: file,
+                path: path.to_owned(),
+            }),
+            Err(fs::TryLockError::WouldBlock) => Err(StoreError::Locked {
+                path: path.display().to_string(),
+            }),
             Err(fs::TryLockError::Error(source)) => Err(failed(source)),
         }
     }
@@ -203,9 +232,17 @@ impl Store {
         if let Some(store) = Self::open_existing(disk.clone()).await? {
             return Ok(store);
         }
-        let meta = StoreMeta { format_version: FORMAT_VERSION, store_id: fresh_id, created_ms: now_ms };
+        let meta = StoreMeta {
+            format_version: FORMAT_VERSION,
+            store_id: fresh_id,
+            created_ms: now_ms,
+        };
         write_json(&disk, STORE_FILE, &meta).await?;
-        Ok(Self { disk, meta, identity: None })
+        Ok(Self {
+            disk,
+            meta,
+            identity: None,
+        })
     }
 
     /// Opens the directory if it is formatted; `None` if it is empty. Writes nothing.
@@ -246,7 +283,10 @@ impl Store {
 }
 
 fn io_error(path: &str, source: io::Error) -> StoreError {
-    StoreError::Io { path: path.to_owned(), source }
+    StoreError::Io {
+        path: path.to_owned(),
+        source,
+    }
 }
 
 #[derive(Deserialize)]
@@ -264,20 +304,26 @@ async fn read_json<T: for<'a> Deserialize<'a>>(
         Err(error) => return Err(io_error(file, error)),
     };
     // The version first: a newer format may have other fields.
-    if let Ok(VersionOnly { format_version: found }) = serde_json::from_slice(&bytes) {
-        if found > FORMAT_VERSION {
-            return Err(StoreError::Newer { found });
-        }
+    let version = serde_json::from_slice::<VersionOnly>(&bytes).map_or(0, |version| version.format_version);
+    if version > FORMAT_VERSION {
+        return Err(StoreError::Newer { found: version });
     }
     let parsed = serde_json::from_slice(&bytes);
-    parsed.map(Some).map_err(|error| StoreError::Damaged { file, detail: error.to_string() })
+    parsed.map(Some).map_err(|error| StoreError::Damaged {
+        file,
+        detail: error.to_string(),
+    })
 }
 
 async fn write_json<T: Serialize>(disk: &DynDisk, file: &'static str, value: &T) -> Result<(), StoreError> {
-    let mut text = serde_json::to_vec_pretty(value)
-        .map_err(|error| StoreError::Damaged { file, detail: error.to_string() })?;
+    let mut text = serde_json::to_vec_pretty(value).map_err(|error| StoreError::Damaged {
+        file,
+        detail: error.to_string(),
+    })?;
     text.push(b'\n');
-    disk::replace(disk, file, Bytes::from(text)).await.map_err(|error| io_error(file, error))
+    disk::replace(disk, file, Bytes::from(text))
+        .await
+        .map_err(|error| io_error(file, error))
 }
 
 #[cfg(test)]
@@ -294,23 +340,41 @@ mod tests {
     }
 
     async fn put(disk: &MemDisk, path: &str, text: &'static str) {
-        disk::replace(&shared(disk), path, Bytes::from_static(text.as_bytes())).await.unwrap();
+        disk::replace(&shared(disk), path, Bytes::from_static(text.as_bytes()))
+            .await
+            .unwrap();
     }
 
     #[tokio::test]
     async fn formats_once_and_keeps_its_identity() {
         let disk = MemDisk::new(1);
         let mut store = Store::open(shared(&disk), ID, 5).await.unwrap();
-        let identity = Identity { cluster_id: 7, node_id: 2 };
+        let identity = Identity {
+            cluster_id: 7,
+            node_id: 2,
+        };
         assert_eq!(store.identity(), None);
         store.set_identity(identity).await.unwrap();
         store.set_identity(identity).await.unwrap();
-        let other = Identity { node_id: 3, ..identity };
-        assert!(matches!(store.set_identity(other).await, Err(StoreError::OtherIdentity { .. })));
+        let other = Identity {
+            node_id: 3,
+            ..identity
+        };
+        assert!(matches!(
+            store.set_identity(other).await,
+            Err(StoreError::OtherIdentity { .. })
+        ));
 
         let disk = disk.crash(9);
         let store = Store::open(shared(&disk), StoreId([1; 16]), 6).await.unwrap();
-        assert_eq!(store.meta(), StoreMeta { format_version: 1, store_id: ID, created_ms: 5 });
+        assert_eq!(
+            store.meta(),
+            StoreMeta {
+                format_version: 1,
+                store_id: ID,
+                created_ms: 5
+            }
+        );
         assert_eq!(store.identity(), Some(identity));
     }
 
@@ -332,7 +396,10 @@ mod tests {
         let disk = MemDisk::new(1);
         put(&disk, "photo.jpg", "x").await;
         let error = Store::open(shared(&disk), ID, 5).await.unwrap_err();
-        assert!(matches!(&error, StoreError::Foreign { found } if found == "photo.jpg"), "{error}");
+        assert!(
+            matches!(&error, StoreError::Foreign { found } if found == "photo.jpg"),
+            "{error}"
+        );
 
         let disk = MemDisk::new(1);
         put(&disk, STORE_FILE, r#"{"format_version": 99, "shape": "new"}"#).await;
@@ -340,16 +407,27 @@ mod tests {
         assert!(matches!(error, StoreError::Newer { found: 99 }), "{error}");
 
         let disk = MemDisk::new(1);
-        put(&disk, STORE_FILE, r#"{"format_version": 1, "store_id": "zz", "created_ms": 0}"#).await;
+        put(
+            &disk,
+            STORE_FILE,
+            r#"{"format_version": 1, "store_id": "zz", "created_ms": 0}"#,
+        )
+        .await;
         let error = Store::open(shared(&disk), ID, 5).await.unwrap_err();
-        assert!(matches!(error, StoreError::Damaged { file: STORE_FILE, .. }), "{error}");
+        assert!(
+            matches!(error, StoreError::Damaged { file: STORE_FILE, .. }),
+            "{error}"
+        );
     }
 
     #[test]
     fn one_process_at_a_time() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("deep/data");
-        assert!(matches!(DataLock::acquire_existing(&path), Err(StoreError::Io { .. })));
+        assert!(matches!(
+            DataLock::acquire_existing(&path),
+            Err(StoreError::Io { .. })
+        ));
         let lock = DataLock::acquire(&path).unwrap();
         assert!(matches!(DataLock::acquire(&path), Err(StoreError::Locked { .. })));
         drop(lock);
@@ -357,7 +435,10 @@ mod tests {
         let file = dir.path().join("file");
         fs::write(&file, "x").unwrap();
         let error = DataLock::acquire(&file).unwrap_err();
-        assert!(error.to_string().contains("--data") || error.to_string().contains("Check"), "{error}");
+        assert!(
+            error.to_string().contains("--data") || error.to_string().contains("Check"),
+            "{error}"
+        );
     }
 
     #[test]

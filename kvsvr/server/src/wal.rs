@@ -49,7 +49,6 @@ use std::{
 use bytes::Bytes;
 use futures::{FutureExt as _, channel::oneshot, future};
 use kvsvr_core::types::{LogPosition, ShardId};
-use thiserror::Error;
 use tokio::sync::Notify;
 
 use crate::{
@@ -62,6 +61,7 @@ use crate::{
 };
 
 mod codec;
+mod error;
 mod index;
 mod queue;
 mod read;
@@ -73,6 +73,7 @@ mod segment;
 mod tests;
 mod writer;
 
+pub use error::WalError;
 pub use scan::{Damage, SegmentReport, ShardRange};
 
 use queue::State;
@@ -192,7 +193,9 @@ impl WalOptions {
 
     /// The size of a normal segment: whole sectors, not too small.
     fn capacity(&self) -> u64 {
-        self.segment_bytes.max(WAL_MIN_SEGMENT_BYTES).next_multiple_of(codec::SECTOR as u64)
+        self.segment_bytes
+            .max(WAL_MIN_SEGMENT_BYTES)
+            .next_multiple_of(codec::SECTOR as u64)
     }
 }
 
@@ -203,63 +206,6 @@ impl fmt::Debug for WalOptions {
             .field("segment_bytes", &self.segment_bytes)
             .finish_non_exhaustive()
     }
-}
-
-/// Why a WAL does not open.
-#[derive(Debug, Error)]
-pub enum WalError {
-    /// The disk refuses.
-    #[error("cannot {what} {path}: {source}")]
-    Io {
-        /// What was tried.
-        what: &'static str,
-        /// The file or directory, relative to the data directory.
-        path: String,
-        /// What the disk said.
-        source: io::Error,
-    },
-    /// Durable parts of the log are damaged.
-    #[error(
-        "the log is corrupt: {}. It may have held committed entries, so this node must not vote with what is left. \
-         Nothing was changed. Keep the directory, and either restore the damaged file from a copy of this disk, or replace this \
-         node: remove it from the cluster and add a new one with an empty data directory. `kvsvr check` lists all damage",
-        list(damage)
-    )]
-    Corrupt {
-        /// At least one.
-        damage: Vec<Damage>,
-    },
-    /// A segment was written by a newer program.
-    #[error("{path} has format version {found}, this program knows {known}. Run the version of kvsvr that wrote it, or a newer one")]
-    Newer {
-        /// The file.
-        path: String,
-        /// Its version.
-        found: u32,
-        /// The newest version that is known.
-        known: u32,
-    },
-    /// A segment belongs to another store.
-    #[error("{path} belongs to store {found}, this is store {expected}. Files of two nodes were mixed; put each back in its own directory")]
-    Foreign {
-        /// The file.
-        path: String,
-        /// The store in its header.
-        found: StoreId,
-        /// This store.
-        expected: StoreId,
-    },
-}
-
-impl WalError {
-    fn io(what: &'static str, path: impl Into<String>, source: io::Error) -> Self {
-        Self::Io { what, path: path.into(), source }
-    }
-}
-
-fn list(damage: &[Damage]) -> String {
-    let all: Vec<String> = damage.iter().map(ToString::to_string).collect();
-    all.join("; ")
 }
 
 /// What recovery found.
@@ -314,14 +260,17 @@ impl Shared {
     }
 
     async fn look_at_space(&self) -> io::Result<()> {
-        self.free_bytes.store(self.disk.free_bytes().await?, Ordering::Relaxed);
+        self.free_bytes
+            .store(self.disk.free_bytes().await?, Ordering::Relaxed);
         Ok(())
     }
 }
 
 impl fmt::Debug for Wal {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Wal").field("options", &self.handle.shared.options).finish_non_exhaustive()
+        f.debug_struct("Wal")
+            .field("options", &self.handle.shared.options)
+            .finish_non_exhaustive()
     }
 }
 
@@ -334,8 +283,16 @@ impl Wal {
             writer.run().await;
             let _ = ended.send(());
         });
-        let handle = Handle { shared, stopped: stopped.shared() };
-        Ok((Self { handle: Arc::new(handle) }, report))
+        let handle = Handle {
+            shared,
+            stopped: stopped.shared(),
+        };
+        Ok((
+            Self {
+                handle: Arc::new(handle),
+            },
+            report,
+        ))
     }
 
     /// The shards that have a state.
@@ -345,7 +302,14 @@ impl Wal {
 
     /// What is known of a shard; the default for one that was never heard of.
     pub fn shard(&self, shard: ShardId) -> ShardLog {
-        self.handle.shared.state.lock().index.get(shard).map(index::ShardIndex::view).unwrap_or_default()
+        self.handle
+            .shared
+            .state
+            .lock()
+            .index
+            .get(shard)
+            .map(index::ShardIndex::view)
+            .unwrap_or_default()
     }
 
     /// The position of an entry, or of what was purged last if that is its index.
@@ -381,7 +345,9 @@ impl Wal {
 
     /// Removes all entries after an index (`None`: all entries). Ordered with appends. Refused below what is purged.
     pub fn truncate_after(&self, shard: ShardId, last_kept_index: Option<u64>, done: Done) {
-        self.submit(done, |state, _, done| state.truncate_after(shard, last_kept_index, done));
+        self.submit(done, |state, _, done| {
+            state.truncate_after(shard, last_kept_index, done)
+        });
     }
 
     /// Removes all entries up to a position, which may be past the last one. They are gone from here at once, and from the disk
@@ -413,7 +379,10 @@ impl Wal {
     /// The index before the newest entries that together have at most `bytes`: what may be purged when that much is to be kept.
     pub fn index_before(&self, shard: ShardId, bytes: u64) -> u64 {
         let state = self.handle.shared.state.lock();
-        state.index.get(shard).map_or(0, |shard| shard.index_before(bytes))
+        state
+            .index
+            .get(shard)
+            .map_or(0, |shard| shard.index_before(bytes))
     }
 
     /// Bytes of all entries that were appended since the start or found at it. Only grows.
@@ -430,7 +399,12 @@ impl Wal {
     pub fn total_bytes(&self) -> u64 {
         let state = self.handle.shared.state.lock();
         let spares = state.spares.len() as u64 * self.handle.shared.options.capacity();
-        state.segments.values().map(|in_use| in_use.segment.capacity).sum::<u64>() + spares
+        state
+            .segments
+            .values()
+            .map(|in_use| in_use.segment.capacity)
+            .sum::<u64>()
+            + spares
     }
 
     /// Bytes of payload that wait to be written or are being written.
@@ -441,7 +415,10 @@ impl Wal {
     /// Free space as of the last look, which happens every few megabytes that are written.
     pub fn space(&self) -> Space {
         let free_bytes = self.handle.shared.free_bytes.load(Ordering::Relaxed);
-        Space { free_bytes, low: free_bytes < self.handle.shared.options.reserve_bytes }
+        Space {
+            free_bytes,
+            low: free_bytes < self.handle.shared.options.reserve_bytes,
+        }
     }
 
     /// Looks at the free space now, and allocates a spare segment if there is none. To be called every few seconds: while writes

@@ -143,8 +143,11 @@ async fn write(shared: &Shared, link: &Link, sender: StreamSender) -> Written {
         if link.is_broken() {
             return Written::Broken;
         }
-        // Let callers that are ready to run put their requests in first.
-        tokio::task::yield_now().await;
+        // Let callers that are ready to run put their requests in first. A caller who is alone has nobody to wait for.
+        let is_shared = shared.state.lock().sent.len() > 0;
+        if is_shared {
+            tokio::task::yield_now().await;
+        }
         // The transport's queue is only there to keep it busy: one frame in it, the rest gathers here and leaves together.
         let permits = tokio::select! {
             biased;

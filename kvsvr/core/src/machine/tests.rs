@@ -47,8 +47,10 @@ proptest! {
         let (_, replies, events) = log.run(SHARD, &one, &[usize::MAX], |_, _| {});
         let mut restarts = restarts.into_iter().cycle();
         let (_, same_replies, same_events) = log.run(SHARD, &other, &splits, |engine, machine| {
+            let loaded = Machine::load(SHARD, engine).unwrap();
+            assert_eq!(format!("{loaded:?}"), format!("{machine:?}"), "all that is in memory is stored");
             if restarts.next().unwrap() {
-                *machine = Machine::load(SHARD, engine).unwrap();
+                *machine = loaded;
             }
         });
         prop_assert_eq!(replies, same_replies);

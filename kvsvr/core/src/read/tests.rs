@@ -63,6 +63,7 @@ fn all_keys(view: &View<'_>, wanted: &Range, max_bytes: usize) -> Vec<(Bytes, u8
         let page = view.range(&partition(), &range, max_bytes).unwrap();
         assert!(page.kvs.len() <= MAX_RANGE_KEYS as usize);
         found.extend(page.kvs.into_iter().map(|kv| (kv.key, kv.value[0])));
+        assert!(found.len() <= 2 * MAX_RANGE_KEYS as usize, "pages that never end");
         if page.continuation.is_empty() {
             return found;
         }

@@ -134,6 +134,7 @@ fn pages(view: &View<'_>, partition: &crate::types::Partition, range: &Range) ->
         let page = view.range(partition, &range, usize::MAX).expect("in reach");
         assert!(range.limit == 0 || page.kvs.len() <= range.limit as usize);
         kvs.extend(page.kvs);
+        assert!(kvs.len() < 10_000, "pages that never end");
         if page.continuation.is_empty() {
             return kvs;
         }

@@ -143,22 +143,22 @@ fn name() -> impl Strategy<Value = Bytes> {
 
 fn shard_op() -> impl Strategy<Value = Op> {
     prop_oneof![
-        (0..4u64, MIN_LEASE_TTL_MS..1000).prop_map(|(id, ttl_ms)| Op::LeaseGrant { id, ttl_ms }),
-        (1..4u64).prop_map(|id| Op::LeaseKeepAlive { id }),
-        (1..4u64).prop_map(|id| Op::LeaseRevoke { id }),
-        Just(Op::SessionOpen),
-        Just(Op::SessionClose),
-        (name(), revision()).prop_map(|(name, start_revision)| Op::ConsumerOpen { name, start_revision }),
-        (name(), 0..4u64, revision()).prop_map(|(name, epoch, revision)| Op::ConsumerAck {
+        1 => (0..4u64, MIN_LEASE_TTL_MS..1000).prop_map(|(id, ttl_ms)| Op::LeaseGrant { id, ttl_ms }),
+        1 => (1..4u64).prop_map(|id| Op::LeaseKeepAlive { id }),
+        1 => (1..4u64).prop_map(|id| Op::LeaseRevoke { id }),
+        1 => Just(Op::SessionOpen),
+        1 => Just(Op::SessionClose),
+        1 => (name(), revision()).prop_map(|(name, start_revision)| Op::ConsumerOpen { name, start_revision }),
+        1 => (name(), 0..4u64, revision()).prop_map(|(name, epoch, revision)| Op::ConsumerAck {
             name,
             epoch,
             revision
         }),
-        name().prop_map(|name| Op::ConsumerDelete { name }),
-        (name(), revision()).prop_map(|(name, revision)| Op::ConsumerReset { name, revision }),
-        (0..4000u64).prop_map(|up_to_ms| Op::Expire { up_to_ms }),
-        Just(Op::Expire { up_to_ms: u64::MAX }),
-        revision().prop_map(|revision| Op::Compact { revision }),
+        1 => name().prop_map(|name| Op::ConsumerDelete { name }),
+        1 => (name(), revision()).prop_map(|(name, revision)| Op::ConsumerReset { name, revision }),
+        1 => (0..4000u64).prop_map(|up_to_ms| Op::Expire { up_to_ms }),
+        1 => Just(Op::Expire { up_to_ms: u64::MAX }),
+        3 => revision().prop_map(|revision| Op::Compact { revision }),
     ]
 }
 

@@ -46,9 +46,11 @@ impl Lane {
         let _ = self.jobs.send(Box::new(move || {
             let _ = reply.send(operation());
         }));
-        Box::pin(
-            async move { result.await.unwrap_or_else(|_| Err(io::Error::other("the disk thread has ended"))) },
-        )
+        Box::pin(async move {
+            result
+                .await
+                .unwrap_or_else(|_| Err(io::Error::other("the disk thread has ended")))
+        })
     }
 }
 
@@ -61,14 +63,20 @@ pub struct FsDisk {
 
 impl fmt::Debug for FsDisk {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("FsDisk").field("root", &self.root).finish_non_exhaustive()
+        f.debug_struct("FsDisk")
+            .field("root", &self.root)
+            .finish_non_exhaustive()
     }
 }
 
 impl FsDisk {
     /// The tree below `root`, which exists. Starts the threads.
     pub fn new(root: impl Into<PathBuf>) -> io::Result<Self> {
-        Ok(Self { root: root.into(), log: Lane::start("disk-log")?, general: Lane::start("disk")? })
+        Ok(Self {
+            root: root.into(),
+            log: Lane::start("disk-log")?,
+            general: Lane::start("disk")?,
+        })
     }
 
     /// The directory.
@@ -83,7 +91,8 @@ impl FsDisk {
         operation: impl FnOnce(&Path) -> io::Result<T> + Send + 'static,
     ) -> DiskFuture<T> {
         let full = self.root.join(path);
-        self.general.run(move || operation(&full).map_err(|error| annotate(what, &full, &error)))
+        self.general
+            .run(move || operation(&full).map_err(|error| annotate(what, &full, &error)))
     }
 }
 
@@ -103,10 +112,18 @@ impl Disk for FsDisk {
     fn open(&self, path: &str, create: bool) -> DiskFuture<Arc<dyn DiskFile>> {
         let (log, general) = (self.log.clone(), self.general.clone());
         self.on_path("open", path, move |full| {
-            let file =
-                fs::OpenOptions::new().read(true).write(true).create(create).truncate(false).open(full)?;
-            let file: Arc<dyn DiskFile> =
-                Arc::new(FsFile { path: full.into(), file: Arc::new(file), log, general });
+            let file = fs::OpenOptions::new()
+                .read(true)
+                .write(true)
+                .create(create)
+                .truncate(false)
+                .open(full)?;
+            let file: Arc<dyn DiskFile> = Arc::new(FsFile {
+                path: full.into(),
+                file: Arc::new(file),
+                log,
+                general,
+            });
             Ok(file)
         })
     }
@@ -145,7 +162,9 @@ impl Disk for FsDisk {
     }
 
     fn remove_dir(&self, dir: &str) -> DiskFuture<()> {
-        self.on_path("remove directory", dir, |full| ignore_missing(fs::remove_dir_all(full)))
+        self.on_path("remove directory", dir, |full| {
+            ignore_missing(fs::remove_dir_all(full))
+        })
     }
 
     fn sync_dir(&self, dir: &str) -> DiskFuture<()> {
@@ -170,7 +189,9 @@ struct FsFile {
 
 impl fmt::Debug for FsFile {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("FsFile").field("path", &self.path).finish_non_exhaustive()
+        f.debug_struct("FsFile")
+            .field("path", &self.path)
+            .finish_non_exhaustive()
     }
 }
 

@@ -25,91 +25,12 @@ use parking_lot::Mutex;
 
 use super::{Disk, DiskFile, DiskFuture};
 
+mod content;
+
+use content::{Content, Random};
+
 /// Bytes that a power failure keeps or loses together.
 pub const SECTOR: usize = 512;
-
-/// A small generator of its own, so that runs do not depend on any library's version (SplitMix64).
-#[derive(Clone, Debug)]
-struct Random(u64);
-
-impl Random {
-    fn next(&mut self) -> u64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut z = self.0;
-        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        z ^ (z >> 31)
-    }
-
-    fn below(&mut self, bound: u64) -> u64 {
-        self.next() % bound.max(1)
-    }
-}
-
-/// What a running process sees, what is durable, and in which sectors they differ.
-#[derive(Clone, Debug, Default)]
-struct Content {
-    cached: Vec<u8>,
-    durable: Vec<u8>,
-    dirty: BTreeSet<usize>,
-    /// The length changed since the last sync.
-    resized: bool,
-}
-
-impl Content {
-    fn write(&mut self, at: usize, bytes: &[u8]) {
-        let end = at + bytes.len();
-        if end > self.cached.len() {
-            self.cached.resize(end, 0);
-            self.resized = true;
-        }
-        self.cached[at..end].copy_from_slice(bytes);
-        if !bytes.is_empty() {
-            self.dirty.extend(at / SECTOR..=(end - 1) / SECTOR);
-        }
-    }
-
-    fn set_len(&mut self, len: usize) {
-        self.resized |= len != self.cached.len();
-        let old = self.cached.len();
-        self.cached.resize(len, 0);
-        // What a cut removed reads as zero when the file grows again.
-        if len > old && len > 0 {
-            self.dirty.extend(old / SECTOR..=(len - 1) / SECTOR);
-        }
-    }
-
-    fn persist_sector(&mut self, sector: usize) {
-        let start = sector * SECTOR;
-        let end = (start + SECTOR).min(self.cached.len()).min(self.durable.len());
-        if start < end {
-            self.durable[start..end].copy_from_slice(&self.cached[start..end]);
-        }
-    }
-
-    fn sync(&mut self) {
-        self.durable.resize(self.cached.len(), 0);
-        for sector in std::mem::take(&mut self.dirty) {
-            self.persist_sector(sector);
-        }
-        self.resized = false;
-    }
-
-    /// The content after a power failure.
-    fn crash(mut self, random: &mut Random) -> Self {
-        if self.resized && random.below(2) == 0 {
-            self.durable.resize(self.cached.len(), 0);
-        }
-        // None, all, or each by a coin.
-        let fate = random.below(4);
-        for sector in std::mem::take(&mut self.dirty) {
-            if fate == 1 || (fate > 1 && random.below(2) == 0) {
-                self.persist_sector(sector);
-            }
-        }
-        Self { cached: self.durable.clone(), durable: self.durable, ..Self::default() }
-    }
-}
 
 type File = Arc<Mutex<Content>>;
 
@@ -169,7 +90,11 @@ impl Tree {
             *left = left.saturating_sub(1);
             self.faults.dead |= *left == 0;
         }
-        if self.faults.dead { Err(io::Error::other("the power is off")) } else { Ok(()) }
+        if self.faults.dead {
+            Err(io::Error::other("the power is off"))
+        } else {
+            Ok(())
+        }
     }
 
     fn count_sync(&mut self) -> io::Result<()> {
@@ -185,7 +110,10 @@ impl Tree {
     }
 
     fn used(&self) -> u64 {
-        self.names.values().map(|file| file.lock().cached.len() as u64).sum()
+        self.names
+            .values()
+            .map(|file| file.lock().cached.len() as u64)
+            .sum()
     }
 
     fn change(&mut self, change: NameChange) {
@@ -212,16 +140,21 @@ impl MemDisk {
         Self::with_names(BTreeMap::new(), BTreeSet::new(), u64::MAX, seed)
     }
 
-    fn with_names(
-        names: BTreeMap<String, File>,
-        dirs: BTreeSet<String>,
-        capacity: u64,
-        seed: u64,
-    ) -> Self {
+    fn with_names(names: BTreeMap<String, File>, dirs: BTreeSet<String>, capacity: u64, seed: u64) -> Self {
         let durable_names = names.clone();
         let (changes, faults, random) = (Vec::new(), Faults::default(), Random(seed));
-        let tree = Tree { names, durable_names, changes, dirs, capacity, faults, random };
-        Self { tree: Arc::new(Mutex::new(tree)) }
+        let tree = Tree {
+            names,
+            durable_names,
+            changes,
+            dirs,
+            capacity,
+            faults,
+            random,
+        };
+        Self {
+            tree: Arc::new(Mutex::new(tree)),
+        }
     }
 
     /// The disk as it is found after a power failure now. Every later operation on this one fails.
@@ -231,7 +164,11 @@ impl MemDisk {
         let mut random = Random(seed);
         let kept = random.below(tree.changes.len() as u64 + 1);
         let mut names = tree.durable_names.clone();
-        for change in tree.changes.iter().take(usize::try_from(kept).unwrap_or(usize::MAX)) {
+        for change in tree
+            .changes
+            .iter()
+            .take(usize::try_from(kept).unwrap_or(usize::MAX))
+        {
             change.apply(&mut names);
         }
         for file in names.values_mut() {
@@ -256,8 +193,16 @@ impl MemDisk {
                 .or_insert_with(|| Arc::new(Mutex::new(file.lock().clone())))
                 .clone()
         };
-        other.names = tree.names.iter().map(|(path, file)| (path.clone(), copied(file))).collect();
-        other.durable_names = tree.durable_names.iter().map(|(path, file)| (path.clone(), copied(file))).collect();
+        other.names = tree
+            .names
+            .iter()
+            .map(|(path, file)| (path.clone(), copied(file)))
+            .collect();
+        other.durable_names = tree
+            .durable_names
+            .iter()
+            .map(|(path, file)| (path.clone(), copied(file)))
+            .collect();
         other.changes = tree
             .changes
             .iter()
@@ -298,7 +243,9 @@ impl MemDisk {
     /// Flips a bit of a file at rest. False if the file is shorter.
     pub fn flip_bit(&self, path: &str, offset: u64, bit: u8) -> bool {
         let tree = self.tree.lock();
-        let Some(file) = tree.names.get(path) else { return false };
+        let Some(file) = tree.names.get(path) else {
+            return false;
+        };
         let (mut content, at) = (file.lock(), usize::try_from(offset).unwrap_or(usize::MAX));
         if at >= content.cached.len() {
             return false;
@@ -379,11 +326,21 @@ impl Disk for MemDisk {
     }
 
     fn list(&self, dir: &str) -> DiskFuture<Vec<String>> {
-        let prefix = if dir.is_empty() { String::new() } else { format!("{dir}/") };
+        let prefix = if dir.is_empty() {
+            String::new()
+        } else {
+            format!("{dir}/")
+        };
         self.run(move |tree| {
-            let paths = tree.names.keys().chain(&tree.dirs).filter_map(|path| path.strip_prefix(&prefix));
-            let names: BTreeSet<String> =
-                paths.filter_map(|rest| rest.split('/').next()).map(str::to_owned).collect();
+            let paths = tree
+                .names
+                .keys()
+                .chain(&tree.dirs)
+                .filter_map(|path| path.strip_prefix(&prefix));
+            let names: BTreeSet<String> = paths
+                .filter_map(|rest| rest.split('/').next())
+                .map(str::to_owned)
+                .collect();
             Ok(names.into_iter().collect())
         })
     }
@@ -420,12 +377,17 @@ impl Disk for MemDisk {
     fn remove_dir(&self, dir: &str) -> DiskFuture<()> {
         let (dir, prefix) = (dir.to_owned(), format!("{dir}/"));
         self.run(move |tree| {
-            let inside: Vec<String> =
-                tree.names.keys().filter(|path| path.starts_with(&prefix)).cloned().collect();
+            let inside: Vec<String> = tree
+                .names
+                .keys()
+                .filter(|path| path.starts_with(&prefix))
+                .cloned()
+                .collect();
             for path in inside {
                 tree.change(NameChange::Remove(path));
             }
-            tree.dirs.retain(|path| *path != dir && !path.starts_with(&prefix));
+            tree.dirs
+                .retain(|path| *path != dir && !path.starts_with(&prefix));
             Ok(())
         })
     }
@@ -468,7 +430,10 @@ fn to_usize(value: u64) -> io::Result<usize> {
 fn check_capacity(tree: &Tree, file: &File, len: u64) -> io::Result<()> {
     let growth = len.saturating_sub(file.lock().cached.len() as u64);
     if growth > 0 && tree.used().saturating_add(growth) > tree.capacity {
-        return Err(io::Error::new(io::ErrorKind::StorageFull, "no space left on device"));
+        return Err(io::Error::new(
+            io::ErrorKind::StorageFull,
+            "no space left on device",
+        ));
     }
     Ok(())
 }
@@ -537,62 +502,4 @@ impl DiskFile for MemFile {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    async fn file_with(disk: &MemDisk, path: &str, text: &'static [u8], sync: bool) {
-        let file = disk.open(path, true).await.unwrap();
-        file.write_at(0, vec![Bytes::from_static(text)], sync).await.unwrap();
-    }
-
-    #[tokio::test]
-    async fn synced_bytes_and_names_survive() {
-        let disk = MemDisk::new(1);
-        file_with(&disk, "d/x", b"synced", true).await;
-        disk.sync_dir("d").await.unwrap();
-        for seed in 0..20 {
-            let after = disk.crash(seed);
-            assert_eq!(&after.read("d/x").await.unwrap()[..], b"synced");
-        }
-        assert!(disk.read("d/x").await.is_err());
-    }
-
-    #[tokio::test]
-    async fn unsynced_sectors_and_names_survive_sometimes() {
-        let mut seen = BTreeSet::new();
-        for seed in 0..60 {
-            let disk = MemDisk::new(seed);
-            let file = disk.open("x", true).await.unwrap();
-            file.set_len(1024).await.unwrap();
-            file.sync().await.unwrap();
-            file.write_at(0, vec![Bytes::from(vec![1; 1024])], false).await.unwrap();
-            let content = disk.crash(seed).read("x").await.map(|bytes| (bytes[0], bytes[1023])).ok();
-            seen.insert(content);
-        }
-        let expected = [None, Some((0, 0)), Some((0, 1)), Some((1, 0)), Some((1, 1))];
-        assert_eq!(seen.into_iter().collect::<Vec<_>>(), expected);
-    }
-
-    #[tokio::test]
-    async fn a_failed_sync_leaves_clean_pages_that_are_not_durable() {
-        let disk = MemDisk::new(1);
-        file_with(&disk, "x", b"old", true).await;
-        disk.sync_dir("").await.unwrap();
-        disk.fail_sync_after(1);
-        let file = disk.open("x", false).await.unwrap();
-        file.write_at(0, vec![Bytes::from_static(b"new")], true).await.unwrap_err();
-        file.sync().await.unwrap();
-        assert_eq!(&disk.read("x").await.unwrap()[..], b"new");
-        assert_eq!(&disk.crash(3).read("x").await.unwrap()[..], b"old");
-    }
-
-    #[tokio::test]
-    async fn a_full_disk_says_so() {
-        let disk = MemDisk::new(1);
-        disk.set_capacity(10);
-        let file = disk.open("x", true).await.unwrap();
-        let error = file.set_len(11).await.unwrap_err();
-        assert_eq!(error.kind(), io::ErrorKind::StorageFull);
-        assert_eq!(disk.free_bytes().await.unwrap(), 10);
-    }
-}
+mod tests;

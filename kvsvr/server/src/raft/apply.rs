@@ -14,6 +14,7 @@ use std::{
 use futures::{FutureExt, Stream, StreamExt, TryStreamExt};
 use kvsvr_core::{
     engine::Engine,
+    event::EventKind,
     machine::{Entry as CoreEntry, Machine, Payload},
     types::{Revision, ShardId, StampMs},
 };
@@ -154,6 +155,10 @@ impl StateMachine {
         let mut machine = shared.machine.lock();
         let applied = machine.apply(&*shared.engine, entries).map_err(io::Error::other)?;
         shared.engine.write(applied.batch).map_err(io::Error::other)?;
+        let expired = applied.events.iter().filter(|event| event.kind == EventKind::Expire).count();
+        if expired > 0 {
+            shared.metrics.expired(expired as u64);
+        }
         shared.hub.publish(applied.revision, applied.events.into());
         shared.head.publish(&machine);
         drop(machine);

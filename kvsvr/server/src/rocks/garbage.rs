@@ -42,7 +42,11 @@ impl FloorHistory {
     /// Raises a shard's floor.
     pub(super) fn raise(&self, shard: ShardId, floor: Revision) {
         let mut tables = self.tables.lock();
-        if tables.current.get(&shard).is_some_and(|present| *present >= floor) {
+        if tables
+            .current
+            .get(&shard)
+            .is_some_and(|present| *present >= floor)
+        {
             return;
         }
         let mut next = Floors::clone(&tables.current);
@@ -61,7 +65,11 @@ impl FloorHistory {
     /// The floors that hold for everybody.
     fn lowest(&self) -> Arc<Floors> {
         let tables = self.tables.lock();
-        tables.earlier.iter().find_map(Weak::upgrade).unwrap_or_else(|| tables.current.clone())
+        tables
+            .earlier
+            .iter()
+            .find_map(Weak::upgrade)
+            .unwrap_or_else(|| tables.current.clone())
     }
 }
 
@@ -75,7 +83,10 @@ impl CompactionFilterFactory for GarbageFilterFactory {
     type Filter = GarbageFilter;
 
     fn create(&mut self, _: CompactionFilterContext) -> GarbageFilter {
-        GarbageFilter { cf: self.cf, floors: self.floors.lowest() }
+        GarbageFilter {
+            cf: self.cf,
+            floors: self.floors.lowest(),
+        }
     }
 
     fn name(&self) -> &CStr {
@@ -94,7 +105,11 @@ impl CompactionFilter for GarbageFilter {
             .first_chunk::<4>()
             .and_then(|shard| self.floors.get(&ShardId(u32::from_be_bytes(*shard))))
             .is_some_and(|floor| keys::is_garbage(self.cf, key, value, *floor));
-        if garbage { CompactionDecision::Remove } else { CompactionDecision::Keep }
+        if garbage {
+            CompactionDecision::Remove
+        } else {
+            CompactionDecision::Keep
+        }
     }
 
     fn name(&self) -> &CStr {

@@ -75,7 +75,10 @@ impl Shared {
 
     /// All column families.
     pub(super) fn column_families(&self) -> Vec<ColumnFamilyDescriptor> {
-        Cf::ALL.iter().map(|cf| ColumnFamilyDescriptor::new(cf.name(), self.column_family(*cf))).collect()
+        Cf::ALL
+            .iter()
+            .map(|cf| ColumnFamilyDescriptor::new(cf.name(), self.column_family(*cf)))
+            .collect()
     }
 
     fn column_family(&self, cf: Cf) -> Options {
@@ -97,7 +100,10 @@ impl Shared {
             options.set_memtable_whole_key_filtering(true);
         }
         if matches!(cf, Cf::Hist | Cf::Log) {
-            options.set_compaction_filter_factory(GarbageFilterFactory { cf, floors: self.floors.clone() });
+            options.set_compaction_filter_factory(GarbageFilterFactory {
+                cf,
+                floors: self.floors.clone(),
+            });
         }
         options
     }

@@ -8,11 +8,16 @@ use tempfile::TempDir;
 
 use super::*;
 
-const SMALL: RocksOptions = RocksOptions { block_cache_bytes: 4 << 20, memtable_bytes: 8 << 20 };
+const SMALL: RocksOptions = RocksOptions {
+    block_cache_bytes: 4 << 20,
+    memtable_bytes: 8 << 20,
+};
 
 /// A directory in memory where there is one: the suite makes many databases, and RocksDB syncs a lot.
 fn directory() -> TempDir {
-    tempfile::tempdir_in("/dev/shm").or_else(|_| tempfile::tempdir()).unwrap()
+    tempfile::tempdir_in("/dev/shm")
+        .or_else(|_| tempfile::tempdir())
+        .unwrap()
 }
 
 fn open(path: &Path) -> Arc<RocksEngine> {
@@ -118,7 +123,14 @@ fn a_kill_leaves_the_last_flush_of_all_families() {
 
 fn hist_row(superseded_at: Revision) -> Bytes {
     let value = Bytes::from_static(b"v");
-    let row = DataRow { create_rev: 1, mod_rev: 1, version: 1, expires_at: 0, lease: 0, value };
+    let row = DataRow {
+        create_rev: 1,
+        mod_rev: 1,
+        version: 1,
+        expires_at: 0,
+        lease: 0,
+        value,
+    };
     HistRow { superseded_at, row }.encode()
 }
 
@@ -128,13 +140,27 @@ fn compaction_drops_garbage_but_not_under_a_snapshot() {
     let engine = open(dir.path());
     let shard = ShardId(1);
     for revision in 1..=9_u8 {
-        put(&engine, Cf::Hist, &[0, 0, 0, 1, revision], hist_row(revision.into()));
-        put(&engine, Cf::Hist, &[0, 0, 0, 2, revision], hist_row(revision.into()));
+        put(
+            &engine,
+            Cf::Hist,
+            &[0, 0, 0, 1, revision],
+            hist_row(revision.into()),
+        );
+        put(
+            &engine,
+            Cf::Hist,
+            &[0, 0, 0, 2, revision],
+            hist_row(revision.into()),
+        );
     }
     let left = |engine: &dyn EngineRead, shard: u8| {
         let mut rows = Vec::new();
         let (start, end) = ([0, 0, 0, shard], [0, 0, 0, shard + 1]);
-        let range = Scan { start: &start, end: &end, reverse: false };
+        let range = Scan {
+            start: &start,
+            end: &end,
+            reverse: false,
+        };
         let mut visit = |key: &[u8], _: &[u8]| {
             rows.push(key[4]);
             ControlFlow::Continue(())
@@ -217,7 +243,10 @@ fn stats_show_memtables_and_files() {
     let engine = open(dir.path());
     put(&engine, Cf::Data, b"k", vec![1; 100_000]);
     let before = engine.stats();
-    assert!(before.memtable_bytes >= 100_000 && before.file_bytes == 0, "{before:?}");
+    assert!(
+        before.memtable_bytes >= 100_000 && before.file_bytes == 0,
+        "{before:?}"
+    );
     engine.flush().unwrap();
     let after = engine.stats();
     assert!(after.file_bytes > 0 && !after.write_stopped, "{after:?}");

@@ -94,7 +94,8 @@ fn raft_config(cluster: &str, timing: Timing) -> io::Result<Config> {
         max_payload_entries: crate::limits::MAX_APPEND_ENTRIES,
         // Snapshots and purges are this node's decision, see `Shard::purge`.
         snapshot_policy: SnapshotPolicy::Never,
-        max_in_snapshot_log_to_keep: 0,
+        // Building a snapshot would otherwise purge all but so many entries behind it.
+        max_in_snapshot_log_to_keep: u64::MAX,
         replication_lag_threshold: u64::MAX,
         enable_pre_vote: Some(true),
         quorum_loss_probe_interval: Some(timing.election_max_ms * 2),
@@ -223,7 +224,8 @@ impl Shard {
         let Some(flushed) = durable.applied.map(|p| p.index) else { return Ok(()) };
         let metrics = self.raft.metrics().borrow_watched().clone();
         let purged = metrics.purged.map_or(0, |id| id.index);
-        let applied = self.head().applied_next().saturating_sub(1);
+        // What openraft's core knows to be applied, which may be less than what is.
+        let applied = metrics.last_applied.map_or(0, |id| id.index);
         let mut upto = flushed.min(applied).min(self.wal.index_before(self.id, keep_bytes));
         if let Some(replication) = &metrics.replication {
             // A member that is only a little behind is served from the log.

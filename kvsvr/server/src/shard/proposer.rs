@@ -13,7 +13,10 @@ use std::{
 
 use bytes::Bytes;
 use futures::{StreamExt, future::BoxFuture, stream::FuturesUnordered};
-use kvsvr_core::codec::{encode_batch, encode_outcome};
+use kvsvr_core::{
+    codec::{encode_batch, encode_outcome},
+    command::OutcomeResult,
+};
 use kvsvr_proto::v1::{self as pb, ErrorCode, exec_reply::Result as Answer};
 use openraft::{
     Raft,
@@ -189,10 +192,16 @@ impl Task {
             Ok(outcomes) => {
                 assert_eq!(outcomes.len(), entry.replies.len(), "one outcome for each command");
                 self.metrics.wrote(outcomes.len() as u64);
+                for outcome in &outcomes {
+                    if let OutcomeResult::Rejected(rejection) = &outcome.result {
+                        self.metrics.rejected(rejection.code);
+                    }
+                }
                 let answers = outcomes.iter().map(|outcome| Answer::Outcome(encode_outcome(outcome)));
                 send_all(entry.replies.into_iter().zip(answers));
             }
             Err(failure) => {
+                self.metrics.rejected(failure.code());
                 send_all(entry.replies.into_iter().map(|to| (to, Answer::Error(failure.clone()))));
             }
         }

@@ -182,7 +182,7 @@ impl ReadContext {
         }
         match result {
             Ok(mut read) => {
-                read.age_ms = age.as_millis() as u64;
+                read.age_ms = u64::try_from(age.as_millis()).unwrap_or(u64::MAX);
                 Answer::Read(read)
             }
             Err(failure) => Answer::Error(failure),
@@ -230,6 +230,7 @@ async fn run(context: Arc<ReadContext>, mut queue: mpsc::UnboundedReceiver<Vec<R
         match context.barrier().await {
             Ok(()) => serve(&context, groups.drain(..).flatten()),
             Err(failure) => {
+                context.metrics.rejected(failure.code());
                 let answer = Answer::Error(failure);
                 send_all(groups.drain(..).flatten().map(|read| (read.reply, answer.clone())));
             }

@@ -60,7 +60,12 @@ pub(crate) struct ShardIndex {
 #[derive(Debug)]
 pub(crate) enum Wanted {
     Here(EntryRecord),
-    Stored { position: LogPosition, segment: u64, offset: u32, len: u32 },
+    Stored {
+        position: LogPosition,
+        segment: u64,
+        offset: u32,
+        len: u32,
+    },
 }
 
 /// What a change did to the sums of the [`Index`].
@@ -89,7 +94,11 @@ impl ShardIndex {
 
     fn at(&self, nth: usize) -> LogPosition {
         let slot = &self.slots[nth];
-        LogPosition { index: self.first + nth as u64, term: slot.term, node: slot.node }
+        LogPosition {
+            index: self.first + nth as u64,
+            term: slot.term,
+            node: slot.node,
+        }
     }
 
     /// The position of an entry, or of what was purged last.
@@ -102,7 +111,11 @@ impl ShardIndex {
 
     /// The last entry, or what was purged last.
     pub(crate) fn last(&self) -> Option<LogPosition> {
-        self.slots.len().checked_sub(1).map(|nth| self.at(nth)).or(self.purged)
+        self.slots
+            .len()
+            .checked_sub(1)
+            .map(|nth| self.at(nth))
+            .or(self.purged)
     }
 
     fn first_index(&self) -> u64 {
@@ -131,13 +144,17 @@ impl ShardIndex {
     /// The index before the newest entries that together have at most `bytes`.
     pub(crate) fn index_before(&self, bytes: u64) -> u64 {
         let mut left = bytes;
-        let kept = self.slots.iter().rev().take_while(|slot| match left.checked_sub(u64::from(slot.len)) {
-            Some(rest) => {
-                left = rest;
-                true
-            }
-            None => false,
-        });
+        let kept = self
+            .slots
+            .iter()
+            .rev()
+            .take_while(|slot| match left.checked_sub(u64::from(slot.len)) {
+                Some(rest) => {
+                    left = rest;
+                    true
+                }
+                None => false,
+            });
         (self.first_index() + (self.slots.len() - kept.count()) as u64).saturating_sub(1)
     }
 
@@ -186,12 +203,19 @@ impl ShardIndex {
         let (slot, position) = (&self.slots[nth], self.at(nth));
         let uncached = self.slots.len() - self.cache.len();
         match slot.place {
-            Place::At { segment, offset } if nth < uncached => {
-                Wanted::Stored { position, segment, offset, len: slot.len }
-            }
+            Place::At { segment, offset } if nth < uncached => Wanted::Stored {
+                position,
+                segment,
+                offset,
+                len: slot.len,
+            },
             _ => {
                 let payload = self.cache[nth - uncached].payload.clone();
-                Wanted::Here(EntryRecord { position, kind: slot.kind, payload })
+                Wanted::Here(EntryRecord {
+                    position,
+                    kind: slot.kind,
+                    payload,
+                })
             }
         }
     }
@@ -211,7 +235,10 @@ pub(crate) struct Index {
 
 impl Index {
     pub(crate) fn new(cache_limit: usize) -> Self {
-        Self { cache_limit, ..Self::default() }
+        Self {
+            cache_limit,
+            ..Self::default()
+        }
     }
 
     pub(crate) fn get(&self, shard: ShardId) -> Option<&ShardIndex> {
@@ -241,7 +268,13 @@ impl Index {
     pub(crate) fn append(&mut self, shard: ShardId, entry: &EntryRecord, id: u64) {
         let LogPosition { index, term, node } = entry.position;
         let len = RECORD_HEADER + entry.payload.len();
-        let slot = Slot { term, node, place: Place::Queued(id), len: len as u32, kind: entry.kind };
+        let slot = Slot {
+            term,
+            node,
+            place: Place::Queued(id),
+            len: len as u32,
+            kind: entry.kind,
+        };
         let age = self.next_age;
         self.next_age += 1;
         self.cached_bytes += entry.payload.len();
@@ -249,7 +282,10 @@ impl Index {
         self.appended_bytes += len as u64;
         let index_of_shard = self.entry(shard);
         index_of_shard.push(index, slot);
-        index_of_shard.cache.push_back(Cached { age, payload: entry.payload.clone() });
+        index_of_shard.cache.push_back(Cached {
+            age,
+            payload: entry.payload.clone(),
+        });
     }
 
     /// Adds an entry that was found on disk.
@@ -261,7 +297,9 @@ impl Index {
 
     /// The append `id` of an entry is durable at `place`. False if the entry is not there any more.
     pub(crate) fn placed(&mut self, shard: ShardId, index: u64, id: u64, place: Place) -> bool {
-        let Some(shard) = self.shards.get_mut(&shard) else { return false };
+        let Some(shard) = self.shards.get_mut(&shard) else {
+            return false;
+        };
         let Some(nth) = shard.nth(index) else { return false };
         let slot = &mut shard.slots[nth];
         let same = slot.place == Place::Queued(id);
@@ -282,7 +320,10 @@ impl Index {
     }
 
     pub(crate) fn forget(&mut self, shard: ShardId) -> Freed {
-        let removed = self.shards.remove(&shard).map(|mut shard| shard.truncate_after(None));
+        let removed = self
+            .shards
+            .remove(&shard)
+            .map(|mut shard| shard.truncate_after(None));
         self.subtract(removed.unwrap_or_default())
     }
 
@@ -295,15 +336,22 @@ impl Index {
     /// Drops the oldest written payloads until the cache is within its bound.
     pub(crate) fn evict(&mut self) {
         while self.cached_bytes > self.cache_limit {
-            let oldest = self.shards.values_mut().filter_map(|shard| Some((shard.evictable()?, shard)));
-            let Some((_, shard)) = oldest.min_by_key(|(age, _)| *age) else { return };
+            let oldest = self
+                .shards
+                .values_mut()
+                .filter_map(|shard| Some((shard.evictable()?, shard)));
+            let Some((_, shard)) = oldest.min_by_key(|(age, _)| *age) else {
+                return;
+            };
             self.cached_bytes -= shard.cache.pop_front().map_or(0, |cached| cached.payload.len());
         }
     }
 
     /// The entries of a range, as many as fit into `max_bytes` of payload, at least one if there is one.
     pub(crate) fn read(&self, shard: ShardId, range: Range<u64>, max_bytes: usize) -> Vec<Wanted> {
-        let Some(shard) = self.shards.get(&shard) else { return Vec::new() };
+        let Some(shard) = self.shards.get(&shard) else {
+            return Vec::new();
+        };
         let start = range.start.max(shard.first);
         let (mut wanted, mut bytes) = (Vec::new(), 0);
         for index in start..range.end {
@@ -326,7 +374,11 @@ mod tests {
 
     fn entry(index: u64, term: u64, len: usize) -> EntryRecord {
         let position = LogPosition { index, term, node: 1 };
-        EntryRecord { position, kind: EntryKind::Batch, payload: Bytes::from(vec![index as u8; len]) }
+        EntryRecord {
+            position,
+            kind: EntryKind::Batch,
+            payload: Bytes::from(vec![index as u8; len]),
+        }
     }
 
     fn filled(limit: usize) -> Index {
@@ -352,7 +404,15 @@ mod tests {
         index.evict();
         assert_eq!(cached(&index), [1, 2, 3, 4, 5, 6]);
         for i in 1..=5 {
-            assert!(index.placed(SHARD, i, i, Place::At { segment: 1, offset: 0 }));
+            assert!(index.placed(
+                SHARD,
+                i,
+                i,
+                Place::At {
+                    segment: 1,
+                    offset: 0
+                }
+            ));
         }
         index.evict();
         assert_eq!(cached(&index), [5, 6]);
@@ -364,9 +424,33 @@ mod tests {
         let mut index = filled(1000);
         assert!(index.truncate_after(SHARD, Some(4)).is_empty());
         index.append(SHARD, &entry(5, 1, 3), 50);
-        assert!(!index.placed(SHARD, 5, 5, Place::At { segment: 1, offset: 0 }));
-        assert!(!index.placed(SHARD, 6, 6, Place::At { segment: 1, offset: 0 }));
-        assert!(index.placed(SHARD, 5, 50, Place::At { segment: 1, offset: 9 }));
+        assert!(!index.placed(
+            SHARD,
+            5,
+            5,
+            Place::At {
+                segment: 1,
+                offset: 0
+            }
+        ));
+        assert!(!index.placed(
+            SHARD,
+            6,
+            6,
+            Place::At {
+                segment: 1,
+                offset: 0
+            }
+        ));
+        assert!(index.placed(
+            SHARD,
+            5,
+            50,
+            Place::At {
+                segment: 1,
+                offset: 9
+            }
+        ));
         assert_eq!(index.truncate_after(SHARD, None), Freed::from([(1, 1)]));
         assert_eq!((index.cached_bytes, index.live_bytes), (0, 0));
     }
@@ -377,12 +461,20 @@ mod tests {
         assert_eq!(index.read(SHARD, 2..100, 25).len(), 2);
         assert_eq!(index.read(SHARD, 2..100, 0).len(), 1);
         assert!(index.read(SHARD, 7..100, 1000).is_empty());
-        let purged = LogPosition { index: 3, term: 1, node: 1 };
+        let purged = LogPosition {
+            index: 3,
+            term: 1,
+            node: 1,
+        };
         index.purge(SHARD, purged);
         let shard = index.get(SHARD).unwrap();
         assert_eq!((shard.view().first_index, shard.position(3)), (4, Some(purged)));
         assert_eq!((shard.position(2), shard.position(7)), (None, None));
-        let purged = LogPosition { index: 100, term: 2, node: 1 };
+        let purged = LogPosition {
+            index: 100,
+            term: 2,
+            node: 1,
+        };
         index.purge(SHARD, purged);
         let view = index.get(SHARD).unwrap().view();
         assert_eq!((view.last, view.first_index), (Some(purged), 101));

@@ -95,7 +95,10 @@ impl State {
     /// Why no more work is taken.
     pub(crate) fn refusal(&self) -> Option<io::Error> {
         match &self.failed {
-            Some((kind, text)) => Some(io::Error::new(*kind, format!("the log has failed before: {text}"))),
+            Some((kind, text)) => Some(io::Error::new(
+                *kind,
+                format!("the log has failed before: {text}"),
+            )),
             None if self.closed => Some(io::Error::other("the log is shut down")),
             None => None,
         }
@@ -106,7 +109,13 @@ impl State {
         let urgent = done.is_some();
         self.urgent += usize::from(urgent);
         self.queued_bytes += payload;
-        self.queue.push_back(Op { records, freed, done, urgent, payload });
+        self.queue.push_back(Op {
+            records,
+            freed,
+            done,
+            urgent,
+            payload,
+        });
     }
 
     fn push_one(&mut self, shard: ShardId, record: Record, freed: Freed, done: Option<Done>) {
@@ -125,7 +134,10 @@ impl State {
         for entry in &entries {
             let index = entry.position.index;
             if expected.is_some_and(|expected| expected != index) {
-                return Err((done, format!("shard {shard}: entry {index} does not follow the log's last entry")));
+                return Err((
+                    done,
+                    format!("shard {shard}: entry {index} does not follow the log's last entry"),
+                ));
             }
             expected = Some(index + 1);
         }
@@ -139,7 +151,11 @@ impl State {
             self.next_id += 1;
             self.index.append(shard, &entry, id);
             bytes += entry.payload.len();
-            part.push(Queued { shard, record: Record::Entry(entry), id });
+            part.push(Queued {
+                shard,
+                record: Record::Entry(entry),
+                id,
+            });
         }
         self.push(part, Freed::new(), Some(done));
         Ok(())
@@ -168,7 +184,10 @@ impl State {
         if let Some(purged) = log.purged
             && last_kept.is_none_or(|kept| kept < purged.index)
         {
-            let text = format!("shard {shard}: truncation below the purged index {}", purged.index);
+            let text = format!(
+                "shard {shard}: truncation below the purged index {}",
+                purged.index
+            );
             return Err((done, text));
         }
         let kept = match last_kept {
@@ -238,8 +257,13 @@ impl State {
         let (mut live, mut gone) = (0, 0);
         for (queued, offset) in batch.records.iter().zip(offsets) {
             if let Record::Entry(entry) = &queued.record {
-                let place = Place::At { segment, offset: *offset };
-                let placed = self.index.placed(queued.shard, entry.position.index, queued.id, place);
+                let place = Place::At {
+                    segment,
+                    offset: *offset,
+                };
+                let placed = self
+                    .index
+                    .placed(queued.shard, entry.position.index, queued.id, place);
                 *(if placed { &mut live } else { &mut gone }) += 1;
             }
         }
@@ -270,7 +294,10 @@ impl State {
             })
             .map(|(number, _)| *number)
             .collect();
-        dead.iter().filter_map(|number| self.segments.remove(number)).map(|in_use| in_use.segment).collect()
+        dead.iter()
+            .filter_map(|number| self.segments.remove(number))
+            .map(|in_use| in_use.segment)
+            .collect()
     }
 
     /// Refuses everything from now on, and gives back the callbacks of what was queued.

@@ -47,7 +47,12 @@ pub(super) async fn read(
                 read_span(&segments, shard, span.take(), &mut entries).await?;
                 entries.push(entry);
             }
-            Wanted::Stored { position, segment, offset, len } => {
+            Wanted::Stored {
+                position,
+                segment,
+                offset,
+                len,
+            } => {
                 let (offset, len) = (u64::from(offset), len as usize);
                 if !span.as_ref().is_some_and(|span| span.takes(segment, offset, len)) {
                     read_span(&segments, shard, span.take(), &mut entries).await?;
@@ -83,12 +88,21 @@ async fn read_span(
 ) -> io::Result<()> {
     let Some(span) = span else { return Ok(()) };
     let Some(segment) = segments.get(&span.segment) else {
-        return Err(io::Error::other(format!("segment {} of the log is gone", span.segment)));
+        return Err(io::Error::other(format!(
+            "segment {} of the log is gone",
+            span.segment
+        )));
     };
-    let bytes = segment.file.read_at(span.start, (span.end - span.start) as usize).await?;
+    let bytes = segment
+        .file
+        .read_at(span.start, (span.end - span.start) as usize)
+        .await?;
     for (position, offset, len) in span.entries {
         let from = (offset - span.start) as usize;
-        let record = bytes.len().checked_sub(from + len).map(|_| bytes.slice(from..from + len));
+        let record = bytes
+            .len()
+            .checked_sub(from + len)
+            .map(|_| bytes.slice(from..from + len));
         into.push(entry(segment, shard, position, &record.unwrap_or_default()).ok_or_else(|| {
             let path = segment.path();
             let text = format!(

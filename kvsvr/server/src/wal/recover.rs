@@ -25,15 +25,24 @@ pub(super) async fn recover(
     options: WalOptions,
 ) -> Result<(Arc<Shared>, Writer, RecoveryReport), WalError> {
     let failed = |what, source| WalError::io(what, WAL_DIR, source);
-    disk.create_dir(WAL_DIR).await.map_err(|source| failed("create", source))?;
-    disk.sync_dir("").await.map_err(|source| failed("sync the parent of", source))?;
+    disk.create_dir(WAL_DIR)
+        .await
+        .map_err(|source| failed("create", source))?;
+    disk.sync_dir("")
+        .await
+        .map_err(|source| failed("sync the parent of", source))?;
     let scan = scan(&disk, options.store_id, &|_| {}).await?;
     if !scan.damage.is_empty() {
         return Err(WalError::Corrupt { damage: scan.damage });
     }
     let report = report(&scan);
-    let (shared, writer) = resume(disk, options, scan).await.map_err(|source| failed("prepare", source))?;
-    shared.look_at_space().await.map_err(|source| failed("find the free space for", source))?;
+    let (shared, writer) = resume(disk, options, scan)
+        .await
+        .map_err(|source| failed("prepare", source))?;
+    shared
+        .look_at_space()
+        .await
+        .map_err(|source| failed("find the free space for", source))?;
     Ok((shared, writer, report))
 }
 
@@ -64,12 +73,19 @@ async fn resume(disk: DynDisk, options: WalOptions, scan: Scan) -> io::Result<(A
         rewrite_last_block(last).await?;
     }
     let active = last.and_then(|last| {
-        let in_use = segments.get(&last.header.number).filter(|_| !last.report.closed)?;
+        let in_use = segments
+            .get(&last.header.number)
+            .filter(|_| !last.report.closed)?;
         Some((in_use.segment.clone(), last.end))
     });
     let next_number = last.map_or(0, |last| last.header.number) + 1;
     let mut state = State::new(scan.replay.into_index(options.cache_bytes), segments, spares);
-    state.allocated = scan.spares.iter().filter_map(|path| allocated_count(path)).max().unwrap_or(0);
+    state.allocated = scan
+        .spares
+        .iter()
+        .filter_map(|path| allocated_count(path))
+        .max()
+        .unwrap_or(0);
     let shared = Arc::new(Shared {
         disk,
         options,
@@ -87,15 +103,26 @@ async fn resume(disk: DynDisk, options: WalOptions, scan: Scan) -> io::Result<(A
         }
     };
     let (sealed, unchecked_bytes) = (false, 0);
-    let mut writer =
-        Writer { shared: shared.clone(), active, end, next_seq, written, sealed, unchecked_bytes };
+    let mut writer = Writer {
+        shared: shared.clone(),
+        active,
+        end,
+        next_seq,
+        written,
+        sealed,
+        unchecked_bytes,
+    };
     writer.seal().await?;
     Ok((shared, writer))
 }
 
 /// Writes the last good block (with the header, if it is the first) once more and syncs it.
 async fn rewrite_last_block(last: &Scanned) -> io::Result<()> {
-    let start = if last.last_block == SECTOR as u64 { 0 } else { last.last_block };
+    let start = if last.last_block == SECTOR as u64 {
+        0
+    } else {
+        last.last_block
+    };
     let bytes = last.file.read_at(start, (last.end - start) as usize).await?;
     last.file.write_at(start, vec![bytes], true).await
 }

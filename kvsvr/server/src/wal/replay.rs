@@ -18,7 +18,9 @@ impl ShardState {
     pub(crate) fn apply(&mut self, record: &Record) -> bool {
         match record {
             Record::Entry(entry) => {
-                let follows = self.last.is_none_or(|last| entry.position.index == last.index + 1);
+                let follows = self
+                    .last
+                    .is_none_or(|last| entry.position.index == last.index + 1);
                 self.last = Some(entry.position);
                 return follows;
             }
@@ -56,7 +58,11 @@ impl ShardReplay {
             None => self.entries.clear(),
         }
         if let Some(purged) = self.state.purged {
-            while self.entries.first_key_value().is_some_and(|(index, _)| *index <= purged.index) {
+            while self
+                .entries
+                .first_key_value()
+                .is_some_and(|(index, _)| *index <= purged.index)
+            {
                 self.entries.pop_first();
             }
         }
@@ -64,10 +70,13 @@ impl ShardReplay {
 
     /// What is wrong with the shard at the end, if anything.
     fn fault(&self) -> Option<String> {
-        let Some(last) = self.state.last else { return None };
+        let last = self.state.last?;
         let mut expected = match self.state.purged {
             Some(purged) => purged.index + 1,
-            None => self.entries.first_key_value().map_or(last.index, |(index, _)| *index),
+            None => self
+                .entries
+                .first_key_value()
+                .map_or(last.index, |(index, _)| *index),
         };
         for index in self.entries.keys() {
             if *index != expected {
@@ -76,12 +85,19 @@ impl ShardReplay {
             expected += 1;
         }
         if expected != last.index + 1 {
-            return Some(format!("entry {expected} of a log that ends at {} is missing", last.index));
+            return Some(format!(
+                "entry {expected} of a log that ends at {} is missing",
+                last.index
+            ));
         }
         let committed = self.state.committed?;
         let slot = self.entries.get(&committed.index)?;
-        ((slot.term, slot.node) != (committed.term, committed.node))
-            .then(|| format!("the committed entry {} was written in another term", committed.index))
+        ((slot.term, slot.node) != (committed.term, committed.node)).then(|| {
+            format!(
+                "the committed entry {} was written in another term",
+                committed.index
+            )
+        })
     }
 }
 
@@ -94,7 +110,8 @@ pub(crate) struct Replay {
 impl Replay {
     /// The first block of a segment: these shards and no others.
     pub(crate) fn begin_segment(&mut self, found: &[Found]) {
-        self.shards.retain(|shard, _| found.iter().any(|found| found.shard == *shard));
+        self.shards
+            .retain(|shard, _| found.iter().any(|found| found.shard == *shard));
         for found in found {
             let shard = self.shards.entry(found.shard).or_default();
             shard.state.apply(&found.record);
@@ -115,7 +132,13 @@ impl Replay {
                 let LogPosition { index, term, node } = entry.position;
                 let offset = u32::try_from(block + u64::from(found.offset)).unwrap_or(u32::MAX);
                 let place = Place::At { segment, offset };
-                let slot = Slot { term, node, place, len: found.len, kind: entry.kind };
+                let slot = Slot {
+                    term,
+                    node,
+                    place,
+                    len: found.len,
+                    kind: entry.kind,
+                };
                 shard.entries.insert(index, slot);
             }
             Record::Purged(_) | Record::Truncate(_) | Record::State(_) => shard.trim(),
@@ -126,7 +149,10 @@ impl Replay {
 
     /// What is wrong at the end, by shard.
     pub(crate) fn faults(&self) -> Vec<(ShardId, String)> {
-        self.shards.iter().filter_map(|(id, shard)| Some((*id, shard.fault()?))).collect()
+        self.shards
+            .iter()
+            .filter_map(|(id, shard)| Some((*id, shard.fault()?)))
+            .collect()
     }
 
     /// The state of each shard, as the next segment would begin with.

@@ -43,7 +43,10 @@ pub(crate) fn allocated_path(count: u64) -> String {
 
 /// The count in an [`allocated_path`].
 pub(crate) fn allocated_count(path: &str) -> Option<u64> {
-    let name = path.strip_prefix(WAL_DIR)?.strip_prefix('/')?.strip_prefix(NEW_PREFIX)?;
+    let name = path
+        .strip_prefix(WAL_DIR)?
+        .strip_prefix('/')?
+        .strip_prefix(NEW_PREFIX)?;
     name.strip_suffix(SPARE_SUFFIX)?.parse().ok()
 }
 
@@ -147,7 +150,11 @@ impl Window<'_> {
 enum Next {
     Block(BlockHeader, Vec<Found>),
     /// No block, or one that was not written as a whole.
-    Bad { header: bool, at: u64, shards: Vec<ShardId> },
+    Bad {
+        header: bool,
+        at: u64,
+        shards: Vec<ShardId>,
+    },
 }
 
 /// Reads all segments of the store.
@@ -156,12 +163,18 @@ pub(crate) async fn scan(
     store_id: StoreId,
     progress: &(dyn Fn(u64) + Sync),
 ) -> Result<Scan, WalError> {
-    let names = disk.list(WAL_DIR).await.map_err(|source| WalError::io("list", WAL_DIR, source))?;
+    let names = disk
+        .list(WAL_DIR)
+        .await
+        .map_err(|source| WalError::io("list", WAL_DIR, source))?;
     let number = |name: &String| name.strip_suffix(SEGMENT_SUFFIX)?.parse::<u64>().ok();
     let numbers: Vec<u64> = names.iter().filter_map(number).collect();
     let spares = names.iter().filter(|name| name.ends_with(SPARE_SUFFIX));
     let spares = spares.map(|name| format!("{WAL_DIR}/{name}")).collect();
-    let mut scan = Scan { spares, ..Scan::default() };
+    let mut scan = Scan {
+        spares,
+        ..Scan::default()
+    };
     for number in &numbers {
         let is_last = Some(number) == numbers.last();
         scan.segment(disk, store_id, *number, is_last).await?;
@@ -170,7 +183,12 @@ pub(crate) async fn scan(
     if scan.damage.is_empty() {
         for (shard, detail) in scan.replay.faults() {
             let detail = format!("shard {shard}: {detail}");
-            scan.damage.push(Damage { path: WAL_DIR.to_owned(), offset: 0, detail, shards: vec![shard.0] });
+            scan.damage.push(Damage {
+                path: WAL_DIR.to_owned(),
+                offset: 0,
+                detail,
+                shards: vec![shard.0],
+            });
         }
     }
     Ok(scan)
@@ -179,7 +197,12 @@ pub(crate) async fn scan(
 impl Scan {
     fn damaged(&mut self, number: u64, offset: u64, detail: impl Into<String>, shards: &[ShardId]) {
         let (path, shards) = (segment_path(number), shards.iter().map(|shard| shard.0).collect());
-        self.damage.push(Damage { path, offset, detail: detail.into(), shards });
+        self.damage.push(Damage {
+            path,
+            offset,
+            detail: detail.into(),
+            shards,
+        });
     }
 
     async fn segment(
@@ -196,26 +219,54 @@ impl Scan {
         let first = file.read_at(0, SECTOR).await.map_err(failed)?;
         let header = match SegmentHeader::decode(&first) {
             Ok(header) => header,
-            Err(HeaderFault::Version(found)) => return Err(WalError::Newer { path, found, known: VERSION }),
+            Err(HeaderFault::Version(found)) => {
+                return Err(WalError::Newer {
+                    path,
+                    found,
+                    known: VERSION,
+                });
+            }
             Err(fault) => {
-                self.damaged(number, 0, format!("the segment header is damaged ({fault:?})"), &[]);
+                self.damaged(
+                    number,
+                    0,
+                    format!("the segment header is damaged ({fault:?})"),
+                    &[],
+                );
                 return Ok(());
             }
         };
         if header.store_id != store_id {
-            return Err(WalError::Foreign { path, found: header.store_id, expected: store_id });
+            return Err(WalError::Foreign {
+                path,
+                found: header.store_id,
+                expected: store_id,
+            });
         }
         if header.number != number {
-            self.damaged(number, 0, format!("the file holds segment {}", header.number), &[]);
+            self.damaged(
+                number,
+                0,
+                format!("the file holds segment {}", header.number),
+                &[],
+            );
             return Ok(());
         }
         if len < header.capacity {
             let detail = format!("the file has {len} bytes instead of {}", header.capacity);
             self.damaged(number, len, detail, &[]);
         }
-        let report = SegmentReport { number, ..SegmentReport::default() };
-        let mut scanned =
-            Scanned { header, file: file.clone(), last_block: 0, end: SECTOR as u64, report };
+        let report = SegmentReport {
+            number,
+            ..SegmentReport::default()
+        };
+        let mut scanned = Scanned {
+            header,
+            file: file.clone(),
+            last_block: 0,
+            end: SECTOR as u64,
+            report,
+        };
         self.blocks(&mut scanned, is_last).await.map_err(failed)?;
         scanned.report.bytes = scanned.end;
         self.segments.push(scanned);
@@ -225,7 +276,11 @@ impl Scan {
     /// Reads blocks until the end of the segment or the first bad one.
     async fn blocks(&mut self, scanned: &mut Scanned, is_last: bool) -> io::Result<()> {
         let file = scanned.file.clone();
-        let mut window = Window { file: &*file, start: 0, bytes: Bytes::new() };
+        let mut window = Window {
+            file: &*file,
+            start: 0,
+            bytes: Bytes::new(),
+        };
         loop {
             let first = scanned.report.blocks == 0;
             match self.next(&mut window, scanned).await? {
@@ -250,8 +305,9 @@ impl Scan {
                 }
                 Next::Bad { header, at, shards } => {
                     if let Some(later) = self.later_block(&mut window, scanned).await? {
-                        let detail =
-                            format!("a block is damaged, but the block at byte {later} was written after it was durable");
+                        let detail = format!(
+                            "a block is damaged, but the block at byte {later} was written after it was durable"
+                        );
                         self.damaged(scanned.header.number, at, detail, &shards);
                     } else if header {
                         scanned.report.torn_at = Some(scanned.end);
@@ -321,7 +377,11 @@ impl Scan {
             if let Record::Entry(entry) = &found.record {
                 let index = entry.position.index;
                 let range = report.shards.entry(found.shard.0).or_default();
-                range.first = if range.entries == 0 { index } else { range.first.min(index) };
+                range.first = if range.entries == 0 {
+                    index
+                } else {
+                    range.first.min(index)
+                };
                 range.last = range.last.max(index);
                 range.entries += 1;
             }

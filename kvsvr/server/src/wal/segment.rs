@@ -33,8 +33,19 @@ pub(crate) struct Segment {
 
 impl Segment {
     pub(crate) fn new(header: &SegmentHeader, file: Arc<dyn DiskFile>) -> Self {
-        let SegmentHeader { number, epoch, capacity, .. } = *header;
-        Self { number, epoch, salt: header.salt(), capacity, file }
+        let SegmentHeader {
+            number,
+            epoch,
+            capacity,
+            ..
+        } = *header;
+        Self {
+            number,
+            epoch,
+            salt: header.salt(),
+            capacity,
+            file,
+        }
     }
 
     pub(crate) fn path(&self) -> String {
@@ -85,7 +96,10 @@ pub(crate) async fn adopt(
     for path in paths {
         let file = disk.open(path, false).await?;
         if spares.len() < keep && file.len().await? == capacity {
-            spares.push(Spare { path: path.clone(), file });
+            spares.push(Spare {
+                path: path.clone(),
+                file,
+            });
         } else {
             disk.remove(path).await?;
         }
@@ -123,7 +137,10 @@ pub(crate) async fn retire(
         if spares.len() < keep && segment.capacity == spare_capacity {
             let path = spare_path(segment.number);
             disk.rename(&segment.path(), &path).await?;
-            spares.push(Spare { path, file: segment.file.clone() });
+            spares.push(Spare {
+                path,
+                file: segment.file.clone(),
+            });
         } else {
             disk.remove(&segment.path()).await?;
         }

@@ -43,7 +43,11 @@ async fn open(disk: &MemDisk) -> (Wal, RecoveryReport) {
 
 fn entry(index: u64, term: u64, len: usize) -> EntryRecord {
     let position = LogPosition { index, term, node: 3 };
-    EntryRecord { position, kind: EntryKind::Batch, payload: Bytes::from(vec![(index + term) as u8; len]) }
+    EntryRecord {
+        position,
+        kind: EntryKind::Batch,
+        payload: Bytes::from(vec![(index + term) as u8; len]),
+    }
 }
 
 /// A callback and what it is called with.
@@ -66,7 +70,15 @@ async fn append_many(wal: &Wal, shard: ShardId, indexes: std::ops::RangeInclusiv
 
 async fn vote(wal: &Wal, shard: ShardId, term: u64) -> io::Result<()> {
     let (done, result) = waiter();
-    wal.save_vote(shard, VoteRecord { term, node: 3, committed: true }, done);
+    wal.save_vote(
+        shard,
+        VoteRecord {
+            term,
+            node: 3,
+            committed: true,
+        },
+        done,
+    );
     result.await.unwrap()
 }
 
@@ -76,7 +88,10 @@ async fn indexes(wal: &Wal, shard: ShardId) -> Vec<u64> {
 }
 
 fn segments(disk: &MemDisk) -> Vec<String> {
-    disk.paths().into_iter().filter(|path| path.ends_with(".wal")).collect()
+    disk.paths()
+        .into_iter()
+        .filter(|path| path.ends_with(".wal"))
+        .collect()
 }
 
 async fn content(disk: &MemDisk) -> BTreeMap<String, Bytes> {
@@ -100,9 +115,20 @@ async fn everything_comes_back() {
     wal.truncate_after(ONE, Some(3), done);
     result.await.unwrap().unwrap();
     append(&wal, ONE, vec![entry(4, 2, 50)]).await.unwrap();
-    let upto = LogPosition { index: 1, term: 1, node: 3 };
+    let upto = LogPosition {
+        index: 1,
+        term: 1,
+        node: 3,
+    };
     wal.purge(ONE, upto);
-    wal.save_committed(ONE, Some(LogPosition { index: 3, term: 1, node: 3 }));
+    wal.save_committed(
+        ONE,
+        Some(LogPosition {
+            index: 3,
+            term: 1,
+            node: 3,
+        }),
+    );
     vote(&wal, TWO, 1).await.unwrap();
     let (before, bytes) = (wal.shard(ONE), wal.unpurged_bytes());
     assert_eq!((before.first_index, before.purged), (2, Some(upto)));
@@ -110,7 +136,14 @@ async fn everything_comes_back() {
     let (wal, report) = open(&disk.crash(2)).await;
     assert_eq!((report.fresh, report.shards, report.torn), (false, 2, None));
     assert_eq!((wal.shard(ONE), wal.unpurged_bytes()), (before, bytes));
-    assert_eq!(before.last, Some(LogPosition { index: 4, term: 2, node: 3 }));
+    assert_eq!(
+        before.last,
+        Some(LogPosition {
+            index: 4,
+            term: 2,
+            node: 3
+        })
+    );
     let read = wal.read(ONE, 2..10, usize::MAX).await.unwrap();
     assert_eq!(read, [entry(2, 1, 100), entry(3, 1, 100), entry(4, 2, 50)]);
     assert_eq!(wal.read(ONE, 2..10, 150).await.unwrap().len(), 1);
@@ -127,10 +160,14 @@ async fn what_waits_is_written_together() {
     let order = Arc::new(Mutex::new(Vec::new()));
     for round in 0..100_u64 {
         let (shard, order) = (ShardId((round % 5) as u32), order.clone());
-        wal.append(shard, vec![entry(round / 5, 1, 1)], Box::new(move |result| {
-            result.unwrap();
-            order.lock().push(round);
-        }));
+        wal.append(
+            shard,
+            vec![entry(round / 5, 1, 1)],
+            Box::new(move |result| {
+                result.unwrap();
+                order.lock().push(round);
+            }),
+        );
     }
     // Readable before it is durable.
     assert_eq!(indexes(&wal, ShardId(4)).await.len(), 20);
@@ -144,11 +181,24 @@ async fn refuses_what_does_not_follow() {
     let (wal, _) = open(&MemDisk::new(1)).await;
     append_many(&wal, ONE, 5..=6, 1).await;
     let kind = |result: io::Result<()>| result.unwrap_err().kind();
-    assert_eq!(kind(append(&wal, ONE, vec![entry(8, 1, 1)]).await), io::ErrorKind::InvalidInput);
-    assert_eq!(kind(append(&wal, ONE, vec![entry(7, 1, 1), entry(9, 1, 1)]).await), io::ErrorKind::InvalidInput);
+    assert_eq!(
+        kind(append(&wal, ONE, vec![entry(8, 1, 1)]).await),
+        io::ErrorKind::InvalidInput
+    );
+    assert_eq!(
+        kind(append(&wal, ONE, vec![entry(7, 1, 1), entry(9, 1, 1)]).await),
+        io::ErrorKind::InvalidInput
+    );
     let large = append(&wal, ONE, vec![entry(7, 1, WAL_MAX_PAYLOAD + 1)]).await;
     assert_eq!(kind(large), io::ErrorKind::InvalidInput);
-    wal.purge(ONE, LogPosition { index: 5, term: 1, node: 3 });
+    wal.purge(
+        ONE,
+        LogPosition {
+            index: 5,
+            term: 1,
+            node: 3,
+        },
+    );
     let (done, result) = waiter();
     wal.truncate_after(ONE, Some(4), done);
     assert_eq!(kind(result.await.unwrap()), io::ErrorKind::InvalidInput);
@@ -165,7 +215,14 @@ async fn an_idle_shard_does_not_keep_a_busy_ones_segments() {
     let mut most = 0;
     for index in 0..200 {
         append(&wal, TWO, vec![entry(index, 1, 700)]).await.unwrap();
-        wal.purge(TWO, LogPosition { index: index.saturating_sub(3), term: 1, node: 3 });
+        wal.purge(
+            TWO,
+            LogPosition {
+                index: index.saturating_sub(3),
+                term: 1,
+                node: 3,
+            },
+        );
         most = most.max(segments(&disk).len());
     }
     assert!(most <= 4, "{most} segments");
@@ -188,11 +245,21 @@ async fn a_segment_is_not_recycled_under_a_read() {
     });
     let other = wal.clone();
     let writer = tokio::spawn(async move {
-        other.purge(ONE, LogPosition { index: 30, term: 1, node: 3 });
+        other.purge(
+            ONE,
+            LogPosition {
+                index: 30,
+                term: 1,
+                node: 3,
+            },
+        );
         append_many(&other, ONE, 31..=60, 700).await;
     });
     let read = reader.await.unwrap().unwrap();
-    assert!(read.iter().all(|read| *read == entry(read.position.index, 1, 700)));
+    assert!(
+        read.iter()
+            .all(|read| *read == entry(read.position.index, 1, 700))
+    );
     writer.await.unwrap();
     assert_eq!(indexes(&wal, ONE).await.first(), Some(&31));
 }
@@ -207,7 +274,14 @@ async fn large_entries_get_a_segment_of_their_own() {
     let (wal, _) = open(&disk.crash(1)).await;
     assert_eq!(wal.read(ONE, 0..3, usize::MAX).await.unwrap(), entries);
     // They are not kept as spares.
-    wal.purge(ONE, LogPosition { index: 3, term: 1, node: 3 });
+    wal.purge(
+        ONE,
+        LogPosition {
+            index: 3,
+            term: 1,
+            node: 3,
+        },
+    );
     append_many(&wal, ONE, 5..=6, 10).await;
     assert!(wal.total_bytes() <= 4 * (8 << 10), "{}", wal.total_bytes());
 }
@@ -236,7 +310,10 @@ async fn a_failed_sync_ends_the_log() {
         assert!(error.to_string().contains("check the disk"), "{error}");
         counter.fetch_add(1, Ordering::SeqCst);
     };
-    let opened = WalOptions { on_fatal: Arc::new(hook), ..options() };
+    let opened = WalOptions {
+        on_fatal: Arc::new(hook),
+        ..options()
+    };
     let (wal, _) = Wal::open(shared(&disk), opened).await.unwrap();
     append_many(&wal, ONE, 0..=3, 10).await;
     disk.fail_sync_after(1);
@@ -286,7 +363,10 @@ async fn a_full_disk_is_named() {
 #[tokio::test]
 async fn an_idle_log_is_sealed_so_that_damage_to_its_last_entry_is_seen() {
     let disk = MemDisk::new(1);
-    let opened = WalOptions { seal_after: Duration::ZERO, ..options() };
+    let opened = WalOptions {
+        seal_after: Duration::ZERO,
+        ..options()
+    };
     let (wal, _) = Wal::open(shared(&disk), opened).await.unwrap();
     append_many(&wal, ONE, 0..=0, 10).await;
     let synced = disk.syncs();
@@ -305,7 +385,10 @@ async fn mixed_up_files_are_refused() {
     let (wal, _) = open(&disk).await;
     append_many(&wal, ONE, 0..=30, 700).await;
     wal.shutdown().await;
-    let other = WalOptions { store_id: StoreId([6; 16]), ..options() };
+    let other = WalOptions {
+        store_id: StoreId([6; 16]),
+        ..options()
+    };
     let error = Wal::open(shared(&disk), other).await.unwrap_err();
     assert!(matches!(error, WalError::Foreign { .. }), "{error}");
 
@@ -313,9 +396,14 @@ async fn mixed_up_files_are_refused() {
     let paths = segments(&disk);
     crate::disk::Disk::remove(&disk, &paths[1]).await.unwrap();
     let error = Wal::open(shared(&disk), options()).await.unwrap_err();
-    assert!(matches!(&error, WalError::Corrupt { damage } if damage[0].shards == [1]), "{error}");
+    assert!(
+        matches!(&error, WalError::Corrupt { damage } if damage[0].shards == [1]),
+        "{error}"
+    );
     // One file under another's name.
-    crate::disk::Disk::rename(&disk, &paths[2], &paths[1]).await.unwrap();
+    crate::disk::Disk::rename(&disk, &paths[2], &paths[1])
+        .await
+        .unwrap();
     let error = Wal::open(shared(&disk), options()).await.unwrap_err();
     assert!(matches!(error, WalError::Corrupt { .. }), "{error}");
 }
@@ -371,8 +459,22 @@ async fn shutdown_writes_what_is_queued() {
     let disk = MemDisk::new(1);
     let (wal, _) = open(&disk).await;
     append_many(&wal, ONE, 0..=3, 10).await;
-    wal.purge(ONE, LogPosition { index: 1, term: 1, node: 3 });
-    wal.save_committed(ONE, Some(LogPosition { index: 2, term: 1, node: 3 }));
+    wal.purge(
+        ONE,
+        LogPosition {
+            index: 1,
+            term: 1,
+            node: 3,
+        },
+    );
+    wal.save_committed(
+        ONE,
+        Some(LogPosition {
+            index: 2,
+            term: 1,
+            node: 3,
+        }),
+    );
     wal.shutdown().await;
     assert!(append(&wal, ONE, vec![entry(4, 1, 1)]).await.is_err());
     let before = wal.shard(ONE);
@@ -399,7 +501,14 @@ async fn on_a_real_file_system() {
         let first = round * 40;
         assert_eq!(indexes(&wal, ONE).await.last().copied(), first.checked_sub(1));
         append_many(&wal, ONE, first..=first + 39, 300).await;
-        wal.purge(ONE, LogPosition { index: first + 20, term: 1, node: 3 });
+        wal.purge(
+            ONE,
+            LogPosition {
+                index: first + 20,
+                term: 1,
+                node: 3,
+            },
+        );
         vote(&wal, ONE, round + 1).await.unwrap();
         // Every other time without a shutdown.
         if round % 2 == 0 {

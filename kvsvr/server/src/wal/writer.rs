@@ -69,7 +69,12 @@ impl Writer {
             if !unsettled {
                 woken.await;
             } else if timeout(self.shared.options.seal_after, woken).await.is_err() {
-                return Step::Write(self.shared.state.lock().take_batch(self.shared.options.write_bytes));
+                return Step::Write(
+                    self.shared
+                        .state
+                        .lock()
+                        .take_batch(self.shared.options.write_bytes),
+                );
             }
         }
     }
@@ -106,7 +111,11 @@ impl Writer {
         let started = Instant::now();
         let bytes = self.put(block, 0).await?;
         let (duration, records) = (started.elapsed(), records.len());
-        (self.shared.options.on_write)(WalWrite { duration, bytes, records });
+        (self.shared.options.on_write)(WalWrite {
+            duration,
+            bytes,
+            records,
+        });
         self.unchecked_bytes += bytes as u64;
         if self.unchecked_bytes >= WAL_SPACE_CHECK_BYTES {
             self.unchecked_bytes = 0;
@@ -152,9 +161,16 @@ impl Writer {
         if self.end + (block_len(body_len) + block_len(0)) as u64 <= self.active.capacity {
             return Ok(());
         }
-        self.put(BlockBuilder::new(self.active.salt, 0), FLAG_CLOSE).await?;
-        let (segment, end) =
-            begin(&self.shared, self.active.number + 1, self.next_seq, &self.written, body_len).await?;
+        self.put(BlockBuilder::new(self.active.salt, 0), FLAG_CLOSE)
+            .await?;
+        let (segment, end) = begin(
+            &self.shared,
+            self.active.number + 1,
+            self.next_seq,
+            &self.written,
+            body_len,
+        )
+        .await?;
         (self.active, self.end) = (segment, end);
         self.next_seq += 1;
         keep_spare(&self.shared);
@@ -186,15 +202,22 @@ pub(super) async fn begin(
     written: &BTreeMap<ShardId, ShardState>,
     body_len: usize,
 ) -> io::Result<(Arc<Segment>, u64)> {
-    let records: Vec<(ShardId, Record)> =
-        written.iter().map(|(shard, state)| (*shard, Record::State(*state))).collect();
+    let records: Vec<(ShardId, Record)> = written
+        .iter()
+        .map(|(shard, state)| (*shard, Record::State(*state)))
+        .collect();
     let state_len = block_len(records.iter().map(|(_, record)| record.len()).sum());
     let start = (SECTOR + state_len) as u64;
     let normal = shared.options.capacity();
     let capacity = normal.max(start + (block_len(body_len) + block_len(0)) as u64);
 
     let epoch = mix(shared.options.seed ^ mix(number) ^ mix(seq ^ (1 << 63)));
-    let header = SegmentHeader { store_id: shared.options.store_id, number, epoch, capacity };
+    let header = SegmentHeader {
+        store_id: shared.options.store_id,
+        number,
+        epoch,
+        capacity,
+    };
     let mut block = BlockBuilder::new(header.salt(), state_len);
     for (shard, record) in &records {
         block.push(*shard, record);
@@ -202,7 +225,10 @@ pub(super) async fn begin(
     let block = block.finish(epoch, SECTOR as u64, seq, FLAG_STATE);
     let spare = take_spare(shared, capacity).await?;
     let segment = Arc::new(segment::put_to_use(&shared.disk, spare, &header, block).await?);
-    let in_use = InUse { segment: segment.clone(), live: 0 };
+    let in_use = InUse {
+        segment: segment.clone(),
+        live: 0,
+    };
     shared.state.lock().segments.insert(number, in_use);
     Ok((segment, start))
 }
@@ -241,7 +267,9 @@ pub(super) fn keep_spare(shared: &Arc<Shared>) {
         state.allocating = false;
         match result {
             Ok(spare) => state.spares.push(spare),
-            Err(error) => tracing::warn!(%error, "cannot allocate the next log segment: free some disk space"),
+            Err(error) => {
+                tracing::warn!(%error, "cannot allocate the next log segment: free some disk space")
+            }
         }
     });
 }

@@ -10,17 +10,38 @@ use super::*;
 /// What a test does next; numbers are reduced to what is possible.
 #[derive(Clone, Debug)]
 enum Action {
-    Append { shard: u32, count: usize, len: usize },
-    Vote { shard: u32 },
-    Commit { shard: u32, part: u64 },
-    Truncate { shard: u32, part: u64 },
-    Purge { shard: u32, part: u64 },
+    Append {
+        shard: u32,
+        count: usize,
+        len: usize,
+    },
+    Vote {
+        shard: u32,
+    },
+    Commit {
+        shard: u32,
+        part: u64,
+    },
+    Truncate {
+        shard: u32,
+        part: u64,
+    },
+    Purge {
+        shard: u32,
+        part: u64,
+    },
     /// As after a snapshot from the leader.
-    PurgeBeyond { shard: u32 },
-    Forget { shard: u32 },
+    PurgeBeyond {
+        shard: u32,
+    },
+    Forget {
+        shard: u32,
+    },
     /// Waits for everything so far.
     Settle,
-    Read { shard: u32 },
+    Read {
+        shard: u32,
+    },
 }
 
 fn action() -> impl Strategy<Value = Action> {
@@ -93,7 +114,10 @@ impl Run {
         let (state, acknowledged) = (self.states.len() - 1, self.acknowledged.clone());
         Box::new(move |result| {
             if result.is_ok() {
-                assert!(acknowledged.load(Ordering::SeqCst) <= state, "acknowledged out of order");
+                assert!(
+                    acknowledged.load(Ordering::SeqCst) <= state,
+                    "acknowledged out of order"
+                );
                 acknowledged.store(state, Ordering::SeqCst);
             }
         })
@@ -108,16 +132,32 @@ impl Run {
             Action::Append { shard, count, len } => self.append(shard, count, len),
             Action::Vote { shard } => {
                 self.term += 1;
-                let vote = VoteRecord { term: self.term, node: 3, committed: self.term % 2 == 0 };
-                self.set(shard, Shard { vote: Some(vote), ..self.shard(shard) });
+                let vote = VoteRecord {
+                    term: self.term,
+                    node: 3,
+                    committed: self.term.is_multiple_of(2),
+                };
+                self.set(
+                    shard,
+                    Shard {
+                        vote: Some(vote),
+                        ..self.shard(shard)
+                    },
+                );
                 self.wal.save_vote(ShardId(shard), vote, self.done());
             }
             Action::Commit { shard, part } => self.commit(shard, part),
             Action::Truncate { shard, part } => self.truncate(shard, part),
             Action::Purge { shard, part } => {
                 let mut to = self.shard(shard);
-                let committed = self.last_committed(shard).map_or(0, |committed| committed.index + 1);
-                let purgeable = to.entries.iter().filter(|entry| entry.position.index < committed).count();
+                let committed = self
+                    .last_committed(shard)
+                    .map_or(0, |committed| committed.index + 1);
+                let purgeable = to
+                    .entries
+                    .iter()
+                    .filter(|entry| entry.position.index < committed)
+                    .count();
                 if purgeable > 0 {
                     let count = 1 + part as usize % purgeable;
                     let upto = to.entries[count - 1].position;
@@ -129,7 +169,11 @@ impl Run {
                 let mut to = self.shard(shard);
                 let index = to.last().map_or(5, |last| last.index + 5);
                 to.entries.clear();
-                let upto = LogPosition { index, term: self.term, node: 3 };
+                let upto = LogPosition {
+                    index,
+                    term: self.term,
+                    node: 3,
+                };
                 self.committed.insert(shard, upto);
                 self.purge(shard, upto, to);
             }
@@ -153,7 +197,9 @@ impl Run {
     fn ends_lazily(&self, state: usize) -> bool {
         self.states[state..].windows(2).all(|pair| {
             pair[0].iter().all(|(shard, before)| {
-                pair[1].get(shard).is_some_and(|after| after == before || after.purged > before.purged)
+                pair[1]
+                    .get(shard)
+                    .is_some_and(|after| after == before || after.purged > before.purged)
             })
         })
     }
@@ -171,9 +217,14 @@ impl Run {
     }
 
     fn commit(&mut self, shard: u32, part: u64) {
-        let from = self.last_committed(shard).map_or(0, |committed| committed.index + 1);
+        let from = self
+            .last_committed(shard)
+            .map_or(0, |committed| committed.index + 1);
         let entries = self.shard(shard).entries;
-        let open: Vec<_> = entries.iter().filter(|entry| entry.position.index >= from).collect();
+        let open: Vec<_> = entries
+            .iter()
+            .filter(|entry| entry.position.index >= from)
+            .collect();
         if !open.is_empty() {
             let position = open[part as usize % open.len()].position;
             self.committed.insert(shard, position);
@@ -184,8 +235,14 @@ impl Run {
 
     fn truncate(&mut self, shard: u32, part: u64) {
         let mut to = self.shard(shard);
-        let from = self.last_committed(shard).map_or(0, |committed| committed.index + 1);
-        let open = to.entries.iter().filter(|entry| entry.position.index >= from).count();
+        let from = self
+            .last_committed(shard)
+            .map_or(0, |committed| committed.index + 1);
+        let open = to
+            .entries
+            .iter()
+            .filter(|entry| entry.position.index >= from)
+            .count();
         if open > 0 {
             to.entries.truncate(to.entries.len() - 1 - part as usize % open);
             let last_kept = to.last().map(|last| last.index);
@@ -196,14 +253,23 @@ impl Run {
     }
 
     fn purge(&mut self, shard: u32, upto: LogPosition, to: Shard) {
-        self.set(shard, Shard { purged: Some(upto), ..to });
+        self.set(
+            shard,
+            Shard {
+                purged: Some(upto),
+                ..to
+            },
+        );
         self.wal.purge(ShardId(shard), upto);
     }
 
     async fn check_read(&self, shard: u32) {
         let expected = self.shard(shard);
         let log = self.wal.shard(ShardId(shard));
-        assert_eq!((log.vote, log.purged, log.last), (expected.vote, expected.purged, expected.last()));
+        assert_eq!(
+            (log.vote, log.purged, log.last),
+            (expected.vote, expected.purged, expected.last())
+        );
         // The power may have gone.
         if let Ok(read) = self.wal.read(ShardId(shard), 0..u64::MAX, usize::MAX).await {
             assert_eq!(read, expected.entries);
@@ -223,7 +289,11 @@ async fn found(wal: &Wal) -> Option<Shards> {
                 return None;
             }
         };
-        let shard = Shard { vote: log.vote, purged: log.purged, entries };
+        let shard = Shard {
+            vote: log.vote,
+            purged: log.purged,
+            entries,
+        };
         assert_eq!(shard.last(), log.last);
         if shard != Shard::default() {
             shards.insert(id.0, shard);
@@ -244,8 +314,18 @@ struct Round {
 
 fn round() -> impl Strategy<Value = Round> {
     let actions = proptest::collection::vec(action(), 1..60);
-    (actions, proptest::option::of(1..150_u64), proptest::bool::weighted(0.2), any::<u64>())
-        .prop_map(|(actions, power, killed, seed)| Round { actions, power, killed, seed })
+    (
+        actions,
+        proptest::option::of(1..150_u64),
+        proptest::bool::weighted(0.2),
+        any::<u64>(),
+    )
+        .prop_map(|(actions, power, killed, seed)| Round {
+            actions,
+            power,
+            killed,
+            seed,
+        })
 }
 
 async fn run_round(disk: &MemDisk, last: Option<&Run>, round: Round) -> (MemDisk, Option<Run>) {
@@ -255,17 +335,31 @@ async fn run_round(disk: &MemDisk, last: Option<&Run>, round: Round) -> (MemDisk
     let failed = Arc::new(AtomicUsize::new(0));
     let flag = failed.clone();
     let on_fatal = Arc::new(move |_: &io::Error| flag.store(1, Ordering::SeqCst));
-    let opened = WalOptions { seed: round.seed, on_fatal, ..options() };
+    let opened = WalOptions {
+        seed: round.seed,
+        on_fatal,
+        ..options()
+    };
     let run = match Wal::open(shared(disk), opened).await {
         Ok((wal, _)) => begin(wal, last).await,
         // Only because the power went off.
         Err(error) => {
-            assert!(matches!(error, WalError::Io { .. }) && round.power.is_some(), "{error}");
+            assert!(
+                matches!(error, WalError::Io { .. }) && round.power.is_some(),
+                "{error}"
+            );
             None
         }
     };
     let Some(mut run) = run else {
-        return (if round.killed { disk.kill(round.seed) } else { disk.crash(round.seed) }, None);
+        return (
+            if round.killed {
+                disk.kill(round.seed)
+            } else {
+                disk.crash(round.seed)
+            },
+            None,
+        );
     };
     for action in round.actions {
         // Work that a failed log refuses is not part of the history.
@@ -274,7 +368,14 @@ async fn run_round(disk: &MemDisk, last: Option<&Run>, round: Round) -> (MemDisk
         }
         run.act(action).await;
     }
-    (if round.killed { disk.kill(round.seed) } else { disk.crash(round.seed) }, Some(run))
+    (
+        if round.killed {
+            disk.kill(round.seed)
+        } else {
+            disk.crash(round.seed)
+        },
+        Some(run),
+    )
 }
 
 /// Compares what recovery found with the run before it, and starts the next.
@@ -284,7 +385,11 @@ async fn begin(wal: Wal, last: Option<&Run>) -> Option<Run> {
     if let Some(last) = last {
         let acknowledged = last.acknowledged.load(Ordering::SeqCst);
         let matches = last.states[acknowledged..].contains(&shards);
-        assert!(matches, "found {shards:?}\nwanted one of {:?}", &last.states[acknowledged..]);
+        assert!(
+            matches,
+            "found {shards:?}\nwanted one of {:?}",
+            &last.states[acknowledged..]
+        );
         term = last.term + 1;
         saved.clone_from(&last.saved);
     }
@@ -299,7 +404,14 @@ async fn begin(wal: Wal, last: Option<&Run>) -> Option<Run> {
         committed.extend(log.committed.max(log.purged).map(|newest| (*shard, newest)));
     }
     let (states, acknowledged) = (vec![shards], Arc::new(AtomicUsize::new(0)));
-    Some(Run { wal, states, acknowledged, committed, saved, term })
+    Some(Run {
+        wal,
+        states,
+        acknowledged,
+        committed,
+        saved,
+        term,
+    })
 }
 
 proptest! {

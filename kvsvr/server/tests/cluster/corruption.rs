@@ -1,0 +1,166 @@
+//! Flipped bits in the files of a stopped node.
+
+use std::{
+    fs,
+    path::{Path, PathBuf},
+    time::Duration,
+};
+
+use kvsvr::check::{Verdict, check};
+use kvsvr_client::{
+    grpc::GrpcTransport,
+    proto as pb,
+    transport::{Class, Method, Transport as _, TransportError},
+};
+use prost::Message as _;
+use rustix::process::Signal;
+
+use crate::{
+    harness::{Cluster, PATIENCE, report},
+    load::partition,
+};
+
+const PAIRS: usize = 400;
+
+fn key(n: usize) -> String {
+    format!("key-{n:05}")
+}
+
+fn value(n: usize) -> String {
+    format!("value-{n}-").repeat(100)
+}
+
+async fn filled(settings: &[&str]) -> Cluster {
+    let cluster = Cluster::start(3, 1, settings).await;
+    let client = cluster.client().await;
+    let place = partition(0);
+    // In several steps, so that the log has many blocks.
+    for step in 0..20 {
+        let pairs = (0..PAIRS).skip(step * PAIRS / 20).take(PAIRS / 20);
+        let puts = pairs.map(|n| client.put(&place, key(n), value(n)));
+        for done in futures::future::join_all(puts).await {
+            done.unwrap();
+        }
+    }
+    cluster
+}
+
+fn files(dir: &Path, suffix: &str) -> Vec<PathBuf> {
+    let entries = fs::read_dir(dir).unwrap().map(|e| e.unwrap().path());
+    let mut found: Vec<PathBuf> = entries.filter(|p| p.to_str().unwrap().ends_with(suffix)).collect();
+    found.sort();
+    found
+}
+
+/// Flips one bit of the byte that is not zero nearest before `offset`; returns where.
+fn flip(path: &Path, offset: usize) -> usize {
+    let mut bytes = fs::read(path).unwrap();
+    let at = bytes[..=offset].iter().rposition(|b| *b != 0).unwrap();
+    bytes[at] ^= 0x10;
+    fs::write(path, bytes).unwrap();
+    at
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_flipped_bit_in_the_log_stops_the_start() {
+    let mut cluster = filled(&[]).await;
+    cluster.kill(&[1]);
+    let wal = cluster.nodes[1].data.join("wal");
+    // The segment that is in use, the middle of what is written.
+    let written = |path: &PathBuf| fs::read(path).unwrap().iter().rposition(|b| *b != 0).unwrap_or(0);
+    let segment = files(&wal, "").into_iter().filter(|p| !p.to_str().unwrap().contains("spare")).max_by_key(written).unwrap();
+    let original = fs::read(&segment).unwrap();
+    let at = flip(&segment, written(&segment) / 2);
+    let damaged = fs::read(&segment).unwrap();
+    let report_of = check(&cluster.nodes[1].data, &|_| {}).await.unwrap();
+    assert_eq!(report_of.verdict, Verdict::Corrupt);
+    cluster.start_node(1);
+    let status = cluster.ended(1, PATIENCE).await;
+    assert_eq!(status.code(), Some(5), "{status}");
+    let text = cluster.nodes[1].log_text();
+    let message = text.lines().rev().find(|l| l.contains("the log is corrupt")).expect("a message").to_owned();
+    let name = segment.file_name().unwrap().to_str().unwrap();
+    for part in [name, "offset", "must not vote", "replace this"] {
+        assert!(message.contains(part), "the message lacks {part:?}: {message}");
+    }
+    assert_eq!(fs::read(&segment).unwrap(), damaged, "the refused start changed the log");
+    // The damage undone, the node is what it was.
+    fs::write(&segment, original).unwrap();
+    cluster.start_node(1);
+    cluster.wait_node_ready(1).await;
+    cluster.wait_caught_up(1).await;
+    cluster.assert_equal_states(1).await;
+    let text = message.split_once("the log is corrupt").unwrap().1;
+    report("wal-bit-flip", format!("a bit at {at} of {name}: refused with exit code 5: the log is corrupt{text}"));
+}
+
+/// Reads at this node what its replica holds.
+async fn read_local(address: &str, n: usize) -> Result<Option<pb::KeyValue>, TransportError> {
+    let local = pb::ReadMode { mode: Some(pb::read_mode::Mode::Local(true)) };
+    let get = pb::GetRequest {
+        partition: Some(partition(0).to_proto()),
+        key: key(n).into(),
+        mode: Some(local),
+        ..Default::default()
+    };
+    let bytes = get.encode_to_vec().into();
+    let answer = GrpcTransport::new().call(address, Class::Data, Method::KvGet, bytes, Duration::from_secs(5)).await?;
+    Ok(pb::GetResponse::decode(answer).unwrap().kv)
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn damaged_sst_files_are_never_served() {
+    let mut cluster = filled(&[]).await;
+    cluster.wait_caught_up(2).await;
+    cluster.signal(2, Signal::TERM);
+    assert_eq!(cluster.ended(2, PATIENCE).await.code(), Some(0));
+    let good = check(&cluster.nodes[2].data, &|_| {}).await.unwrap();
+    assert_eq!(good.verdict, Verdict::Ok, "{:?}", good.damage);
+    let tables = files(&cluster.nodes[2].data.join("rocks"), ".sst");
+    assert!(!tables.is_empty(), "nothing was flushed");
+    for table in &tables {
+        let size = fs::metadata(table).unwrap().len() as usize;
+        // Data blocks come first in a table.
+        for part in 1..8 {
+            flip(table, size * part / 16);
+        }
+    }
+    let found = check(&cluster.nodes[2].data, &|_| {}).await.unwrap();
+    assert_eq!(found.verdict, Verdict::Corrupt);
+    cluster.start_node(2);
+    let address = cluster.nodes[2].address.clone();
+    let (mut right, mut corrupt) = (0, 0);
+    let outcome = crate::harness::eventually("it answers, or ends", PATIENCE, async || {
+        match read_local(&address, 0).await {
+            Err(TransportError::Unreachable { .. }) => {
+                cluster.nodes[2].logged(&["ERROR"]).then_some("refused to start")
+            }
+            Err(TransportError::Api { error, .. }) if error.code() == pb::ErrorCode::NotReady => None,
+            _ => Some("started"),
+        }
+    })
+    .await;
+    if outcome == "started" {
+        for n in 0..PAIRS {
+            match read_local(&address, n).await {
+                Ok(kv) => {
+                    assert_eq!(kv.expect("the pair is there").value, value(n), "a wrong value was served");
+                    right += 1;
+                }
+                Err(TransportError::Api { error, .. }) if error.code() == pb::ErrorCode::Corrupt => corrupt += 1,
+                Err(TransportError::Unreachable { .. } | TransportError::Broken { .. }) => break,
+                Err(other) => panic!("a value or CORRUPT is expected, not: {other}"),
+            }
+        }
+    }
+    assert!(!cluster.nodes[2].log_text().contains("panicked"), "the damage was not foreseen");
+    // The cluster serves all of it.
+    let client = cluster.client().await;
+    for n in (0..PAIRS).step_by(37) {
+        assert_eq!(client.get(&partition(0), key(n)).await.unwrap().value.unwrap().value, value(n));
+    }
+    report(
+        "sst-bit-flips",
+        format!("{} tables damaged: check finds {} places; the node {outcome}: {right} right, {corrupt} CORRUPT, 0 wrong", tables.len(), found.damage.len()),
+    );
+}

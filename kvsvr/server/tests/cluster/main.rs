@@ -1,0 +1,22 @@
+//! End-to-end tests: clusters of real processes, driven through the client library, under kill -9, pauses, damage and bad input.
+//!
+//! [`harness`] runs the processes, [`load`] keeps clients busy and says afterwards whether a promise was broken; the other modules are
+//! the scenarios. Sizes are for CI; with `KVSVR_PROVE=1` they are those of a proof, times are asserted and figures matter
+//! (`scripts/prove.sh`). Each scenario prints its figures in a line `prove: NAME: ...`. Conditions are waited for with a
+//! deadline, nothing sleeps to let something happen.
+#![cfg(all(feature = "grpc", feature = "rocks"))]
+
+mod harness;
+mod load;
+
+mod cache;
+mod corruption;
+mod failover;
+mod hostile;
+mod identity;
+mod once;
+mod quorum;
+mod restart;
+mod snapshots;
+mod stopping;
+mod watching;

@@ -1,0 +1,43 @@
+//! The orderly stop.
+
+use rustix::process::Signal;
+use tokio::time::Instant;
+
+use crate::{
+    failover::clients,
+    harness::{Cluster, PATIENCE, p50_and_max, report, size},
+    load::Load,
+};
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn sigterm_hands_over_leadership() {
+    let mut cluster = Cluster::start(3, 2, &[]).await;
+    let clients = clients(&cluster, 16).await;
+    let mut load = Load::start(&clients, 32, 4, 64);
+    let (mut outages, mut stops) = (Vec::new(), Vec::new());
+    for round in 0..size(3, 12) {
+        load.wait_progress(Instant::now()).await;
+        let leader = cluster.leader(round % 3).await;
+        let begun = Instant::now();
+        cluster.signal(leader, Signal::TERM);
+        let status = cluster.ended(leader, PATIENCE).await;
+        stops.push(begun.elapsed());
+        assert_eq!(status.code(), Some(0), "{status}");
+        load.wait_progress(begun).await;
+        outages.push(load.outage(begun));
+        assert!(cluster.nodes[leader].logged(&["handing over leadership"]));
+        assert!(!cluster.nodes[leader].logged(&["leadership was not taken over in time"]));
+        cluster.start_node(leader);
+        cluster.wait_node_ready(leader).await;
+        cluster.wait_caught_up(leader).await;
+    }
+    load.stop().await;
+    let acknowledged = load.verify(&clients[0]).await;
+    assert_eq!(load.failures(), [""; 0], "a request failed for good");
+    let figures = format!(
+        "{acknowledged} acknowledged writes, 0 failed, 0 lost; exit code 0; stop {}; outage {}",
+        p50_and_max(stops),
+        p50_and_max(outages)
+    );
+    report("sigterm", figures);
+}
