@@ -8,7 +8,13 @@ mod slot;
 pub use slot::{MAX_PARTITION_NAME, SLOTS, slot};
 
 /// Package `kvsvr.v1`.
-#[allow(missing_docs, clippy::all, clippy::pedantic, unreachable_pub, reason = "generated")]
+#[allow(
+    missing_docs,
+    clippy::all,
+    clippy::pedantic,
+    unreachable_pub,
+    reason = "generated"
+)]
 pub mod v1 {
     include!(concat!(env!("OUT_DIR"), "/kvsvr.v1.rs"));
 }

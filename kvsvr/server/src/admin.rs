@@ -16,10 +16,7 @@ use crate::{
     api::failed,
     limits::{ADMIN_DEADLINE, BOOTSTRAP_DEADLINE, POLL_INTERVAL},
     node::{Node, VERSION, cluster_text},
-    raft::{
-        runtime::random_u64,
-        types::PeerNode,
-    },
+    raft::{runtime::random_u64, types::PeerNode},
     service::CallError,
     shard::{Shard, error},
     store::Identity,
@@ -61,9 +58,14 @@ pub async fn join(node: &Arc<Node>, request: pb::JoinRequest) -> Result<pb::Join
     }
     let cluster_id = u64::from_str_radix(&request.cluster_id, 16).unwrap_or(0);
     if cluster_id == 0 || request.node_id == 0 {
-        return Err(invalid("a cluster id (16 hex digits) and a node id above 0 are needed"));
+        return Err(invalid(
+            "a cluster id (16 hex digits) and a node id above 0 are needed",
+        ));
     }
-    let wanted = Identity { cluster_id, node_id: request.node_id };
+    let wanted = Identity {
+        cluster_id,
+        node_id: request.node_id,
+    };
     if let Some(identity) = node.identity() {
         if identity == wanted {
             return Ok(pb::JoinResponse {});
@@ -79,7 +81,10 @@ pub async fn join(node: &Arc<Node>, request: pb::JoinRequest) -> Result<pb::Join
 }
 
 /// Creates a cluster of the given nodes. Safe to repeat when it was interrupted.
-pub async fn bootstrap(node: &Arc<Node>, request: pb::BootstrapRequest) -> Result<pb::BootstrapResponse, CallError> {
+pub async fn bootstrap(
+    node: &Arc<Node>,
+    request: pb::BootstrapRequest,
+) -> Result<pb::BootstrapResponse, CallError> {
     let found = identify_all(node, &request.addresses).await?;
     let cluster_id = cluster_id(node, &request.addresses, &found)?;
     let nodes: Vec<pb::NodeInfo> = found
@@ -94,9 +99,14 @@ pub async fn bootstrap(node: &Arc<Node>, request: pb::BootstrapRequest) -> Resul
             ..Default::default()
         })
         .collect();
-    let map =
-        topology::layout(&cluster_id, &request.cluster_name, nodes, request.shards, request.replication)
-            .map_err(|e| invalid(e.to_string()))?;
+    let map = topology::layout(
+        &cluster_id,
+        &request.cluster_name,
+        nodes,
+        request.shards,
+        request.replication,
+    )
+    .map_err(|e| invalid(e.to_string()))?;
     for info in &map.nodes {
         let join = pb::JoinRequest {
             cluster_id: cluster_id.clone(),
@@ -105,7 +115,9 @@ pub async fn bootstrap(node: &Arc<Node>, request: pb::BootstrapRequest) -> Resul
         };
         let _: pb::JoinResponse = ask(node, &info.address, Method::AdminJoin, &join).await?;
     }
-    let meta = node.shard(META_SHARD).ok_or_else(|| refused("send it to one of the nodes of the new cluster"))?;
+    let meta = node
+        .shard(META_SHARD)
+        .ok_or_else(|| refused("send it to one of the nodes of the new cluster"))?;
     initialize(&meta, &map.nodes).await?;
     let created = async {
         loop {
@@ -122,7 +134,10 @@ pub async fn bootstrap(node: &Arc<Node>, request: pb::BootstrapRequest) -> Resul
             format!("the nodes have joined, but the meta shard elected no leader within {BOOTSTRAP_DEADLINE:?}; repeat the command when a majority of them reach each other"),
         ))
     })?;
-    Ok(pb::BootstrapResponse { cluster_id, map: Some(map) })
+    Ok(pb::BootstrapResponse {
+        cluster_id,
+        map: Some(map),
+    })
 }
 
 async fn ask<A: Message + Default>(
@@ -133,7 +148,10 @@ async fn ask<A: Message + Default>(
 ) -> Result<A, CallError> {
     let bytes = request.encode_to_vec().into();
     let class = kvsvr_client::transport::Class::Control;
-    let answer = node.transport().call(address, class, method, bytes, ADMIN_DEADLINE).await;
+    let answer = node
+        .transport()
+        .call(address, class, method, bytes, ADMIN_DEADLINE)
+        .await;
     let answer = answer.map_err(|e| failed(error::definite(ErrorCode::Unreachable, e.to_string())))?;
     A::decode(answer).map_err(internal)
 }
@@ -144,9 +162,12 @@ async fn identify_all(node: &Node, addresses: &[String]) -> Result<Vec<pb::Ident
     }
     let mut found: Vec<pb::IdentifyResponse> = Vec::new();
     for address in addresses {
-        let who: pb::IdentifyResponse = ask(node, address, Method::AdminIdentify, &pb::IdentifyRequest {}).await?;
+        let who: pb::IdentifyResponse =
+            ask(node, address, Method::AdminIdentify, &pb::IdentifyRequest {}).await?;
         if found.iter().any(|other| other.store_id == who.store_id) {
-            return Err(invalid(format!("{address} is the same node as another address of the list")));
+            return Err(invalid(format!(
+                "{address} is the same node as another address of the list"
+            )));
         }
         found.push(who);
     }
@@ -154,7 +175,11 @@ async fn identify_all(node: &Node, addresses: &[String]) -> Result<Vec<pb::Ident
 }
 
 /// The id of the cluster to create, or to go on creating.
-fn cluster_id(node: &Node, addresses: &[String], found: &[pb::IdentifyResponse]) -> Result<String, CallError> {
+fn cluster_id(
+    node: &Node,
+    addresses: &[String],
+    found: &[pb::IdentifyResponse],
+) -> Result<String, CallError> {
     if node.map_with_leaders().is_some() {
         return Err(refused("this node belongs to a cluster already"));
     }
@@ -180,7 +205,15 @@ fn cluster_id(node: &Node, addresses: &[String], found: &[pb::IdentifyResponse])
 pub async fn initialize(shard: &Shard, nodes: &[pb::NodeInfo]) -> Result<(), CallError> {
     let members: BTreeMap<u64, PeerNode> = nodes
         .iter()
-        .map(|n| (n.id, PeerNode { address: n.address.clone(), store_id: n.store_id.clone() }))
+        .map(|n| {
+            (
+                n.id,
+                PeerNode {
+                    address: n.address.clone(),
+                    store_id: n.store_id.clone(),
+                },
+            )
+        })
         .collect();
     if shard.raft().is_initialized().await.map_err(internal)? {
         return Ok(());
@@ -188,7 +221,9 @@ pub async fn initialize(shard: &Shard, nodes: &[pb::NodeInfo]) -> Result<(), Cal
     match shard.raft().initialize(members).await {
         Ok(()) => Ok(()),
         // Another member was faster.
-        Err(openraft::errors::RaftError::APIError(openraft::errors::InitializeError::NotAllowed(_))) => Ok(()),
+        Err(openraft::errors::RaftError::APIError(openraft::errors::InitializeError::NotAllowed(_))) => {
+            Ok(())
+        }
         Err(e) => Err(internal(e)),
     }
 }
@@ -231,16 +266,29 @@ pub async fn transfer_leader(
             )));
         }
     };
-    shard.raft().trigger().transfer_leader(to).await.map_err(internal)?;
+    shard
+        .raft()
+        .trigger()
+        .transfer_leader(to)
+        .await
+        .map_err(internal)?;
     let wait = shard.raft().wait(Some(ADMIN_DEADLINE));
-    wait.metrics(|m| m.current_leader == Some(to), "transfer").await.map_err(|_| {
-        failed(error::unknown(ErrorCode::Timeout, format!("node {to} has not taken over within {ADMIN_DEADLINE:?}")))
-    })?;
+    wait.metrics(|m| m.current_leader == Some(to), "transfer")
+        .await
+        .map_err(|_| {
+            failed(error::unknown(
+                ErrorCode::Timeout,
+                format!("node {to} has not taken over within {ADMIN_DEADLINE:?}"),
+            ))
+        })?;
     Ok(pb::TransferLeaderResponse { leader: to })
 }
 
 /// Moves the compaction floor of the shards that this node leads.
-pub async fn compact(node: &Arc<Node>, request: pb::CompactRequest) -> Result<pb::CompactResponse, CallError> {
+pub async fn compact(
+    node: &Arc<Node>,
+    request: pb::CompactRequest,
+) -> Result<pb::CompactResponse, CallError> {
     let shards = if request.all {
         node.shards().into_iter().filter(|s| s.leader().is_me()).collect()
     } else {
@@ -263,21 +311,35 @@ pub async fn compact(node: &Arc<Node>, request: pb::CompactRequest) -> Result<pb
 pub async fn propose(shard: &Shard, op: Op) -> Result<Option<pb::outcome::Result>, pb::Error> {
     // A command of the shard needs a partition only for its encoding.
     let partition = Partition::local(&b"shard"[..]);
-    let command = encode_command(&Command { partition, session: None, op });
-    let outcome = shard.propose_one(command, Instant::now() + ADMIN_DEADLINE).await?;
+    let command = encode_command(&Command {
+        partition,
+        session: None,
+        op,
+    });
+    let outcome = shard
+        .propose_one(command, Instant::now() + ADMIN_DEADLINE)
+        .await?;
     match pb::Outcome::decode(outcome).map(|o| o.result) {
-        Ok(Some(pb::outcome::Result::Rejected(rejection))) => Err(crate::convert::rejection_message(rejection)),
+        Ok(Some(pb::outcome::Result::Rejected(rejection))) => {
+            Err(crate::convert::rejection_message(rejection))
+        }
         Ok(result) => Ok(result),
         Err(e) => Err(error::unknown(ErrorCode::Internal, e.to_string())),
     }
 }
 
 /// The hash of a replica's state, for comparison with others at the same applied index.
-pub async fn state_hash(node: &Arc<Node>, request: pb::StateHashRequest) -> Result<pb::StateHashResponse, CallError> {
+pub async fn state_hash(
+    node: &Arc<Node>,
+    request: pb::StateHashRequest,
+) -> Result<pb::StateHashResponse, CallError> {
     let shard = node.replica(request.shard).map_err(failed)?;
     let snapshot = shard.engine().snapshot();
     let (position, hash) = kvsvr_core::hash::state_hash(&*snapshot, shard.id()).map_err(internal)?;
-    Ok(pb::StateHashResponse { applied_index: position.map_or(0, |p| p.index), hash })
+    Ok(pb::StateHashResponse {
+        applied_index: position.map_or(0, |p| p.index),
+        hash,
+    })
 }
 
 /// All consumers of the replicas on this node.

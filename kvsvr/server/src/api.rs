@@ -6,8 +6,9 @@ use bytes::Bytes;
 use futures::future::BoxFuture;
 use kvsvr_client::transport::{Method, StreamReceiver, StreamSender};
 use kvsvr_proto::v1::{
-    self as pb, ErrorCode, command::Op as CommandOp, exec_reply::Result as Answer, exec_request::Op as ExecOp,
-    outcome::Result as OutcomeResult, read_request::Op as ReadRequestOp, read_result::Result as ReadAnswer,
+    self as pb, ErrorCode, command::Op as CommandOp, exec_reply::Result as Answer,
+    exec_request::Op as ExecOp, outcome::Result as OutcomeResult, read_request::Op as ReadRequestOp,
+    read_result::Result as ReadAnswer,
 };
 use prost::Message;
 
@@ -42,7 +43,10 @@ fn encode(message: &impl Message) -> Result<Bytes, CallError> {
 }
 
 fn surprising() -> CallError {
-    failed(error::unknown(ErrorCode::Internal, "the answer does not fit the request"))
+    failed(error::unknown(
+        ErrorCode::Internal,
+        "the answer does not fit the request",
+    ))
 }
 
 /// Runs one request on the same path as those of a stream.
@@ -52,7 +56,10 @@ async fn run(node: &Arc<Node>, request: pb::ExecRequest) -> Result<Answer, CallE
     match answer.await {
         Ok(Answer::Error(error)) => Err(failed(error)),
         Ok(answer) => Ok(answer),
-        Err(_) => Err(failed(error::unknown(ErrorCode::Internal, "the request was dropped without an answer"))),
+        Err(_) => Err(failed(error::unknown(
+            ErrorCode::Internal,
+            "the request was dropped without an answer",
+        ))),
     }
 }
 
@@ -63,7 +70,12 @@ async fn execute(
     meta: bool,
 ) -> Result<pb::Outcome, CallError> {
     let op = Some(ExecOp::Command(command.encode_to_vec().into()));
-    let request = pb::ExecRequest { shard, meta, op, ..Default::default() };
+    let request = pb::ExecRequest {
+        shard,
+        meta,
+        op,
+        ..Default::default()
+    };
     match run(node, request).await? {
         Answer::Outcome(bytes) => {
             let outcome = pb::Outcome::decode(bytes).map_err(malformed)?;
@@ -78,8 +90,16 @@ async fn execute(
     }
 }
 
-async fn write(node: &Arc<Node>, partition: Option<pb::Partition>, op: CommandOp) -> Result<pb::Outcome, CallError> {
-    let command = pb::Command { partition, op: Some(op), ..Default::default() };
+async fn write(
+    node: &Arc<Node>,
+    partition: Option<pb::Partition>,
+    op: CommandOp,
+) -> Result<pb::Outcome, CallError> {
+    let command = pb::Command {
+        partition,
+        op: Some(op),
+        ..Default::default()
+    };
     execute(node, &command, 0, false).await
 }
 
@@ -89,58 +109,104 @@ async fn read(
     mode: Option<pb::ReadMode>,
     op: ReadRequestOp,
 ) -> Result<pb::ReadResult, CallError> {
-    let op = Some(ExecOp::Read(pb::ReadRequest { partition, mode, op: Some(op) }));
-    match run(node, pb::ExecRequest { op, ..Default::default() }).await? {
+    let op = Some(ExecOp::Read(pb::ReadRequest {
+        partition,
+        mode,
+        op: Some(op),
+    }));
+    match run(
+        node,
+        pb::ExecRequest {
+            op,
+            ..Default::default()
+        },
+    )
+    .await?
+    {
         Answer::Read(result) => Ok(result),
         _ => Err(surprising()),
     }
 }
 
-async fn kv(node: &Arc<Node>, method: Method, request: Bytes) -> Result<Bytes, CallError> {
+async fn kv_write(node: &Arc<Node>, method: Method, request: Bytes) -> Result<Bytes, CallError> {
     match method {
         Method::KvPut => {
             let m: pb::PutRequest = decode(request)?;
             let put = m.put.ok_or_else(|| malformed("no put"))?;
             let outcome = write(node, m.partition, CommandOp::Put(put)).await?;
-            let Some(OutcomeResult::Put(put)) = outcome.result else { return Err(surprising()) };
-            encode(&pb::PutResponse { revision: outcome.revision, version: put.version })
-        }
-        Method::KvGet => {
-            let m: pb::GetRequest = decode(request)?;
-            let get = pb::Get { key: m.key, revision: m.revision };
-            let result = read(node, m.partition, m.mode, ReadRequestOp::Get(get)).await?;
-            let Some(ReadAnswer::Get(get)) = result.result else { return Err(surprising()) };
-            encode(&pb::GetResponse { revision: result.revision, age_ms: result.age_ms, kv: get.kv })
-        }
-        Method::KvRange => {
-            let m: pb::RangeRequest = decode(request)?;
-            let range = m.range.ok_or_else(|| malformed("no range"))?;
-            let result = read(node, m.partition, m.mode, ReadRequestOp::Range(range)).await?;
-            let Some(ReadAnswer::Range(range)) = result.result else { return Err(surprising()) };
-            encode(&pb::RangeResponse {
-                revision: result.revision,
-                age_ms: result.age_ms,
-                result: Some(range),
+            let Some(OutcomeResult::Put(put)) = outcome.result else {
+                return Err(surprising());
+            };
+            encode(&pb::PutResponse {
+                revision: outcome.revision,
+                version: put.version,
             })
         }
         Method::KvDelete => {
             let m: pb::DeleteRequest = decode(request)?;
             let outcome = write(node, m.partition, CommandOp::Delete(pb::Delete { key: m.key })).await?;
-            let Some(OutcomeResult::Delete(d)) = outcome.result else { return Err(surprising()) };
-            encode(&pb::DeleteResponse { revision: outcome.revision, deleted: d.deleted })
+            let Some(OutcomeResult::Delete(d)) = outcome.result else {
+                return Err(surprising());
+            };
+            encode(&pb::DeleteResponse {
+                revision: outcome.revision,
+                deleted: d.deleted,
+            })
         }
         Method::KvTxn => {
             let m: pb::TxnRequest = decode(request)?;
             let txn = m.txn.ok_or_else(|| malformed("no txn"))?;
             let outcome = write(node, m.partition, CommandOp::Txn(txn)).await?;
-            let Some(OutcomeResult::Txn(result)) = outcome.result else { return Err(surprising()) };
-            encode(&pb::TxnResponse { revision: outcome.revision, result: Some(result) })
+            let Some(OutcomeResult::Txn(result)) = outcome.result else {
+                return Err(surprising());
+            };
+            encode(&pb::TxnResponse {
+                revision: outcome.revision,
+                result: Some(result),
+            })
         }
         Method::KvExecute => {
             let m: pb::ExecuteRequest = decode(request)?;
             let command = m.command.ok_or_else(|| malformed("no command"))?;
             let outcome = execute(node, &command, m.shard, m.meta).await?;
-            encode(&pb::ExecuteResponse { outcome: Some(outcome) })
+            encode(&pb::ExecuteResponse {
+                outcome: Some(outcome),
+            })
+        }
+        _ => Err(CallError::Unsupported(method.path())),
+    }
+}
+
+async fn kv_read(node: &Arc<Node>, method: Method, request: Bytes) -> Result<Bytes, CallError> {
+    match method {
+        Method::KvGet => {
+            let m: pb::GetRequest = decode(request)?;
+            let get = pb::Get {
+                key: m.key,
+                revision: m.revision,
+            };
+            let result = read(node, m.partition, m.mode, ReadRequestOp::Get(get)).await?;
+            let Some(ReadAnswer::Get(get)) = result.result else {
+                return Err(surprising());
+            };
+            encode(&pb::GetResponse {
+                revision: result.revision,
+                age_ms: result.age_ms,
+                kv: get.kv,
+            })
+        }
+        Method::KvRange => {
+            let m: pb::RangeRequest = decode(request)?;
+            let range = m.range.ok_or_else(|| malformed("no range"))?;
+            let result = read(node, m.partition, m.mode, ReadRequestOp::Range(range)).await?;
+            let Some(ReadAnswer::Range(range)) = result.result else {
+                return Err(surprising());
+            };
+            encode(&pb::RangeResponse {
+                revision: result.revision,
+                age_ms: result.age_ms,
+                result: Some(range),
+            })
         }
         _ => Err(CallError::Unsupported(method.path())),
     }
@@ -148,17 +214,19 @@ async fn kv(node: &Arc<Node>, method: Method, request: Bytes) -> Result<Bytes, C
 
 async fn call(node: Arc<Node>, method: Method, request: Bytes) -> Result<Bytes, CallError> {
     match method {
-        Method::KvPut
-        | Method::KvGet
-        | Method::KvRange
-        | Method::KvDelete
-        | Method::KvTxn
-        | Method::KvExecute => kv(&node, method, request).await,
+        Method::KvGet | Method::KvRange => kv_read(&node, method, request).await,
+        Method::KvPut | Method::KvDelete | Method::KvTxn | Method::KvExecute => {
+            kv_write(&node, method, request).await
+        }
         Method::AdminIdentify => encode(&admin::identify(&node)),
         Method::AdminJoin => encode(&admin::join(&node, decode(request)?).await?),
         Method::AdminBootstrap => encode(&admin::bootstrap(&node, decode(request)?).await?),
-        Method::AdminShardMap => encode(&pb::ShardMapResponse { map: node.map_with_leaders() }),
-        Method::AdminStatus => encode(&pb::StatusResponse { status: Some(node.status().await) }),
+        Method::AdminShardMap => encode(&pb::ShardMapResponse {
+            map: node.map_with_leaders(),
+        }),
+        Method::AdminStatus => encode(&pb::StatusResponse {
+            status: Some(node.status().await),
+        }),
         Method::AdminTransferLeader => encode(&admin::transfer_leader(&node, decode(request)?).await?),
         Method::AdminCompact => encode(&admin::compact(&node, decode(request)?).await?),
         Method::AdminStateHash => encode(&admin::state_hash(&node, decode(request)?).await?),

@@ -14,16 +14,38 @@ use crate::{raft::apply::Head, shard::error};
 
 /// A deterministic refusal as an API error.
 pub fn rejection(rejection: Rejection) -> pb::Error {
-    let Rejection { code, message, revision } = rejection;
-    pb::Error { code: code.into(), message, revision, ..Default::default() }
+    let Rejection {
+        code,
+        message,
+        revision,
+    } = rejection;
+    pb::Error {
+        code: code.into(),
+        message,
+        revision,
+        ..Default::default()
+    }
 }
 
 /// The same, from an outcome's message.
 pub fn rejection_message(rejection: pb::Rejection) -> pb::Error {
-    let pb::Rejection { code, message, revision } = rejection;
-    let retry_after_ms =
-        if code == i32::from(ErrorCode::Overloaded) { crate::limits::OVERLOADED_RETRY_MS } else { 0 };
-    pb::Error { code, message, revision, retry_after_ms, ..Default::default() }
+    let pb::Rejection {
+        code,
+        message,
+        revision,
+    } = rejection;
+    let retry_after_ms = if code == i32::from(ErrorCode::Overloaded) {
+        crate::limits::OVERLOADED_RETRY_MS
+    } else {
+        0
+    };
+    pb::Error {
+        code,
+        message,
+        revision,
+        retry_after_ms,
+        ..Default::default()
+    }
 }
 
 fn failure(failure: Failure) -> pb::Error {
@@ -44,10 +66,15 @@ pub fn partition(partition: Option<&pb::Partition>) -> Result<Partition, pb::Err
 
 /// The partition of a request that may have none.
 pub fn optional_partition(partition: Option<&pb::Partition>) -> Result<Option<Partition>, pb::Error> {
-    let Some(partition) = partition else { return Ok(None) };
+    let Some(partition) = partition else {
+        return Ok(None);
+    };
     let region = u16::try_from(partition.region)
         .map_err(|_| error::definite(ErrorCode::Invalid, "a region is a number below 65536"))?;
-    let partition = Partition { region, name: partition.name.clone() };
+    let partition = Partition {
+        region,
+        name: partition.name.clone(),
+    };
     codec::check_partition(&partition).map_err(rejection)?;
     Ok(Some(partition))
 }
@@ -69,7 +96,11 @@ pub fn read_get(
     let revision = head.revision();
     let kv = read::newest(engine, ShardId(shard), partition, key).map_err(|e| failure(e.into()))?;
     let kv = kv.map(|kv| codec::to_pb_key_value(&kv));
-    Ok(pb::ReadResult { revision, age_ms: 0, result: Some(ReadAnswer::Get(pb::GetResult { kv })) })
+    Ok(pb::ReadResult {
+        revision,
+        age_ms: 0,
+        result: Some(ReadAnswer::Get(pb::GetResult { kv })),
+    })
 }
 
 /// Any other read, of one unchanging state.
@@ -88,7 +119,9 @@ pub fn read_other(
             check_key(&get.key)?;
             let revision = (get.revision != 0).then_some(get.revision);
             let kv = view.get(&partition, &get.key, revision).map_err(failure)?;
-            ReadAnswer::Get(pb::GetResult { kv: kv.map(|kv| codec::to_pb_key_value(&kv)) })
+            ReadAnswer::Get(pb::GetResult {
+                kv: kv.map(|kv| codec::to_pb_key_value(&kv)),
+            })
         }
         Op::Range(range) => {
             let range = codec::from_pb_range(range).map_err(rejection)?;
@@ -101,5 +134,9 @@ pub fn read_other(
             ReadAnswer::Txn(codec::to_pb_txn_result(&result))
         }
     };
-    Ok(pb::ReadResult { revision: view.revision, age_ms: 0, result: Some(result) })
+    Ok(pb::ReadResult {
+        revision: view.revision,
+        age_ms: 0,
+        result: Some(result),
+    })
 }

@@ -2,9 +2,9 @@
 
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
-
+use bytes::Bytes;
 use kvsvr_client::transport::{StreamReceiver, StreamSender};
-use kvsvr_core::codec::decode_command;
+use kvsvr_core::{codec::decode_command, types::Partition};
 use kvsvr_proto::v1::{
     self as pb, ErrorCode, exec_reply::Result as Answer, exec_request::Op as ExecOp, read_mode::Mode,
 };
@@ -26,7 +26,11 @@ use crate::{
 };
 
 /// Serves one stream until it ends.
-pub async fn serve(node: Arc<Node>, mut input: StreamReceiver, output: StreamSender) -> Result<(), CallError> {
+pub async fn serve(
+    node: Arc<Node>,
+    mut input: StreamReceiver,
+    output: StreamSender,
+) -> Result<(), CallError> {
     let queue = Arc::new(ReplyQueue::default());
     let writer = tokio::spawn(write(node.clone(), queue.clone(), output));
     let _open = node.metrics().exec_stream_opened();
@@ -56,8 +60,12 @@ pub async fn serve(node: Arc<Node>, mut input: StreamReceiver, output: StreamSen
 /// Writes answers; everything that waits when the stream takes data goes into one frame.
 async fn write(node: Arc<Node>, queue: Arc<ReplyQueue>, output: StreamSender) {
     loop {
-        let Ok(permit) = output.reserve().await else { return };
-        let Some(mut replies) = queue.take(MAX_REPLIES_PER_FRAME).await else { return };
+        let Ok(permit) = output.reserve().await else {
+            return;
+        };
+        let Some(mut replies) = queue.take(MAX_REPLIES_PER_FRAME).await else {
+            return;
+        };
         let count = replies.len();
         if let Some(first) = replies.first_mut() {
             first.map_epoch = node.map_epoch();
@@ -80,7 +88,10 @@ fn dispatch(node: &Arc<Node>, requests: Vec<pb::ExecRequest>, queue: &Arc<ReplyQ
     let mut groups: BTreeMap<u32, Group> = BTreeMap::new();
     let mut refused = Vec::new();
     for request in requests {
-        let reply = ReplyTo::Stream { queue: queue.clone(), id: request.id };
+        let reply = ReplyTo::Stream {
+            queue: queue.clone(),
+            id: request.id,
+        };
         if let Err((reply, failure)) = sort(node, request, reply, &mut groups) {
             refused.push((reply, Answer::Error(failure)));
         }
@@ -95,7 +106,9 @@ fn dispatch(node: &Arc<Node>, requests: Vec<pb::ExecRequest>, queue: &Arc<ReplyQ
 pub fn dispatch_one(node: &Arc<Node>, request: pb::ExecRequest, reply: ReplyTo) {
     let mut groups = BTreeMap::new();
     match sort(node, request, reply, &mut groups) {
-        Ok(()) => groups.into_iter().for_each(|(shard, group)| submit(node, shard, group)),
+        Ok(()) => groups
+            .into_iter()
+            .for_each(|(shard, group)| submit(node, shard, group)),
         Err((reply, failure)) => reply.send(Answer::Error(failure)),
     }
 }
@@ -109,65 +122,120 @@ fn sort(
     reply: ReplyTo,
     groups: &mut BTreeMap<u32, Group>,
 ) -> Result<(), Refused> {
-    let until = deadline(request.timeout_ms);
     match request.op.take() {
-        Some(ExecOp::Command(bytes)) => {
-            let command = match decode_command(&bytes) {
-                Ok(command) => command,
-                Err(rejection) => return Err((reply, api::rejection(rejection))),
-            };
-            if request.meta {
-                return Err((reply, error::definite(ErrorCode::Refused, "the meta shard takes no client writes")));
+        Some(ExecOp::Command(bytes)) => match command_shard(node, &request, &bytes) {
+            Ok(shard) => {
+                add_command(
+                    node,
+                    request,
+                    bytes,
+                    reply,
+                    groups.entry(shard).or_default(),
+                    shard,
+                );
+                Ok(())
             }
-            // Commands on a shard as a whole name it by number, and no partition.
-            let slot = (!command.partition.name.is_empty()).then(|| command.partition.slot());
-            let shard = match node.route(request.shard, request.meta, slot) {
-                Ok(shard) => shard,
-                Err(failure) => return Err((reply, failure)),
-            };
-            let leads = node.shard_number(shard).is_some_and(|s| s.leader().is_me());
-            let group = groups.entry(shard).or_default();
-            if leads || request.hops > 0 {
-                group.proposals.push(Proposal { command: bytes, reply, deadline: until });
-            } else {
-                request.op = Some(ExecOp::Command(bytes));
-                group.forward.push((request, reply));
+            Err(failure) => Err((reply, failure)),
+        },
+        Some(ExecOp::Read(read)) => match read_place(node, &request, &read) {
+            Ok((shard, partition)) => {
+                add_read(
+                    node,
+                    request,
+                    read,
+                    partition,
+                    reply,
+                    groups.entry(shard).or_default(),
+                    shard,
+                );
+                Ok(())
             }
-            Ok(())
-        }
-        Some(ExecOp::Read(read)) => {
-            let partition = match api::partition(read.partition.as_ref()) {
-                Ok(partition) => partition,
-                Err(failure) => return Err((reply, failure)),
-            };
-            let shard = match node.route(request.shard, request.meta, Some(partition.slot())) {
-                Ok(shard) => shard,
-                Err(failure) => return Err((reply, failure)),
-            };
-            let group = groups.entry(shard).or_default();
-            if node.shard_number(shard).is_none() && request.hops == 0 {
-                request.op = Some(ExecOp::Read(read));
-                group.forward.push((request, reply));
-                return Ok(());
-            }
-            let mode = read.mode.as_ref().and_then(|m| m.mode.clone());
-            let op = match read.op {
-                Some(pb::read_request::Op::Get(get)) if get.revision == 0 => {
-                    if let Err(failure) = api::check_key(&get.key) {
-                        return Err((reply, failure));
-                    }
-                    ReadOp::Get(partition, get.key)
-                }
-                _ => ReadOp::Other(Box::new(read)),
-            };
-            let read = Read { op, reply, deadline: until };
-            match mode {
-                None | Some(Mode::Linearizable(_)) => group.reads.push(read),
-                Some(mode) => weaker_read(node, shard, mode, read),
-            }
-            Ok(())
-        }
-        None => Err((reply, error::definite(ErrorCode::Invalid, "the request has no operation this server knows"))),
+            Err(failure) => Err((reply, failure)),
+        },
+        None => Err((
+            reply,
+            error::definite(
+                ErrorCode::Invalid,
+                "the request has no operation this server knows",
+            ),
+        )),
+    }
+}
+
+fn command_shard(node: &Node, request: &pb::ExecRequest, bytes: &Bytes) -> Result<u32, pb::Error> {
+    let command = decode_command(bytes).map_err(api::rejection)?;
+    if request.meta {
+        return Err(error::definite(
+            ErrorCode::Refused,
+            "the meta shard takes no client writes",
+        ));
+    }
+    // Commands on a shard as a whole name it by number, and no partition.
+    let slot = (!command.partition.name.is_empty()).then(|| command.partition.slot());
+    node.route(request.shard, false, slot)
+}
+
+fn add_command(
+    node: &Node,
+    mut request: pb::ExecRequest,
+    command: Bytes,
+    reply: ReplyTo,
+    group: &mut Group,
+    shard: u32,
+) {
+    let leads = node.shard_number(shard).is_some_and(|s| s.leader().is_me());
+    if leads || request.hops > 0 {
+        group.proposals.push(Proposal {
+            command,
+            reply,
+            deadline: deadline(request.timeout_ms),
+        });
+    } else {
+        request.op = Some(ExecOp::Command(command));
+        group.forward.push((request, reply));
+    }
+}
+
+fn read_place(
+    node: &Node,
+    request: &pb::ExecRequest,
+    read: &pb::ReadRequest,
+) -> Result<(u32, Partition), pb::Error> {
+    let partition = api::partition(read.partition.as_ref())?;
+    if let Some(pb::read_request::Op::Get(get)) = &read.op {
+        api::check_key(&get.key)?;
+    }
+    let shard = node.route(request.shard, request.meta, Some(partition.slot()))?;
+    Ok((shard, partition))
+}
+
+fn add_read(
+    node: &Arc<Node>,
+    mut request: pb::ExecRequest,
+    read: pb::ReadRequest,
+    partition: Partition,
+    reply: ReplyTo,
+    group: &mut Group,
+    shard: u32,
+) {
+    if node.shard_number(shard).is_none() && request.hops == 0 {
+        request.op = Some(ExecOp::Read(read));
+        group.forward.push((request, reply));
+        return;
+    }
+    let mode = read.mode.as_ref().and_then(|m| m.mode);
+    let op = match read.op {
+        Some(pb::read_request::Op::Get(get)) if get.revision == 0 => ReadOp::Get(partition, get.key),
+        _ => ReadOp::Other(Box::new(read)),
+    };
+    let read = Read {
+        op,
+        reply,
+        deadline: deadline(request.timeout_ms),
+    };
+    match mode {
+        None | Some(Mode::Linearizable(_)) => group.reads.push(read),
+        Some(mode) => weaker_read(node, shard, mode, read),
     }
 }
 
@@ -226,12 +294,15 @@ async fn forward_one(node: &Arc<Node>, number: u32, mut address: String, request
     // A node without a replica of the shard does not know its leader; the first one asked may.
     for last in [false, true] {
         match node.link(&address).call(request.clone(), until).await {
-            Ok(pb::ExecReply { result: Some(Answer::Error(e)), .. })
-                if !last && e.code() == ErrorCode::NotLeader && !e.leader_address.is_empty() =>
-            {
+            Ok(pb::ExecReply {
+                result: Some(Answer::Error(e)),
+                ..
+            }) if !last && e.code() == ErrorCode::NotLeader && !e.leader_address.is_empty() => {
                 address = e.leader_address;
             }
-            Ok(pb::ExecReply { result: Some(answer), .. }) => return answer,
+            Ok(pb::ExecReply {
+                result: Some(answer), ..
+            }) => return answer,
             Ok(_) => break,
             Err(e) if e.is_unknown() && write => {
                 return Answer::Error(error::unknown(ErrorCode::Disconnected, e.to_string()));
@@ -246,14 +317,18 @@ async fn forward_one(node: &Arc<Node>, number: u32, mut address: String, request
             }
         }
     }
-    Answer::Error(error::unknown(ErrorCode::Internal, "the leader's answer is empty"))
+    Answer::Error(error::unknown(
+        ErrorCode::Internal,
+        "the leader's answer is empty",
+    ))
 }
 
 /// Reads that need no confirmation by the leader.
 fn weaker_read(node: &Arc<Node>, number: u32, mode: Mode, read: Read) {
     let Some(shard) = node.shard_number(number) else {
         let message = format!("this node has no replica of shard {number}");
-        read.reply.send(Answer::Error(error::definite(ErrorCode::NotReady, message)));
+        read.reply
+            .send(Answer::Error(error::definite(ErrorCode::NotReady, message)));
         return;
     };
     match mode {
@@ -268,8 +343,10 @@ fn weaker_read(node: &Arc<Node>, number: u32, mode: Mode, read: Read) {
                 if timeout_at(read.deadline, reached).await.is_ok() {
                     answer(&shard, read, ReadKind::AtLeast);
                 } else {
-                    let message = format!("this replica of shard {number} has not reached revision {revision}");
-                    read.reply.send(Answer::Error(error::definite(ErrorCode::TooStale, message)));
+                    let message =
+                        format!("this replica of shard {number} has not reached revision {revision}");
+                    read.reply
+                        .send(Answer::Error(error::definite(ErrorCode::TooStale, message)));
                 }
             });
         }
@@ -286,7 +363,8 @@ fn weaker_read(node: &Arc<Node>, number: u32, mode: Mode, read: Read) {
                         "this replica of shard {number} is {} old, the read allows {max:?}",
                         age.map_or("of unknown age, that is too".to_owned(), |age| format!("{age:?}"))
                     );
-                    read.reply.send(Answer::Error(error::definite(ErrorCode::TooStale, message)));
+                    read.reply
+                        .send(Answer::Error(error::definite(ErrorCode::TooStale, message)));
                 }
             });
         }
@@ -310,4 +388,3 @@ fn answer(shard: &Arc<Shard>, read: Read, kind: ReadKind) {
         }
     }
 }
-

@@ -56,9 +56,14 @@ impl ShardHistory {
         let snapshot = self.engine.snapshot();
         let wanted = |partition: &_, key: &[u8]| filter.matches(partition, key);
         match read::replay(&*snapshot, self.shard, after, max_bytes, &wanted) {
-            Ok(replay) => Ok(Replayed { events: replay.events, up_to: replay.up_to }),
+            Ok(replay) => Ok(Replayed {
+                events: replay.events,
+                up_to: replay.up_to,
+            }),
             Err(Failure::Rejected(rejection)) if rejection.code == ErrorCode::Compacted => {
-                Err(SubscriptionError::Compacted { floor: rejection.revision.saturating_sub(1) })
+                Err(SubscriptionError::Compacted {
+                    floor: rejection.revision.saturating_sub(1),
+                })
             }
             Err(Failure::Rejected(rejection)) => Err(EngineError::Io(rejection.message).into()),
             Err(Failure::Corrupt(corrupt)) => Err(EngineError::Corrupt(corrupt.to_string()).into()),

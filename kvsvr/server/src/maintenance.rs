@@ -42,11 +42,10 @@ where
 async fn flush_and_purge(node: Arc<Node>) {
     loop {
         sleep(MAINTENANCE_INTERVAL).await;
-        if node.unflushed_bytes() >= node.settings().flush_bytes {
-            if let Err(e) = flush(&node).await {
-                node.fail(format!("the engine cannot flush: {e}"));
-                return;
-            }
+        let due = node.unflushed_bytes() >= node.settings().flush_bytes;
+        if due && let Err(e) = flush(&node).await {
+            node.fail(format!("the engine cannot flush: {e}"));
+            return;
         }
         for shard in node.shards() {
             if let Err(e) = shard.purge(node.settings().keep_log_bytes).await {
@@ -60,7 +59,9 @@ async fn flush_and_purge(node: Arc<Node>) {
 pub async fn flush(node: &Node) -> io::Result<()> {
     let engine = node.engine().clone();
     let written = node.wal().appended_bytes();
-    Runtime::spawn_blocking(move || engine.flush()).await?.map_err(io::Error::other)?;
+    Runtime::spawn_blocking(move || engine.flush())
+        .await?
+        .map_err(io::Error::other)?;
     node.flushed(written);
     Ok(())
 }
@@ -85,7 +86,9 @@ async fn propose_expiry(shard: &Shard, now: u64) -> bool {
 async fn expire(node: Arc<Node>) {
     for shard in led(&node) {
         let now = wall_clock_ms();
-        let due = shard.machine().with_machine(|machine, engine| machine.next_expiry(engine));
+        let due = shard
+            .machine()
+            .with_machine(|machine, engine| machine.next_expiry(engine));
         match due {
             Ok(Some(at)) if at <= now => {
                 tokio::spawn(async move { while propose_expiry(&shard, now).await {} });
@@ -116,10 +119,14 @@ async fn compact(node: Arc<Node>) {
 }
 
 async fn prefer_leaders(node: Arc<Node>) {
-    let Some(map) = node.map_with_leaders() else { return };
+    let Some(map) = node.map_with_leaders() else {
+        return;
+    };
     for shard in led(&node) {
         let info = map.shards.iter().find(|s| s.id == shard.id().0);
-        let Some(preferred) = info.and_then(|s| s.replicas.first()) else { continue };
+        let Some(preferred) = info.and_then(|s| s.replicas.first()) else {
+            continue;
+        };
         if let Err(e) = shard.prefer_leader(*preferred).await {
             tracing::debug!(shard = %shard.id(), "leadership stays here: {e}");
         }
@@ -128,7 +135,9 @@ async fn prefer_leaders(node: Arc<Node>) {
 
 /// Refuses writes before the disk is full, so that what is accepted can be kept.
 async fn watch_disk(node: Arc<Node>) {
-    let Ok(space) = node.wal().refresh_space().await else { return };
+    let Ok(space) = node.wal().refresh_space().await else {
+        return;
+    };
     node.metrics().disk_free(space.free_bytes);
     let refused = node.writes_refused().is_some();
     let reserve = node.settings().disk_reserve_bytes;
@@ -165,7 +174,10 @@ pub async fn stop(node: &Arc<Node>) -> io::Result<()> {
             sleep(POLL_INTERVAL).await;
         }
     };
-    if timeout(deadline.saturating_duration_since(Instant::now()), handed_over).await.is_err() {
+    if timeout(deadline.saturating_duration_since(Instant::now()), handed_over)
+        .await
+        .is_err()
+    {
         tracing::warn!("leadership was not taken over in time, stopping all the same");
     }
     for shard in node.shards() {

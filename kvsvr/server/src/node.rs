@@ -181,7 +181,10 @@ impl Node {
         let Some(map) = loaded else { return Ok(()) };
         let table = SlotTable::new(&map);
         let epoch = map.epoch;
-        *self.map.write() = Arc::new(MapState { map: Some(map.clone()), table });
+        *self.map.write() = Arc::new(MapState {
+            map: Some(map.clone()),
+            table,
+        });
         self.map_epoch.store(epoch, Ordering::Release);
         let me = self.identity().map_or(0, |i| i.node_id);
         for info in map.shards.iter().filter(|s| s.replicas.contains(&me)) {
@@ -197,8 +200,11 @@ impl Node {
 
     /// A new group is initialised by its preferred leader, or after a while by any member: all say the same, so it does not matter who.
     fn initialize(&self, shard: Arc<Shard>, info: &pb::ShardInfo, nodes: &[pb::NodeInfo], me: u64) {
-        let members: Vec<pb::NodeInfo> =
-            nodes.iter().filter(|n| info.replicas.contains(&n.id)).cloned().collect();
+        let members: Vec<pb::NodeInfo> = nodes
+            .iter()
+            .filter(|n| info.replicas.contains(&n.id))
+            .cloned()
+            .collect();
         let first = info.replicas.first() == Some(&me);
         tokio::spawn(async move {
             if !first {
@@ -211,7 +217,9 @@ impl Node {
     }
 
     async fn start_shard(self: &Arc<Self>, id: ShardId) -> io::Result<Arc<Shard>> {
-        let identity = self.identity().ok_or_else(|| io::Error::other("not a member of a cluster"))?;
+        let identity = self
+            .identity()
+            .ok_or_else(|| io::Error::other("not a member of a cluster"))?;
         let shard_parts = ShardParts {
             id,
             wal: self.wal.clone(),
@@ -245,8 +253,17 @@ impl Node {
 
     /// Makes this node a member, durably, and starts the meta shard.
     pub async fn join(self: &Arc<Self>, identity: Identity) -> io::Result<()> {
-        self.store.lock().await.set_identity(identity).await.map_err(io::Error::other)?;
-        tracing::info!(cluster = cluster_text(identity), node = identity.node_id, "joined a cluster");
+        self.store
+            .lock()
+            .await
+            .set_identity(identity)
+            .await
+            .map_err(io::Error::other)?;
+        tracing::info!(
+            cluster = cluster_text(identity),
+            node = identity.node_id,
+            "joined a cluster"
+        );
         *self.identity.write() = Some(identity);
         self.start_member().await
     }
@@ -257,10 +274,14 @@ impl Node {
         let refusal = match self.identity() {
             Some(me) if cluster_text(me) != envelope.cluster_id => format!(
                 "this node belongs to cluster {}, the message to cluster {}: two clusters have the same address in their lists",
-                cluster_text(me), envelope.cluster_id
+                cluster_text(me),
+                envelope.cluster_id
             ),
             Some(me) if me.node_id != envelope.to_node => {
-                format!("this is node {}, the message is for node {}", me.node_id, envelope.to_node)
+                format!(
+                    "this is node {}, the message is for node {}",
+                    me.node_id, envelope.to_node
+                )
             }
             Some(_) if *store == envelope.to_store => return Ok(()),
             _ => format!(
@@ -288,20 +309,39 @@ impl Node {
             return Err(self.not_ready());
         };
         if shard != 0 {
-            return if map.shards.iter().any(|s| s.id == shard) {
-                Ok(shard)
-            } else {
-                Err(error::definite(ErrorCode::NotFound, format!("there is no shard {shard}")))
+            let Some(info) = map.shards.iter().find(|s| s.id == shard) else {
+                return Err(error::definite(
+                    ErrorCode::NotFound,
+                    format!("there is no shard {shard}"),
+                ));
+            };
+            // A client with an old map must not write a partition into a shard that no longer has it.
+            let slots = info.first_slot..=info.last_slot;
+            return match slot.map(u32::from).filter(|slot| !slots.contains(slot)) {
+                None => Ok(shard),
+                Some(slot) => Err(error::definite(
+                    ErrorCode::WrongShard,
+                    format!(
+                        "slot {slot} is not in shard {shard}; the shard map is at epoch {}",
+                        map.epoch
+                    ),
+                )),
             };
         }
-        slot.and_then(|slot| state.table.shard(slot))
-            .ok_or_else(|| error::definite(ErrorCode::Invalid, "the request names neither a partition nor a shard"))
+        slot.and_then(|slot| state.table.shard(slot)).ok_or_else(|| {
+            error::definite(
+                ErrorCode::Invalid,
+                "the request names neither a partition nor a shard",
+            )
+        })
     }
 
     fn not_ready(&self) -> pb::Error {
         let message = match (self.identity(), self.refusal.lock().clone()) {
             (_, Some(refusal)) => refusal,
-            (None, None) => "this node is not part of a cluster yet: kvctl cluster bootstrap makes one".to_owned(),
+            (None, None) => {
+                "this node is not part of a cluster yet: kvctl cluster bootstrap makes one".to_owned()
+            }
             (Some(_), None) => "this node has not received the shard map yet".to_owned(),
         };
         error::retry(ErrorCode::NotReady, message, crate::limits::NO_LEADER_RETRY_MS)
@@ -321,7 +361,10 @@ impl Node {
             if self.map.read().map.is_none() {
                 return self.not_ready();
             }
-            error::definite(ErrorCode::NotFound, format!("this node has no replica of shard {number}"))
+            error::definite(
+                ErrorCode::NotFound,
+                format!("this node has no replica of shard {number}"),
+            )
         })
     }
     /// All replicas on this node.
@@ -335,7 +378,10 @@ impl Node {
         let info = map.shards.iter().find(|s| s.id == number)?;
         let me = self.identity().map_or(0, |i| i.node_id);
         let other = info.replicas.iter().find(|id| **id != me)?;
-        map.nodes.iter().find(|n| n.id == *other).map(|n| n.address.clone())
+        map.nodes
+            .iter()
+            .find(|n| n.id == *other)
+            .map(|n| n.address.clone())
     }
     /// The Exec stream to another node, for forwarding.
     pub fn link(&self, address: &str) -> NodeStream {
@@ -402,7 +448,9 @@ impl Node {
     }
     /// Bytes of log entries that a restart would apply again.
     pub fn unflushed_bytes(&self) -> u64 {
-        self.wal.appended_bytes().saturating_sub(self.flushed_bytes.load(Ordering::Acquire))
+        self.wal
+            .appended_bytes()
+            .saturating_sub(self.flushed_bytes.load(Ordering::Acquire))
     }
     /// The engine has been flushed when the log had this many appended bytes.
     pub fn flushed(&self, appended_bytes: u64) {
@@ -426,7 +474,9 @@ impl Node {
         }
         let state = self.map.read().clone();
         if self.identity().is_some() && state.map.is_none() {
-            messages.push("no shard map yet: the meta shard has no leader, or this node cannot reach it".to_owned());
+            messages.push(
+                "no shard map yet: the meta shard has no leader, or this node cannot reach it".to_owned(),
+            );
         }
         for shard in self.shards() {
             if shard.leader().leader().is_none() {
@@ -442,7 +492,11 @@ impl Node {
     /// Ok when the node serves; else why not.
     pub fn ready(&self) -> Result<(), Vec<String>> {
         let messages = self.messages();
-        if messages.is_empty() { Ok(()) } else { Err(messages) }
+        if messages.is_empty() {
+            Ok(())
+        } else {
+            Err(messages)
+        }
     }
 
     /// Everything an operator wants to know of this node.

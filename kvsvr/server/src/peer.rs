@@ -68,8 +68,14 @@ pub async fn call(node: &Node, method: Method, request: Bytes) -> Result<Bytes, 
             let shard = addressee(node, message.envelope.as_ref())?;
             let request = convert::from_pb_append(message).map_err(malformed)?;
             let (prev, last) = (request.prev_log_id, request.entries.last().map(|e| e.log_id));
-            let response = shard.raft().append_entries(request).await.map_err(|e| stopped(shard.id(), e))?;
-            encoded(convert::pb_append_result(&response.into_stream_result(prev, last.or(prev))))
+            let response = shard
+                .raft()
+                .append_entries(request)
+                .await
+                .map_err(|e| stopped(shard.id(), e))?;
+            encoded(convert::pb_append_result(
+                &response.into_stream_result(prev, last.or(prev)),
+            ))
         }
         Method::RaftTransferLeadership => {
             let message = pb::TransferLeadershipRequest::decode(request).map_err(malformed)?;
@@ -79,8 +85,11 @@ pub async fn call(node: &Node, method: Method, request: Bytes) -> Result<Bytes, 
                 message.to_node,
                 message.last_log_id.as_ref().map(convert::from_pb_log_id),
             );
-            let response =
-                shard.raft().handle_transfer_leader(request).await.map_err(|e| stopped(shard.id(), e))?;
+            let response = shard
+                .raft()
+                .handle_transfer_leader(request)
+                .await
+                .map_err(|e| stopped(shard.id(), e))?;
             let result = response.err().map(|e| e.to_string()).unwrap_or_default();
             encoded(pb::TransferLeadershipResponse { result })
         }
@@ -89,10 +98,17 @@ pub async fn call(node: &Node, method: Method, request: Bytes) -> Result<Bytes, 
             let shard = addressee(node, message.envelope.as_ref())?;
             encoded(match shard.reads().confirm_as_leader().await {
                 Ok(index) => pb::ReadIndexResponse {
-                    read_index: index.map(|index| pb::PbLogId { index, ..Default::default() }),
+                    read_index: index.map(|index| pb::PbLogId {
+                        index,
+                        ..Default::default()
+                    }),
                     ..Default::default()
                 },
-                Err(e) => pb::ReadIndexResponse { leader: e.leader_node, error: e.message, ..Default::default() },
+                Err(e) => pb::ReadIndexResponse {
+                    leader: e.leader_node,
+                    error: e.message,
+                    ..Default::default()
+                },
             })
         }
         _ => Err(CallError::Unsupported(method.path())),
@@ -106,7 +122,9 @@ pub async fn open(
     mut input: StreamReceiver,
     output: StreamSender,
 ) -> Result<(), CallError> {
-    let Some(first) = input.next().await else { return Ok(()) };
+    let Some(first) = input.next().await else {
+        return Ok(());
+    };
     let first = first.map_err(malformed)?;
     match method {
         Method::RaftAppend => append(&node, first, input, output).await,
@@ -126,7 +144,10 @@ async fn append(
     let shard = match addressee(node, first.envelope.as_ref()) {
         Ok(shard) => shard,
         Err(error) => {
-            let mut refusal = pb::AppendResponse { message: error.to_string(), ..Default::default() };
+            let mut refusal = pb::AppendResponse {
+                message: error.to_string(),
+                ..Default::default()
+            };
             refusal.set_kind(pb::append_response::Kind::Refused);
             // The sender may be gone; then nobody needs the reason.
             let _ = output.send(refusal.encode_to_vec().into()).await;
@@ -165,13 +186,22 @@ async fn snapshot(
     let raft = shard.raft();
     let install = |vote, meta, data| async move {
         let snapshot = Snapshot { meta, snapshot: data };
-        let response = raft.install_full_snapshot(vote, snapshot).await.map_err(|e| e.to_string())?;
+        let response = raft
+            .install_full_snapshot(vote, snapshot)
+            .await
+            .map_err(|e| e.to_string())?;
         Ok(response.vote)
     };
-    let received = node.snapshot_receiver().receive(shard.id(), offer, &mut input, &output, install).await;
+    let received = node
+        .snapshot_receiver()
+        .receive(shard.id(), offer, &mut input, &output, install)
+        .await;
     if let Err(e) = received {
         tracing::warn!(shard = %shard.id(), "receiving a snapshot failed; it goes on when the leader tries again: {e}");
-        let ack = pb::SnapshotAck { error: e.to_string(), ..Default::default() };
+        let ack = pb::SnapshotAck {
+            error: e.to_string(),
+            ..Default::default()
+        };
         let _ = output.send(ack.encode_to_vec().into()).await;
     }
     Ok(())

@@ -49,13 +49,19 @@ pub async fn run(config: Config, shutdown: Shutdown) -> Result<(), Failure> {
     let _lock = DataLock::acquire(&config.data).map_err(data_refused)?;
     let disk: DynDisk = Arc::new(FsDisk::new(&config.data).map_err(storage)?);
     let fresh = StoreId((u128::from(random_u64()) << 64 | u128::from(random_u64())).to_be_bytes());
-    let store = Store::open(disk.clone(), fresh, wall_clock_ms()).await.map_err(data_refused)?;
+    let store = Store::open(disk.clone(), fresh, wall_clock_ms())
+        .await
+        .map_err(data_refused)?;
     disk.create_dir(STAGING_DIR).await.map_err(storage)?;
     let metrics = Metrics::new();
     let wal = open_wal(&config, &store, disk.clone(), &metrics).await?;
     let rocks = open_rocks(&config)?;
     let cache = Arc::new(CachedEngine::new(rocks.clone(), config.memory.row_cache as u64));
-    let probe = Arc::new(Probe { rocks: rocks.clone(), cache: cache.clone(), metrics: metrics.clone() });
+    let probe = Arc::new(Probe {
+        rocks: rocks.clone(),
+        cache: cache.clone(),
+        metrics: metrics.clone(),
+    });
     let parts = NodeParts {
         settings: config.settings(),
         address: config.advertise.clone(),
@@ -82,7 +88,9 @@ async fn open_wal(
     let data = config.data.display().to_string();
     let on_fatal = move |e: &io::Error| {
         // After a failed fsync nobody knows what is on disk: going on, or trying again, could lose what was acknowledged.
-        tracing::error!("writing the log in {data} failed, this node stops: {e}. Check the disk, then start the node again");
+        tracing::error!(
+            "writing the log in {data} failed, this node stops: {e}. Check the disk, then start the node again"
+        );
         std::process::exit(i32::from(Exit::Storage as u8));
     };
     let observed = metrics.clone();
@@ -99,9 +107,18 @@ async fn open_wal(
     let opened = Wal::open(disk, options).await;
     let (wal, report) = opened.map_err(|e: WalError| storage(e))?;
     if let Some((segment, offset)) = &report.torn {
-        tracing::warn!(segment, offset, "the log ended in a write that was never acknowledged; it was cut off");
+        tracing::warn!(
+            segment,
+            offset,
+            "the log ended in a write that was never acknowledged; it was cut off"
+        );
     }
-    tracing::info!(segments = report.segments, records = report.records, bytes = report.bytes, "the log is recovered");
+    tracing::info!(
+        segments = report.segments,
+        records = report.records,
+        bytes = report.bytes,
+        "the log is recovered"
+    );
     Ok(wal)
 }
 
@@ -125,13 +142,21 @@ async fn serve(
     let metrics = node.metrics().clone();
     let health = Arc::new(grpc.health());
     let (stop_grpc, grpc_stopped) = tokio::sync::oneshot::channel::<()>();
-    let options = GrpcOptions { max_connections: config.max_connections, ..GrpcOptions::default() };
+    let options = GrpcOptions {
+        max_connections: config.max_connections,
+        ..GrpcOptions::default()
+    };
     let service = Arc::new(NodeService(node.clone()));
     let serving = tokio::spawn(grpc.serve(service, metrics.clone(), options, async move {
         let _ = grpc_stopped.await;
     }));
     if let Some(http) = http {
-        let view = Arc::new(View { node: node.clone(), probe, seen_hits: AtomicU64::new(0), seen_misses: AtomicU64::new(0) });
+        let view = Arc::new(View {
+            node: node.clone(),
+            probe,
+            seen_hits: AtomicU64::new(0),
+            seen_misses: AtomicU64::new(0),
+        });
         tokio::spawn(http.serve(view, metrics, std::future::pending()));
     }
     tracing::info!(listen = config.listen, advertise = config.advertise, "serving");
@@ -149,7 +174,10 @@ async fn serve(
         reason = fatal.recv() => reason,
     };
     if let Some(reason) = ended {
-        return Err(Failure::new(Exit::Storage, format!("a replica has stopped by itself, so this node stops: {reason}")));
+        return Err(Failure::new(
+            Exit::Storage,
+            format!("a replica has stopped by itself, so this node stops: {reason}"),
+        ));
     }
     ready.abort();
     let _ = ready.await;
@@ -176,12 +204,21 @@ impl StatusProbe for Probe {
         status.fsync_p99_us = self.metrics.fsync_p99_us();
         status.rss_bytes = resident_bytes();
         let looked_up = cache.hits + cache.misses;
-        status.cache_hit_rate = if looked_up == 0 { 0.0 } else { cache.hits as f64 / looked_up as f64 };
+        status.cache_hit_rate = if looked_up == 0 {
+            0.0
+        } else {
+            cache.hits as f64 / looked_up as f64
+        };
         if rocks.write_stopped {
-            status.messages.push("RocksDB has stopped taking writes until a compaction catches up".to_owned());
+            status
+                .messages
+                .push("RocksDB has stopped taking writes until a compaction catches up".to_owned());
         }
         if rocks.background_errors > 0 {
-            status.messages.push(format!("RocksDB reports {} background errors, see the log", rocks.background_errors));
+            status.messages.push(format!(
+                "RocksDB reports {} background errors, see the log",
+                rocks.background_errors
+            ));
         }
     }
 }
@@ -208,7 +245,11 @@ impl NodeView for View {
     fn refresh(&self, metrics: &Metrics) {
         let cache = self.probe.cache.stats();
         let hits = cache.hits - self.seen_hits.swap(cache.hits, Ordering::AcqRel).min(cache.hits);
-        let misses = cache.misses - self.seen_misses.swap(cache.misses, Ordering::AcqRel).min(cache.misses);
+        let misses = cache.misses
+            - self
+                .seen_misses
+                .swap(cache.misses, Ordering::AcqRel)
+                .min(cache.misses);
         metrics.row_cache_looked_up(hits, misses);
         metrics.row_cache_holds(cache.entries, cache.bytes);
         metrics.wal_sizes(self.node.wal().total_bytes(), self.node.unflushed_bytes());

@@ -53,19 +53,28 @@ pub fn layout(
         return Err(LayoutError::Shards(shards));
     }
     if replication == 0 || replication as usize > nodes.len() {
-        return Err(LayoutError::Replication { replication, nodes: nodes.len() });
+        return Err(LayoutError::Replication {
+            replication,
+            nodes: nodes.len(),
+        });
     }
     if replication.is_multiple_of(2) {
         return Err(LayoutError::Even(replication));
     }
     let ids: Vec<u64> = nodes.iter().map(|n| n.id).collect();
-    let meta = pb::ShardInfo { id: META_SHARD.0, replicas: ids.clone(), ..Default::default() };
+    let meta = pb::ShardInfo {
+        id: META_SHARD.0,
+        replicas: ids.clone(),
+        ..Default::default()
+    };
     let slots = u32::from(SLOTS);
     let data = (0..shards).map(|i| pb::ShardInfo {
         id: i + 1,
         first_slot: i * slots / shards,
         last_slot: (i + 1) * slots / shards - 1,
-        replicas: (0..replication).map(|r| ids[(i + r) as usize % ids.len()]).collect(),
+        replicas: (0..replication)
+            .map(|r| ids[(i + r) as usize % ids.len()])
+            .collect(),
         leader: 0,
     });
     Ok(pb::ShardMap {
@@ -83,21 +92,38 @@ fn partition() -> Partition {
 
 /// The command that stores a first map. It does nothing if one is stored already.
 pub fn store_command(map: &pb::ShardMap) -> Bytes {
-    let row = |key: Bytes, value: Vec<u8>| TxnOp::Put { key, value: value.into(), ttl_ms: 0, lease: 0 };
+    let row = |key: Bytes, value: Vec<u8>| TxnOp::Put {
+        key,
+        value: value.into(),
+        ttl_ms: 0,
+        lease: 0,
+    };
     let cluster = pb::ShardMap {
         cluster_id: map.cluster_id.clone(),
         cluster_name: map.cluster_name.clone(),
         ..Default::default()
     };
     let mut ops = vec![row(Bytes::from_static(CLUSTER), cluster.encode_to_vec())];
-    ops.extend(map.nodes.iter().map(|n| row([NODE, &n.id.to_be_bytes()].concat().into(), n.encode_to_vec())));
-    ops.extend(map.shards.iter().map(|s| row([SHARD, &s.id.to_be_bytes()].concat().into(), s.encode_to_vec())));
+    ops.extend(
+        map.nodes
+            .iter()
+            .map(|n| row([NODE, &n.id.to_be_bytes()].concat().into(), n.encode_to_vec())),
+    );
+    ops.extend(
+        map.shards
+            .iter()
+            .map(|s| row([SHARD, &s.id.to_be_bytes()].concat().into(), s.encode_to_vec())),
+    );
     let txn = Txn {
         compares: vec![kvsvr_core::command::Compare::absent(Bytes::from_static(CLUSTER))],
         then_ops: ops,
         else_ops: Vec::new(),
     };
-    encode_command(&Command { partition: partition(), session: None, op: Op::Txn(txn) })
+    encode_command(&Command {
+        partition: partition(),
+        session: None,
+        op: Op::Txn(txn),
+    })
 }
 
 /// The stored map; `None` before the first is stored.
@@ -106,16 +132,22 @@ pub fn load(engine: &dyn EngineRead) -> Result<Option<pb::ShardMap>, EngineError
     let prefix = keys::partition_prefix(META_SHARD, &partition());
     let end = keys::prefix_end(&prefix);
     let mut bad = None;
-    let scan = Scan { start: &prefix, end: &end, reverse: false };
-    engine.scan(kvsvr_core::engine::Cf::Data, scan, &mut |key, value| {
-        match add_row(&mut map, &key[prefix.len()..], value) {
+    let scan = Scan {
+        start: &prefix,
+        end: &end,
+        reverse: false,
+    };
+    engine.scan(
+        kvsvr_core::engine::Cf::Data,
+        scan,
+        &mut |key, value| match add_row(&mut map, &key[prefix.len()..], value) {
             Ok(()) => ControlFlow::Continue(()),
             Err(reason) => {
                 bad = Some(reason);
                 ControlFlow::Break(())
             }
-        }
-    })?;
+        },
+    )?;
     match bad {
         Some(reason) => Err(EngineError::Corrupt(format!("meta shard: {reason}"))),
         None => Ok((!map.cluster_id.is_empty()).then_some(map)),
@@ -131,9 +163,11 @@ fn add_row(map: &mut pb::ShardMap, key: &[u8], encoded: &[u8]) -> Result<(), Str
         map.cluster_id = cluster.cluster_id;
         map.cluster_name = cluster.cluster_name;
     } else if key.starts_with(NODE) {
-        map.nodes.push(pb::NodeInfo::decode(row.value).map_err(undecodable)?);
+        map.nodes
+            .push(pb::NodeInfo::decode(row.value).map_err(undecodable)?);
     } else if key.starts_with(SHARD) {
-        map.shards.push(pb::ShardInfo::decode(row.value).map_err(undecodable)?);
+        map.shards
+            .push(pb::ShardInfo::decode(row.value).map_err(undecodable)?);
     }
     Ok(())
 }
@@ -165,18 +199,33 @@ mod tests {
     use super::*;
 
     fn nodes(n: u64) -> Vec<pb::NodeInfo> {
-        (1..=n).map(|id| pb::NodeInfo { id, ..Default::default() }).collect()
+        (1..=n)
+            .map(|id| pb::NodeInfo {
+                id,
+                ..Default::default()
+            })
+            .collect()
     }
 
     #[test]
     fn a_layout_covers_every_slot_once_and_spreads_leaders() {
         let map = layout("c", "test", nodes(5), 16, 3).unwrap();
         let table = SlotTable::new(&map);
-        let covered: u32 = map.shards.iter().skip(1).map(|s| s.last_slot - s.first_slot + 1).sum();
+        let covered: u32 = map
+            .shards
+            .iter()
+            .skip(1)
+            .map(|s| s.last_slot - s.first_slot + 1)
+            .sum();
         assert_eq!(covered, u32::from(SLOTS));
         assert!((0..SLOTS).all(|slot| table.shard(slot).is_some()));
         for node in 1..=5 {
-            let led = map.shards.iter().skip(1).filter(|s| s.replicas[0] == node).count();
+            let led = map
+                .shards
+                .iter()
+                .skip(1)
+                .filter(|s| s.replicas[0] == node)
+                .count();
             assert!((3..=4).contains(&led), "node {node} leads {led} shards");
         }
         assert!(map.shards.iter().skip(1).all(|s| s.replicas.len() == 3));
@@ -187,7 +236,10 @@ mod tests {
     fn impossible_layouts_say_why() {
         assert_eq!(
             layout("c", "", nodes(2), 1, 3),
-            Err(LayoutError::Replication { replication: 3, nodes: 2 })
+            Err(LayoutError::Replication {
+                replication: 3,
+                nodes: 2
+            })
         );
         assert_eq!(layout("c", "", nodes(3), 1, 2), Err(LayoutError::Even(2)));
         assert_eq!(layout("c", "", nodes(3), 0, 1), Err(LayoutError::Shards(0)));

@@ -79,7 +79,8 @@ impl Head {
         self.floor.store(machine.floor(), Ordering::Release);
         self.stamp.store(machine.last_stamp(), Ordering::Release);
         self.revision.store(machine.revision(), Ordering::Release);
-        self.applied_next.store(machine.applied().map_or(0, |p| p.index + 1), Ordering::Release);
+        self.applied_next
+            .store(machine.applied().map_or(0, |p| p.index + 1), Ordering::Release);
         self.changed.notify_waiters();
     }
 
@@ -128,10 +129,23 @@ impl StateMachine {
         let machine = Machine::load(shard, &*engine).map_err(io::Error::other)?;
         let head = Arc::new(Head::default());
         head.publish(&machine);
-        let history = ShardHistory { shard, engine: engine.clone(), head: head.clone() };
+        let history = ShardHistory {
+            shard,
+            engine: engine.clone(),
+            head: head.clone(),
+        };
         let hub = Hub::new(Arc::new(history), machine.revision(), hub_bytes);
-        let shared = Shared { shard, engine, machine: Mutex::new(machine), head, hub, metrics };
-        Ok(Self { shared: Arc::new(shared) })
+        let shared = Shared {
+            shard,
+            engine,
+            machine: Mutex::new(machine),
+            head,
+            hub,
+            metrics,
+        };
+        Ok(Self {
+            shared: Arc::new(shared),
+        })
     }
 
     /// Where watchers subscribe.
@@ -153,9 +167,15 @@ impl StateMachine {
         let started = Instant::now();
         let shared = &*self.shared;
         let mut machine = shared.machine.lock();
-        let applied = machine.apply(&*shared.engine, entries).map_err(io::Error::other)?;
+        let applied = machine
+            .apply(&*shared.engine, entries)
+            .map_err(io::Error::other)?;
         shared.engine.write(applied.batch).map_err(io::Error::other)?;
-        let expired = applied.events.iter().filter(|event| event.kind == EventKind::Expire).count();
+        let expired = applied
+            .events
+            .iter()
+            .filter(|event| event.kind == EventKind::Expire)
+            .count();
         if expired > 0 {
             shared.metrics.expired(expired as u64);
         }
@@ -178,7 +198,10 @@ impl StateMachine {
     }
 
     fn snapshot(&self) -> io::Result<Option<Snapshot>> {
-        Ok(self.durable_meta()?.map(|meta| Snapshot { meta, snapshot: SnapshotData::Local }))
+        Ok(self.durable_meta()?.map(|meta| Snapshot {
+            meta,
+            snapshot: SnapshotData::Local,
+        }))
     }
 }
 
@@ -208,8 +231,7 @@ impl RaftStateMachine<TypeConfig> for StateMachine {
 
     async fn applied_state(&mut self) -> Result<(Option<LogId>, StoredMembership), io::Error> {
         let machine = self.shared.machine.lock();
-        let membership =
-            convert::decode_stored_membership(machine.membership()).map_err(io::Error::other)?;
+        let membership = convert::decode_stored_membership(machine.membership()).map_err(io::Error::other)?;
         Ok((machine.applied().map(convert::log_id), membership))
     }
 
@@ -230,7 +252,11 @@ impl RaftStateMachine<TypeConfig> for StateMachine {
                 responders.push(responder);
                 let full = bytes >= MAX_APPLY_BYTES || batch.len() >= MAX_APPLY_ENTRIES;
                 // Only what is there already: waiting for more would delay these.
-                next = if full { None } else { entries.next().now_or_never().flatten().transpose()? };
+                next = if full {
+                    None
+                } else {
+                    entries.next().now_or_never().flatten().transpose()?
+                };
             }
             self.apply_batch(&batch, responders)?;
         }
@@ -279,7 +305,7 @@ impl RaftSnapshotBuilder<TypeConfig> for StateMachine {
     type SnapshotData = SnapshotData;
 
     async fn build_snapshot(&mut self) -> Result<Snapshot, io::Error> {
-        self.snapshot()?.ok_or_else(|| io::Error::other("nothing has been flushed yet"))
+        self.snapshot()?
+            .ok_or_else(|| io::Error::other("nothing has been flushed yet"))
     }
 }
-

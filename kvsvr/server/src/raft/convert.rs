@@ -23,27 +23,46 @@ pub struct Malformed(pub &'static str);
 
 /// A log id as the state machine knows it.
 pub fn position(id: &LogId) -> LogPosition {
-    LogPosition { index: id.index, term: id.leader_id.term, node: id.leader_id.node_id }
+    LogPosition {
+        index: id.index,
+        term: id.leader_id.term,
+        node: id.leader_id.node_id,
+    }
 }
 
 /// A log id as openraft knows it.
 pub fn log_id(position: LogPosition) -> LogId {
-    LogId::new(of::CommittedLeaderIdOf::<TypeConfig>::new(position.term, position.node), position.index)
+    LogId::new(
+        of::CommittedLeaderIdOf::<TypeConfig>::new(position.term, position.node),
+        position.index,
+    )
 }
 
 /// A log id as it is sent.
 pub fn pb_log_id(id: &LogId) -> pb::PbLogId {
-    pb::PbLogId { term: id.leader_id.term, node_id: id.leader_id.node_id, index: id.index }
+    pb::PbLogId {
+        term: id.leader_id.term,
+        node_id: id.leader_id.node_id,
+        index: id.index,
+    }
 }
 
 /// A received log id.
 pub fn from_pb_log_id(id: &pb::PbLogId) -> LogId {
-    log_id(LogPosition { index: id.index, term: id.term, node: id.node_id })
+    log_id(LogPosition {
+        index: id.index,
+        term: id.term,
+        node: id.node_id,
+    })
 }
 
 /// A vote as it is stored.
 pub fn vote_record(vote: &Vote) -> VoteRecord {
-    VoteRecord { term: vote.leader_id.term, node: vote.leader_id.node_id, committed: vote.committed }
+    VoteRecord {
+        term: vote.leader_id.term,
+        node: vote.leader_id.node_id,
+        committed: vote.committed,
+    }
 }
 
 /// A stored vote.
@@ -55,13 +74,25 @@ pub fn vote(record: VoteRecord) -> Vote {
 
 /// A vote as it is sent.
 pub fn pb_vote(vote: &Vote) -> pb::PbVote {
-    pb::PbVote { term: vote.leader_id.term, node_id: vote.leader_id.node_id, committed: vote.committed }
+    pb::PbVote {
+        term: vote.leader_id.term,
+        node_id: vote.leader_id.node_id,
+        committed: vote.committed,
+    }
 }
 
 /// A received vote.
 pub fn from_pb_vote(received: Option<&pb::PbVote>) -> Result<Vote, Malformed> {
-    let pb::PbVote { term, node_id: node, committed } = *received.ok_or(Malformed("no vote"))?;
-    Ok(vote(VoteRecord { term, node, committed }))
+    let pb::PbVote {
+        term,
+        node_id: node,
+        committed,
+    } = *received.ok_or(Malformed("no vote"))?;
+    Ok(vote(VoteRecord {
+        term,
+        node,
+        committed,
+    }))
 }
 
 /// A membership as it is stored and sent.
@@ -70,7 +101,9 @@ pub fn pb_membership(membership: &Membership) -> pb::PbMembership {
         configs: membership
             .get_joint_config()
             .iter()
-            .map(|ids| pb::PbNodeSet { ids: ids.iter().copied().collect() })
+            .map(|ids| pb::PbNodeSet {
+                ids: ids.iter().copied().collect(),
+            })
             .collect(),
         nodes: membership
             .nodes()
@@ -85,12 +118,23 @@ pub fn pb_membership(membership: &Membership) -> pb::PbMembership {
 
 /// A stored or received membership.
 pub fn from_pb_membership(membership: pb::PbMembership) -> Result<Membership, Malformed> {
-    let configs: Vec<BTreeSet<u64>> =
-        membership.configs.into_iter().map(|set| set.ids.into_iter().collect()).collect();
+    let configs: Vec<BTreeSet<u64>> = membership
+        .configs
+        .into_iter()
+        .map(|set| set.ids.into_iter().collect())
+        .collect();
     let nodes: BTreeMap<u64, PeerNode> = membership
         .nodes
         .into_iter()
-        .map(|peer| (peer.id, PeerNode { address: peer.address, store_id: peer.store_id }))
+        .map(|peer| {
+            (
+                peer.id,
+                PeerNode {
+                    address: peer.address,
+                    store_id: peer.store_id,
+                },
+            )
+        })
         .collect();
     Membership::new(configs, nodes).map_err(|_| Malformed("a voter without a node"))
 }
@@ -126,11 +170,16 @@ pub fn record(entry: Entry) -> EntryRecord {
     let (kind, payload) = match entry.payload {
         EntryPayload::Blank => (EntryKind::Blank, Bytes::new()),
         EntryPayload::Normal(batch) => (EntryKind::Batch, batch.0),
-        EntryPayload::Membership(membership) => {
-            (EntryKind::Membership, pb_membership(&membership).encode_to_vec().into())
-        }
+        EntryPayload::Membership(membership) => (
+            EntryKind::Membership,
+            pb_membership(&membership).encode_to_vec().into(),
+        ),
     };
-    EntryRecord { position, kind, payload }
+    EntryRecord {
+        position,
+        kind,
+        payload,
+    }
 }
 
 /// An entry from the WAL.
@@ -151,15 +200,20 @@ fn pb_entry(entry: Entry) -> pb::PbEntry {
     let payload = match entry.payload {
         EntryPayload::Blank => pb::pb_entry::Payload::Blank(true),
         EntryPayload::Normal(batch) => pb::pb_entry::Payload::Batch(batch.0),
-        EntryPayload::Membership(membership) => {
-            pb::pb_entry::Payload::Membership(pb_membership(&membership))
-        }
+        EntryPayload::Membership(membership) => pb::pb_entry::Payload::Membership(pb_membership(&membership)),
     };
-    pb::PbEntry { log_id: Some(pb_log_id(&entry.log_id)), payload: Some(payload) }
+    pb::PbEntry {
+        log_id: Some(pb_log_id(&entry.log_id)),
+        payload: Some(payload),
+    }
 }
 
 fn from_pb_entry(entry: pb::PbEntry) -> Result<Entry, Malformed> {
-    let id = entry.log_id.as_ref().map(from_pb_log_id).ok_or(Malformed("entry without log id"))?;
+    let id = entry
+        .log_id
+        .as_ref()
+        .map(from_pb_log_id)
+        .ok_or(Malformed("entry without log id"))?;
     let payload = match entry.payload.ok_or(Malformed("entry without payload"))? {
         pb::pb_entry::Payload::Blank(_) => EntryPayload::Blank,
         pb::pb_entry::Payload::Batch(bytes) => EntryPayload::Normal(Batch(bytes)),
@@ -186,7 +240,11 @@ pub fn from_pb_append(request: pb::AppendRequest) -> Result<AppendEntriesRequest
     Ok(AppendEntriesRequest {
         vote: from_pb_vote(request.vote.as_ref())?,
         prev_log_id: request.prev_log_id.as_ref().map(from_pb_log_id),
-        entries: request.entries.into_iter().map(from_pb_entry).collect::<Result<_, _>>()?,
+        entries: request
+            .entries
+            .into_iter()
+            .map(from_pb_entry)
+            .collect::<Result<_, _>>()?,
         leader_commit: request.leader_commit.as_ref().map(from_pb_log_id),
     })
 }
@@ -217,8 +275,12 @@ pub fn from_pb_append_result(
     let id = response.log_id.as_ref().map(from_pb_log_id);
     Ok(Ok(match response.kind() {
         Kind::Success | Kind::Partial => Ok(id),
-        Kind::Conflict => Err(StreamAppendError::Conflict(id.ok_or(Malformed("conflict without log id"))?)),
-        Kind::HigherVote => Err(StreamAppendError::HigherVote(from_pb_vote(response.vote.as_ref())?)),
+        Kind::Conflict => Err(StreamAppendError::Conflict(
+            id.ok_or(Malformed("conflict without log id"))?,
+        )),
+        Kind::HigherVote => Err(StreamAppendError::HigherVote(from_pb_vote(
+            response.vote.as_ref(),
+        )?)),
         Kind::Refused => return Ok(Err(response.message)),
     }))
 }

@@ -33,7 +33,10 @@ impl LogStore {
 
     async fn read(&self, start: u64, end: u64, max_bytes: usize) -> io::Result<Vec<Entry>> {
         let records = self.wal.read(self.shard, start..end, max_bytes).await?;
-        records.into_iter().map(|r| convert::entry(r).map_err(io::Error::other)).collect()
+        records
+            .into_iter()
+            .map(|r| convert::entry(r).map_err(io::Error::other))
+            .collect()
     }
 }
 
@@ -58,7 +61,11 @@ fn waiter() -> (Done, impl Future<Output = io::Result<()>>) {
         // The waiting side may be gone at shutdown; nobody is left to tell then.
         let _ = sender.send(result);
     });
-    (done, async move { receiver.await.map_err(|_| io::Error::other("the WAL writer has stopped"))? })
+    (done, async move {
+        receiver
+            .await
+            .map_err(|_| io::Error::other("the WAL writer has stopped"))?
+    })
 }
 
 impl RaftLogReader<TypeConfig> for LogStore {
@@ -101,7 +108,8 @@ impl RaftLogStorage<TypeConfig> for LogStore {
     }
 
     async fn save_committed(&mut self, committed: Option<LogId>) -> Result<(), io::Error> {
-        self.wal.save_committed(self.shard, committed.as_ref().map(convert::position));
+        self.wal
+            .save_committed(self.shard, committed.as_ref().map(convert::position));
         Ok(())
     }
 
@@ -115,7 +123,11 @@ impl RaftLogStorage<TypeConfig> for LogStore {
         I::IntoIter: OptionalSend,
     {
         let records = entries.into_iter().map(convert::record).collect();
-        self.wal.append(self.shard, records, Box::new(move |result| callback.io_completed(result)));
+        self.wal.append(
+            self.shard,
+            records,
+            Box::new(move |result| callback.io_completed(result)),
+        );
         Ok(())
     }
 

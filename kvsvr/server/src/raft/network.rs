@@ -67,8 +67,10 @@ impl Peers {
         request: &Q,
         deadline: Duration,
     ) -> Result<A, TransportError> {
-        let bytes =
-            self.transport.call(address, Class::Control, method, encode(request), deadline).await?;
+        let bytes = self
+            .transport
+            .call(address, Class::Control, method, encode(request), deadline)
+            .await?;
         A::decode(bytes).map_err(|e| TransportError::Rejected {
             address: address.to_owned(),
             reason: format!("its answer does not decode: {e}"),
@@ -93,7 +95,12 @@ pub struct NetworkFactory {
 
 impl NetworkFactory {
     fn connect(&self, target: u64, node: &PeerNode, heartbeat: bool) -> Network {
-        Network { factory: self.clone(), target, node: node.clone(), heartbeat }
+        Network {
+            factory: self.clone(),
+            target,
+            node: node.clone(),
+            heartbeat,
+        }
     }
 }
 
@@ -123,7 +130,9 @@ fn unreachable(error: impl ToString) -> RpcError {
 
 impl Network {
     fn envelope(&self) -> pb::Envelope {
-        self.factory.peers.envelope(self.factory.shard, self.target, &self.node)
+        self.factory
+            .peers
+            .envelope(self.factory.shard, self.target, &self.node)
     }
 
     async fn control<Q: Message, A: Message + Default>(
@@ -321,8 +330,7 @@ impl RaftNetworkV2<TypeConfig> for Network {
         option: RPCOption,
     ) -> Result<VoteResponse<TypeConfig>, RpcError> {
         let request = convert::pb_vote_request(&rpc, self.envelope());
-        let response: pb::VoteResponse =
-            self.control(Method::RaftVote, request, option.soft_ttl()).await?;
+        let response: pb::VoteResponse = self.control(Method::RaftVote, request, option.soft_ttl()).await?;
         convert::from_pb_vote_response(&response).map_err(unreachable)
     }
 
@@ -332,8 +340,9 @@ impl RaftNetworkV2<TypeConfig> for Network {
         option: RPCOption,
     ) -> Result<VoteResponse<TypeConfig>, RpcError> {
         let request = convert::pb_vote_request(&rpc, self.envelope());
-        let response: pb::VoteResponse =
-            self.control(Method::RaftPreVote, request, option.soft_ttl()).await?;
+        let response: pb::VoteResponse = self
+            .control(Method::RaftPreVote, request, option.soft_ttl())
+            .await?;
         convert::from_pb_vote_response(&response).map_err(unreachable)
     }
 
@@ -344,7 +353,10 @@ impl RaftNetworkV2<TypeConfig> for Network {
         cancel: impl Future<Output = ReplicationClosed> + OptionalSend + 'static,
         _option: RPCOption,
     ) -> Result<SnapshotResponse<TypeConfig>, StreamingError<TypeConfig>> {
-        let sending = self.factory.snapshots.send(&self.factory, self.target, &self.node, vote, snapshot);
+        let sending = self
+            .factory
+            .snapshots
+            .send(&self.factory, self.target, &self.node, vote, snapshot);
         tokio::select! { biased;
             closed = cancel => Err(StreamingError::Closed(closed)),
             sent = sending => match sent {
@@ -365,8 +377,9 @@ impl RaftNetworkV2<TypeConfig> for Network {
             to_node: *request.to_node_id(),
             last_log_id: request.last_log_id().map(convert::pb_log_id),
         };
-        let response: pb::TransferLeadershipResponse =
-            self.control(Method::RaftTransferLeadership, message, TRANSFER_DEADLINE).await?;
+        let response: pb::TransferLeadershipResponse = self
+            .control(Method::RaftTransferLeadership, message, TRANSFER_DEADLINE)
+            .await?;
         if response.result.is_empty() {
             Ok(Ok(()))
         } else {

@@ -20,7 +20,9 @@ use tokio::sync::{mpsc, oneshot};
 
 /// Unix milliseconds by this node's wall clock. Only for stamps on entries and for people.
 pub fn wall_clock_ms() -> u64 {
-    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| d.as_millis() as u64)
+    SystemTime::now()
+        .duration_since(UNIX_EPOCH)
+        .map_or(0, |d| d.as_millis() as u64)
 }
 
 /// Random bytes from the runtime's generator.
@@ -175,10 +177,19 @@ impl AsyncRuntime for Runtime {
         tokio::time::sleep_until(deadline.0)
     }
     fn timeout<R, F: Future<Output = R> + OptionalSend>(duration: Duration, future: F) -> Timeout<F> {
-        Timeout { future, sleep: tokio::time::sleep(duration) }
+        Timeout {
+            future,
+            sleep: tokio::time::sleep(duration),
+        }
     }
-    fn timeout_at<R, F: Future<Output = R> + OptionalSend>(deadline: RuntimeInstant, future: F) -> Timeout<F> {
-        Timeout { future, sleep: tokio::time::sleep_until(deadline.0) }
+    fn timeout_at<R, F: Future<Output = R> + OptionalSend>(
+        deadline: RuntimeInstant,
+        future: F,
+    ) -> Timeout<F> {
+        Timeout {
+            future,
+            sleep: tokio::time::sleep_until(deadline.0),
+        }
     }
     fn is_panic(error: &Self::JoinError) -> bool {
         error.is_panic()
@@ -186,11 +197,16 @@ impl AsyncRuntime for Runtime {
     fn thread_rng() -> RuntimeRng {
         RuntimeRng
     }
-    #[expect(clippy::expect_used, reason = "the trait cannot fail; without a runtime nothing can go on")]
+    #[expect(
+        clippy::expect_used,
+        reason = "the trait cannot fail; without a runtime nothing can go on"
+    )]
     fn new(_threads: usize) -> Self {
         #[cfg(madsim)]
         {
-            Self { runtime: madsim::runtime::Runtime::with_seed_and_config(1, Default::default()) }
+            Self {
+                runtime: madsim::runtime::Runtime::with_seed_and_config(1, Default::default()),
+            }
         }
         #[cfg(not(madsim))]
         {
@@ -214,7 +230,10 @@ impl AsyncRuntime for Runtime {
         F: FnOnce() -> T + Send + 'static,
         T: Send + 'static,
     {
-        #[allow(deprecated, reason = "deprecated in madsim-tokio only to point out that it runs inline there")]
+        #[allow(
+            deprecated,
+            reason = "deprecated in madsim-tokio only to point out that it runs inline there"
+        )]
         let handle = tokio::task::spawn_blocking(f);
         async move { handle.await.map_err(io::Error::other) }
     }
@@ -344,7 +363,10 @@ mod watch {
         type Sender<T: OptionalSend + OptionalSync> = WatchSender<T>;
         type Receiver<T: OptionalSend + OptionalSync> = WatchReceiver<T>;
         type Ref<'a, T: OptionalSend + 'a> = watch::Ref<'a, T>;
-        #[expect(clippy::disallowed_methods, reason = "this is the runtime's own Watch, outside simulation")]
+        #[expect(
+            clippy::disallowed_methods,
+            reason = "this is the runtime's own Watch, outside simulation"
+        )]
         fn channel<T: OptionalSend + OptionalSync>(init: T) -> (WatchSender<T>, WatchReceiver<T>) {
             let (sender, receiver) = watch::channel(init);
             (WatchSender(sender), WatchReceiver(receiver))

@@ -9,12 +9,7 @@
 //! receiver answers which transfer it has begun and how far it got; the sender offers that one again, or a new one; then chunks
 //! and acknowledgements; after the last chunk the receiver installs and answers with its vote.
 
-use std::{
-    collections::BTreeMap,
-    ops::ControlFlow,
-    sync::Arc,
-    time::Duration,
-};
+use std::{collections::BTreeMap, ops::ControlFlow, sync::Arc, time::Duration};
 
 use bytes::{Buf, BufMut, Bytes, BytesMut};
 use kvsvr_client::transport::{Class, Method, StreamReceiver, StreamSender};
@@ -84,10 +79,15 @@ impl EngineRead for Durable<'_> {
 /// The snapshot meta of a state: its applied position and membership. `None` if nothing was applied yet.
 pub fn meta_of(engine: &dyn EngineRead, shard: ShardId) -> Result<Option<Meta>, std::io::Error> {
     let head = shard_head(engine, shard).map_err(std::io::Error::other)?;
-    let Some(applied) = head.applied else { return Ok(None) };
+    let Some(applied) = head.applied else {
+        return Ok(None);
+    };
     let last_membership =
         convert::decode_stored_membership(&head.membership).map_err(std::io::Error::other)?;
-    Ok(Some(SnapshotMeta { last_log_id: Some(convert::log_id(applied)), last_membership }))
+    Ok(Some(SnapshotMeta {
+        last_log_id: Some(convert::log_id(applied)),
+        last_membership,
+    }))
 }
 
 /// Why a transfer failed; it is tried again later.
@@ -144,14 +144,24 @@ impl SnapshotSender {
         status: Arc<TransferStatus>,
         metrics: Arc<Metrics>,
     ) -> Self {
-        Self { checkpoints, store_id, slots: Semaphore::new(MAX_SNAPSHOTS_SENDING), status, metrics }
+        Self {
+            checkpoints,
+            store_id,
+            slots: Semaphore::new(MAX_SNAPSHOTS_SENDING),
+            status,
+            metrics,
+        }
     }
 
     /// Removes checkpoints that no transfer can use any more: all but the newest of each shard.
     pub fn remove_stale(&self) -> Result<(), EngineError> {
         let mut newest: BTreeMap<u32, u64> = BTreeMap::new();
-        let parsed: Vec<_> =
-            self.checkpoints.list()?.into_iter().map(|name| (parse_name(&name), name)).collect();
+        let parsed: Vec<_> = self
+            .checkpoints
+            .list()?
+            .into_iter()
+            .map(|name| (parse_name(&name), name))
+            .collect();
         for (shard, index) in parsed.iter().filter_map(|(p, _)| *p) {
             let entry = newest.entry(shard).or_default();
             *entry = (*entry).max(index);
@@ -190,7 +200,10 @@ impl SnapshotSender {
     ) -> Result<Vote, TransferError> {
         let shard = network.shard;
         let required = snapshot.meta.last_log_id.map_or(0, |id| id.index);
-        let opened = network.peers.transport.open(&node.address, Class::Bulk, Method::RaftSnapshot);
+        let opened = network
+            .peers
+            .transport
+            .open(&node.address, Class::Bulk, Method::RaftSnapshot);
         let (sender, mut receiver) = opened.await.map_err(peer)?;
         let mut offer = pb::SnapshotOffer {
             envelope: Some(network.peers.envelope(shard, target, node)),
@@ -206,12 +219,20 @@ impl SnapshotSender {
         offer.membership = Some(convert::pb_stored_membership(&meta.last_membership));
         let begun = exchange(&sender, &mut receiver, &offer).await?;
         tracing::info!(%shard, target, snapshot = offer.snapshot_id, from_chunk = begun.next_chunk, "sending a snapshot");
-        let mut stream = ChunkStream { sender, receiver, next: begun.next_chunk, acked: begun.next_chunk };
+        let mut stream = ChunkStream {
+            sender,
+            receiver,
+            next: begun.next_chunk,
+            acked: begun.next_chunk,
+        };
         let mut position = Some(Position::decode(&begun.resume_after)?);
         while let Some(after) = position {
             let chunk = next_chunk(&*source, shard, &after)?;
             position = chunk.next;
-            self.status.set(shard, Some(format!("sending to node {target}: chunk {}", stream.next)));
+            self.status.set(
+                shard,
+                Some(format!("sending to node {target}: chunk {}", stream.next)),
+            );
             self.metrics.snapshot_sent(chunk.data.len());
             let pause = Duration::from_secs_f64(chunk.data.len() as f64 / SNAPSHOT_BYTES_PER_SECOND as f64);
             stream.send(chunk.data, position.is_none()).await?;
@@ -232,7 +253,9 @@ impl SnapshotSender {
         required: u64,
         resume: &str,
     ) -> Result<(String, Box<dyn EngineRead + Send + Sync>), TransferError> {
-        let ours = resume.strip_prefix(&self.store_id).and_then(|rest| rest.strip_prefix('/'));
+        let ours = resume
+            .strip_prefix(&self.store_id)
+            .and_then(|rest| rest.strip_prefix('/'));
         let usable = |name: &str| parse_name(name).is_some_and(|(s, i)| s == shard.0 && i >= required);
         if let Some(name) = ours.filter(|name| usable(name))
             && let Some(source) = self.checkpoints.open(name)?
@@ -244,7 +267,10 @@ impl SnapshotSender {
         if self.checkpoints.open(&name)?.is_none() {
             self.checkpoints.create(&name)?;
         }
-        let source = self.checkpoints.open(&name)?.ok_or_else(|| peer("the new checkpoint vanished"))?;
+        let source = self
+            .checkpoints
+            .open(&name)?
+            .ok_or_else(|| peer("the new checkpoint vanished"))?;
         Ok((name, source))
     }
 }
@@ -259,7 +285,10 @@ async fn exchange(
     receiver: &mut StreamReceiver,
     offer: &pb::SnapshotOffer,
 ) -> Result<pb::SnapshotAck, TransferError> {
-    let message = pb::SnapshotChunk { offer: Some(offer.clone()), ..Default::default() };
+    let message = pb::SnapshotChunk {
+        offer: Some(offer.clone()),
+        ..Default::default()
+    };
     sender.send(message.encode_to_vec().into()).await.map_err(peer)?;
     receive_ack(receiver).await
 }
@@ -271,7 +300,11 @@ async fn receive_ack(receiver: &mut StreamReceiver) -> Result<pb::SnapshotAck, T
         .ok_or_else(|| peer("the peer closed the stream"))?
         .map_err(peer)?;
     let ack = pb::SnapshotAck::decode(bytes).map_err(peer)?;
-    if ack.error.is_empty() { Ok(ack) } else { Err(peer(ack.error)) }
+    if ack.error.is_empty() {
+        Ok(ack)
+    } else {
+        Err(peer(ack.error))
+    }
 }
 
 /// The sending side of a transfer: a window of unacknowledged chunks.
@@ -288,7 +321,13 @@ impl ChunkStream {
             self.acked = receive_ack(&mut self.receiver).await?.next_chunk;
         }
         let crc32c = crc32c::crc32c(&data);
-        let chunk = pb::SnapshotChunk { number: self.next, data, crc32c, last, ..Default::default() };
+        let chunk = pb::SnapshotChunk {
+            number: self.next,
+            data,
+            crc32c,
+            last,
+            ..Default::default()
+        };
         self.next += 1;
         timeout(SNAPSHOT_PATIENCE, self.sender.send(chunk.encode_to_vec().into()))
             .await
@@ -328,7 +367,10 @@ impl Position {
         if usize::from(bytes[0]) >= Cf::ALL.len() {
             return Err(peer("the resume position is malformed"));
         }
-        Ok(Self { cf: bytes[0], key: bytes.slice(1..) })
+        Ok(Self {
+            cf: bytes[0],
+            key: bytes.slice(1..),
+        })
     }
 }
 
@@ -344,12 +386,20 @@ fn next_chunk(source: &dyn EngineRead, shard: ShardId, after: &Position) -> Resu
     let mut position = after.clone();
     let (first, end) = keys::shard_range(shard);
     while let Some(cf) = Cf::ALL.get(usize::from(position.cf)).copied() {
-        let mut start = BytesMut::from(if position.key.is_empty() { &first[..] } else { &position.key[..] });
+        let mut start = BytesMut::from(if position.key.is_empty() {
+            &first[..]
+        } else {
+            &position.key[..]
+        });
         if !position.key.is_empty() {
             start.put_u8(0); // the smallest key after it
         }
         let mut last = None;
-        let scan = Scan { start: &start, end: &end, reverse: false };
+        let scan = Scan {
+            start: &start,
+            end: &end,
+            reverse: false,
+        };
         source.scan(cf, scan, &mut |key, value| {
             put_pair(&mut data, position.cf, key, value);
             if data.len() < SNAPSHOT_CHUNK_BYTES {
@@ -360,11 +410,20 @@ fn next_chunk(source: &dyn EngineRead, shard: ShardId, after: &Position) -> Resu
         })?;
         if let Some(key) = last {
             let next = Some(Position { cf: position.cf, key });
-            return Ok(Chunk { data: data.freeze(), next });
+            return Ok(Chunk {
+                data: data.freeze(),
+                next,
+            });
         }
-        position = Position { cf: position.cf + 1, key: Bytes::new() };
+        position = Position {
+            cf: position.cf + 1,
+            key: Bytes::new(),
+        };
     }
-    Ok(Chunk { data: data.freeze(), next: None })
+    Ok(Chunk {
+        data: data.freeze(),
+        next: None,
+    })
 }
 
 fn put_pair(out: &mut BytesMut, cf: u8, key: &[u8], value: &[u8]) {
@@ -382,7 +441,10 @@ fn pairs(mut data: Bytes, mut each: impl FnMut(Cf, Bytes, Bytes)) -> Result<(), 
         if data.remaining() < 9 {
             return Err(malformed());
         }
-        let cf = Cf::ALL.get(usize::from(data.get_u8())).copied().ok_or_else(malformed)?;
+        let cf = Cf::ALL
+            .get(usize::from(data.get_u8()))
+            .copied()
+            .ok_or_else(malformed)?;
         let (key_len, value_len) = (data.get_u32_le() as usize, data.get_u32_le() as usize);
         if data.remaining() < key_len + value_len {
             return Err(malformed());
@@ -419,7 +481,10 @@ impl Staged {
     pub async fn interrupted(disk: &DynDisk, shard: ShardId) -> std::io::Result<Option<Staged>> {
         let names = disk.list(&staging(shard)).await?;
         let found = names.iter().any(|n| n == INSTALL);
-        Ok(found.then(|| Staged { shard, disk: disk.clone() }))
+        Ok(found.then(|| Staged {
+            shard,
+            disk: disk.clone(),
+        }))
     }
 
     /// Replaces the shard's content by the staged one. Atomic over crashes together with [`Staged::interrupted`].
@@ -429,10 +494,14 @@ impl Staged {
         let mut check = FrameReader::new(file.clone()).await?;
         while check.next().await?.is_some() {}
         if !check.complete {
-            return Err(peer(format!("{dir}/{CHUNKS} is incomplete or damaged; remove {dir}, it is sent again")));
+            return Err(peer(format!(
+                "{dir}/{CHUNKS} is incomplete or damaged; remove {dir}, it is sent again"
+            )));
         }
         if !self.disk.list(&dir).await?.iter().any(|name| name == INSTALL) {
-            self.disk.rename(&format!("{dir}/{OFFER}"), &format!("{dir}/{INSTALL}")).await?;
+            self.disk
+                .rename(&format!("{dir}/{OFFER}"), &format!("{dir}/{INSTALL}"))
+                .await?;
             self.disk.sync_dir(&dir).await?;
         }
         let mut clear = WriteBatch::default();
@@ -471,7 +540,13 @@ struct FrameReader {
 impl FrameReader {
     async fn new(file: Arc<dyn DiskFile>) -> std::io::Result<Self> {
         let len = file.len().await?;
-        Ok(Self { file, offset: 0, len, frames: 0, complete: false })
+        Ok(Self {
+            file,
+            offset: 0,
+            len,
+            frames: 0,
+            complete: false,
+        })
     }
 
     async fn next(&mut self) -> std::io::Result<Option<Bytes>> {
@@ -516,7 +591,11 @@ struct Staging {
 impl SnapshotReceiver {
     /// Stages on `disk`.
     pub fn new(disk: DynDisk, status: Arc<TransferStatus>, metrics: Arc<Metrics>) -> Self {
-        Self { disk, status, metrics }
+        Self {
+            disk,
+            status,
+            metrics,
+        }
     }
 
     /// The receiving side of the dialogue. `install` hands the complete snapshot to Raft and returns the vote to answer with.
@@ -537,16 +616,40 @@ impl SnapshotReceiver {
         staging.file.sync().await?;
         let vote = convert::from_pb_vote(staging.offer.vote.as_ref()).map_err(peer)?;
         let last_log_id: Option<LogId> = staging.offer.last_log_id.as_ref().map(convert::from_pb_log_id);
-        let membership = staging.offer.membership.ok_or_else(|| peer("an offer without membership"))?;
+        let membership = staging
+            .offer
+            .membership
+            .ok_or_else(|| peer("an offer without membership"))?;
         let last_membership: StoredMembership =
             convert::from_pb_stored_membership(membership).map_err(peer)?;
-        let meta = SnapshotMeta { last_log_id, last_membership };
-        let staged = Staged { shard, disk: self.disk.clone() };
-        let vote = install(vote, meta, SnapshotData::Staged(staged)).await.map_err(peer)?;
+        let meta = SnapshotMeta {
+            last_log_id,
+            last_membership,
+        };
+        let staged = Staged {
+            shard,
+            disk: self.disk.clone(),
+        };
+        let vote = install(vote, meta, SnapshotData::Staged(staged))
+            .await
+            .map_err(peer)?;
         // Raft does not install what is older than its own state; then the chunks are of no use any more.
-        Staged { shard, disk: self.disk.clone() }.remove().await?;
+        Staged {
+            shard,
+            disk: self.disk.clone(),
+        }
+        .remove()
+        .await?;
         let vote = Some(convert::pb_vote(&vote));
-        reply(output, pb::SnapshotAck { installed: true, vote, ..Default::default() }).await
+        reply(
+            output,
+            pb::SnapshotAck {
+                installed: true,
+                vote,
+                ..Default::default()
+            },
+        )
+        .await
     }
 
     async fn receive_chunks(
@@ -557,9 +660,22 @@ impl SnapshotReceiver {
         output: &StreamSender,
     ) -> Result<Staging, TransferError> {
         let begun = self.resume(shard).await?;
-        let resume_id = begun.as_ref().map(|s| s.offer.snapshot_id.clone()).unwrap_or_default();
-        reply(output, pb::SnapshotAck { resume_id, ..Default::default() }).await?;
-        let offer = receive_chunk(input).await?.offer.ok_or_else(|| peer("a chunk before its offer"))?;
+        let resume_id = begun
+            .as_ref()
+            .map(|s| s.offer.snapshot_id.clone())
+            .unwrap_or_default();
+        reply(
+            output,
+            pb::SnapshotAck {
+                resume_id,
+                ..Default::default()
+            },
+        )
+        .await?;
+        let offer = receive_chunk(input)
+            .await?
+            .offer
+            .ok_or_else(|| peer("a chunk before its offer"))?;
         let mut staging = match begun {
             Some(staging) if staging.offer.snapshot_id == offer.snapshot_id => Staging { offer, ..staging },
             _ => self.begin(shard, offer).await?,
@@ -571,7 +687,8 @@ impl SnapshotReceiver {
                 return Err(peer(format!("chunk {} is damaged or out of order", chunk.number)));
             }
             self.metrics.snapshot_received(chunk.data.len());
-            self.status.set(shard, Some(format!("receiving: chunk {}", chunk.number)));
+            self.status
+                .set(shard, Some(format!("receiving: chunk {}", chunk.number)));
             let last = chunk.last;
             staging.append(chunk).await?;
             if last {
@@ -589,7 +706,9 @@ impl SnapshotReceiver {
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
             Err(error) => return Err(error.into()),
         };
-        let Ok(offer) = pb::SnapshotOffer::decode(offer) else { return Ok(None) };
+        let Ok(offer) = pb::SnapshotOffer::decode(offer) else {
+            return Ok(None);
+        };
         let file = self.disk.open(&format!("{dir}/{CHUNKS}"), true).await?;
         let mut reader = FrameReader::new(file.clone()).await?;
         let mut position = Position::default();
@@ -599,7 +718,13 @@ impl SnapshotReceiver {
             })?;
         }
         file.set_len(reader.offset).await?;
-        Ok(Some(Staging { offer, file, offset: reader.offset, chunks: reader.frames, position }))
+        Ok(Some(Staging {
+            offer,
+            file,
+            offset: reader.offset,
+            chunks: reader.frames,
+            position,
+        }))
     }
 
     async fn begin(&self, shard: ShardId, offer: pb::SnapshotOffer) -> Result<Staging, TransferError> {
@@ -608,11 +733,19 @@ impl SnapshotReceiver {
         self.disk.create_dir(&dir).await?;
         let file = self.disk.open(&format!("{dir}/{CHUNKS}"), true).await?;
         let marker = self.disk.open(&format!("{dir}/{OFFER}"), true).await?;
-        marker.write_at(0, vec![offer.encode_to_vec().into()], true).await?;
+        marker
+            .write_at(0, vec![offer.encode_to_vec().into()], true)
+            .await?;
         marker.sync().await?;
         self.disk.sync_dir(&dir).await?;
         self.disk.sync_dir("staging").await?;
-        Ok(Staging { offer, file, offset: 0, chunks: 0, position: Position::default() })
+        Ok(Staging {
+            offer,
+            file,
+            offset: 0,
+            chunks: 0,
+            position: Position::default(),
+        })
     }
 }
 
@@ -634,7 +767,9 @@ impl Staging {
         header.put_u32_le(chunk.data.len() as u32);
         header.put_u32_le(chunk.crc32c);
         let len = (FRAME_HEADER + chunk.data.len()) as u64;
-        self.file.write_at(self.offset, vec![header.freeze(), chunk.data], true).await?;
+        self.file
+            .write_at(self.offset, vec![header.freeze(), chunk.data], true)
+            .await?;
         self.offset += len;
         self.chunks += 1;
         Ok(())

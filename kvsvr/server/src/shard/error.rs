@@ -4,17 +4,27 @@ use kvsvr_proto::v1::{self as pb, ErrorCode};
 
 /// An error that says that nothing happened.
 pub fn definite(code: ErrorCode, message: impl Into<String>) -> pb::Error {
-    pb::Error { code: code.into(), message: message.into(), ..Default::default() }
+    pb::Error {
+        code: code.into(),
+        message: message.into(),
+        ..Default::default()
+    }
 }
 
 /// An error that says that it may have happened.
 pub fn unknown(code: ErrorCode, message: impl Into<String>) -> pb::Error {
-    pb::Error { unknown: true, ..definite(code, message) }
+    pb::Error {
+        unknown: true,
+        ..definite(code, message)
+    }
 }
 
 /// Come again after `ms` milliseconds.
 pub fn retry(code: ErrorCode, message: impl Into<String>, ms: u32) -> pb::Error {
-    pb::Error { retry_after_ms: ms, ..definite(code, message) }
+    pb::Error {
+        retry_after_ms: ms,
+        ..definite(code, message)
+    }
 }
 
 /// This node does not lead the shard.
@@ -29,7 +39,9 @@ pub fn not_leader(shard: u32, leader: Option<(u64, String)>) -> pb::Error {
         },
         None => retry(
             ErrorCode::NoLeader,
-            format!("shard {shard} has no leader now; a majority of its replicas must be up and reach each other"),
+            format!(
+                "shard {shard} has no leader now; a majority of its replicas must be up and reach each other"
+            ),
             crate::limits::NO_LEADER_RETRY_MS,
         ),
     }

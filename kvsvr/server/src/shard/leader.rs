@@ -5,11 +5,7 @@ use std::sync::{
     atomic::{AtomicBool, Ordering},
 };
 
-use openraft::{
-    Raft,
-    async_runtime::WatchReceiver as _,
-    metrics::RaftMetrics,
-};
+use openraft::{Raft, async_runtime::WatchReceiver as _, metrics::RaftMetrics};
 use parking_lot::RwLock;
 
 use crate::raft::{
@@ -28,7 +24,11 @@ pub struct LeaderView {
 impl LeaderView {
     /// Nobody leads, yet.
     pub fn new(me: u64) -> Self {
-        Self { me, is_me: AtomicBool::new(false), leader: RwLock::new(None) }
+        Self {
+            me,
+            is_me: AtomicBool::new(false),
+            leader: RwLock::new(None),
+        }
     }
 
     /// This node leads.

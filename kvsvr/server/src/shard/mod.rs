@@ -107,17 +107,22 @@ fn raft_config(cluster: &str, timing: Timing) -> io::Result<Config> {
 
 impl Shard {
     /// Starts the replica from what is on disk. `fatal` is called when it stops by itself.
-    pub async fn start(parts: ShardParts, fatal: impl FnOnce(String) + Send + 'static) -> io::Result<Arc<Self>> {
+    pub async fn start(
+        parts: ShardParts,
+        fatal: impl FnOnce(String) + Send + 'static,
+    ) -> io::Result<Arc<Self>> {
         let id = parts.id;
         if let Some(staged) = Staged::interrupted(&parts.disk, id).await? {
             tracing::warn!(shard = %id, "a snapshot was being installed when the node stopped; installing it again");
             staged.install(&*parts.engine).await.map_err(io::Error::other)?;
         }
-        let machine =
-            StateMachine::load(id, parts.engine.clone(), parts.hub_bytes, parts.metrics.clone())?;
+        let machine = StateMachine::load(id, parts.engine.clone(), parts.hub_bytes, parts.metrics.clone())?;
         let node_id = parts.peers.node_id;
-        let network =
-            NetworkFactory { peers: parts.peers.clone(), shard: id, snapshots: parts.snapshots };
+        let network = NetworkFactory {
+            peers: parts.peers.clone(),
+            shard: id,
+            snapshots: parts.snapshots,
+        };
         let config = Arc::new(raft_config(&parts.peers.cluster_id, parts.timing)?);
         let log = LogStore::new(parts.wal.clone(), id);
         let raft = Raft::new(node_id, config, network, log, machine.clone())
@@ -206,31 +211,47 @@ impl Shard {
     /// Proposes one command and waits for its outcome.
     pub async fn propose_one(&self, command: Bytes, deadline: Instant) -> Result<Bytes, pb::Error> {
         let (reply, answer) = ReplyTo::call();
-        self.propose(vec![Proposal { command, reply, deadline }]);
+        self.propose(vec![Proposal {
+            command,
+            reply,
+            deadline,
+        }]);
         match answer.await {
             Ok(Answer::Outcome(outcome)) => Ok(outcome),
             Ok(Answer::Error(error)) => Err(error),
-            Ok(Answer::Read(_)) | Err(_) => {
-                Err(error::unknown(ErrorCode::Internal, "the proposal was dropped without an answer"))
-            }
+            Ok(Answer::Read(_)) | Err(_) => Err(error::unknown(
+                ErrorCode::Internal,
+                "the proposal was dropped without an answer",
+            )),
         }
     }
 
     /// Marks a snapshot point at the engine's last flush and purges the log that nobody needs: what is flushed, and either acknowledged by
     /// all members or far behind. About `keep_bytes` of the newest entries stay. Never what is not applied (openraft issue 2116).
     pub async fn purge(&self, keep_bytes: u64) -> io::Result<()> {
-        let durable = kvsvr_core::read::shard_head(&Durable(&*self.engine), self.id).map_err(io::Error::other)?;
+        let durable =
+            kvsvr_core::read::shard_head(&Durable(&*self.engine), self.id).map_err(io::Error::other)?;
         self.engine.set_garbage_floor(self.id, durable.floor);
-        let Some(flushed) = durable.applied.map(|p| p.index) else { return Ok(()) };
+        let Some(flushed) = durable.applied.map(|p| p.index) else {
+            return Ok(());
+        };
         let metrics = self.raft.metrics().borrow_watched().clone();
         let purged = metrics.purged.map_or(0, |id| id.index);
         // What openraft's core knows to be applied, which may be less than what is.
         let applied = metrics.last_applied.map_or(0, |id| id.index);
-        let mut upto = flushed.min(applied).min(self.wal.index_before(self.id, keep_bytes));
+        let mut upto = flushed
+            .min(applied)
+            .min(self.wal.index_before(self.id, keep_bytes));
         if let Some(replication) = &metrics.replication {
             // A member that is only a little behind is served from the log.
-            let slowest = replication.values().map(|m| m.map_or(0, |id| id.index)).min().unwrap_or(upto);
-            let patience = self.wal.index_before(self.id, keep_bytes * crate::limits::PURGE_PATIENCE);
+            let slowest = replication
+                .values()
+                .map(|m| m.map_or(0, |id| id.index))
+                .min()
+                .unwrap_or(upto);
+            let patience = self
+                .wal
+                .index_before(self.id, keep_bytes * crate::limits::PURGE_PATIENCE);
             if slowest >= patience {
                 upto = upto.min(slowest);
             }
@@ -241,10 +262,17 @@ impl Shard {
         if metrics.snapshot.is_none_or(|id| id.index < upto) {
             self.raft.trigger().snapshot().await.map_err(io::Error::other)?;
             let wait = self.raft.wait(Some(Duration::from_secs(10)));
-            let reached = wait.metrics(|m| m.snapshot.is_some_and(|id| id.index >= upto), "snapshot point");
+            let reached = wait.metrics(
+                |m| m.snapshot.is_some_and(|id| id.index >= upto),
+                "snapshot point",
+            );
             reached.await.map_err(io::Error::other)?;
         }
-        self.raft.trigger().purge_log(upto).await.map_err(io::Error::other)
+        self.raft
+            .trigger()
+            .purge_log(upto)
+            .await
+            .map_err(io::Error::other)
     }
 
     /// A member that is caught up and was heard of within the last heartbeats, `preferred` before others.
@@ -256,7 +284,10 @@ impl Shard {
         let recent = self.heartbeat * PREFERRED_LEADER_HEARTBEATS;
         let membership = metrics.membership_config.membership();
         let ready = |id: &u64| {
-            let matched = replication.get(id).and_then(|m| m.as_ref()).map_or(0, |m| m.index);
+            let matched = replication
+                .get(id)
+                .and_then(|m| m.as_ref())
+                .map_or(0, |m| m.index);
             let heard = heartbeat.get(id).and_then(|at| at.as_ref());
             let near = last.saturating_sub(matched) <= crate::limits::TRANSFER_MAX_LAG;
             near && heard.is_some_and(|at| openraft::async_runtime::Instant::elapsed(&**at) < recent)
@@ -280,7 +311,11 @@ impl Shard {
             Some((id, _)) if id == preferred => {
                 *self.handed_over.lock() = term;
                 tracing::info!(shard = %self.id, to = preferred, "handing leadership to the preferred node");
-                self.raft.trigger().transfer_leader(preferred).await.map_err(io::Error::other)
+                self.raft
+                    .trigger()
+                    .transfer_leader(preferred)
+                    .await
+                    .map_err(io::Error::other)
             }
             _ => Ok(()),
         }
@@ -364,7 +399,10 @@ impl WatchSource for Shard {
     fn consumer(&self, name: &str) -> Option<ConsumerPosition> {
         self.machine.with_machine(|machine, _| {
             let row = machine.consumer(name.as_bytes())?;
-            Some(ConsumerPosition { epoch: row.epoch, cursor: row.cursor })
+            Some(ConsumerPosition {
+                epoch: row.epoch,
+                cursor: row.cursor,
+            })
         })
     }
 }

@@ -76,7 +76,13 @@ impl Proposer {
     pub fn spawn(shard: u32, raft: Raft<TypeConfig, StateMachine>, metrics: Arc<ShardMetrics>) -> Self {
         let (queue, receiver) = mpsc::unbounded_channel();
         let bytes = Arc::new(AtomicUsize::new(0));
-        let task = Task { shard, raft, metrics, bytes: bytes.clone(), waiting: Vec::new() };
+        let task = Task {
+            shard,
+            raft,
+            metrics,
+            bytes: bytes.clone(),
+            waiting: Vec::new(),
+        };
         tokio::spawn(task.run(receiver));
         Self { queue, bytes, shard }
     }
@@ -86,14 +92,26 @@ impl Proposer {
         let cost: usize = proposals.iter().map(cost).sum();
         if self.bytes.fetch_add(cost, Ordering::AcqRel) + cost > MAX_QUEUED_BYTES {
             self.bytes.fetch_sub(cost, Ordering::AcqRel);
-            let message = format!("shard {}: more than {MAX_QUEUED_BYTES} bytes of writes wait", self.shard);
+            let message = format!(
+                "shard {}: more than {MAX_QUEUED_BYTES} bytes of writes wait",
+                self.shard
+            );
             let answer = error::retry(ErrorCode::Overloaded, message, OVERLOADED_RETRY_MS);
-            send_all(proposals.into_iter().map(|p| (p.reply, Answer::Error(answer.clone()))));
+            send_all(
+                proposals
+                    .into_iter()
+                    .map(|p| (p.reply, Answer::Error(answer.clone()))),
+            );
             return;
         }
         if let Err(unsent) = self.queue.send(proposals) {
             let answer = error::definite(ErrorCode::NotReady, "the node is stopping");
-            send_all(unsent.0.into_iter().map(|p| (p.reply, Answer::Error(answer.clone()))));
+            send_all(
+                unsent
+                    .0
+                    .into_iter()
+                    .map(|p| (p.reply, Answer::Error(answer.clone()))),
+            );
         }
     }
 
@@ -144,7 +162,11 @@ impl Task {
     /// Makes one entry of what waits.
     fn propose_next(&mut self) -> BoxFuture<'static, (InFlight, Written)> {
         let mut commands = Vec::new();
-        let mut entry = InFlight { replies: Vec::new(), cost: 0, started: Instant::now() };
+        let mut entry = InFlight {
+            replies: Vec::new(),
+            cost: 0,
+            started: Instant::now(),
+        };
         let mut deadline = entry.started;
         let mut groups = std::mem::take(&mut self.waiting).into_iter();
         let mut rest = Vec::new();
@@ -168,7 +190,8 @@ impl Task {
         }
         rest.extend(groups);
         self.waiting = rest;
-        self.metrics.queued(commands.len(), self.bytes.load(Ordering::Relaxed));
+        self.metrics
+            .queued(commands.len(), self.bytes.load(Ordering::Relaxed));
         let batch = Batch(encode_batch(wall_clock_ms(), &commands));
         let raft = self.raft.clone();
         let shard = self.shard;
@@ -190,19 +213,30 @@ impl Task {
         self.metrics.committed(entry.started.elapsed());
         match written {
             Ok(outcomes) => {
-                assert_eq!(outcomes.len(), entry.replies.len(), "one outcome for each command");
+                assert_eq!(
+                    outcomes.len(),
+                    entry.replies.len(),
+                    "one outcome for each command"
+                );
                 self.metrics.wrote(outcomes.len() as u64);
                 for outcome in &outcomes {
                     if let OutcomeResult::Rejected(rejection) = &outcome.result {
                         self.metrics.rejected(rejection.code);
                     }
                 }
-                let answers = outcomes.iter().map(|outcome| Answer::Outcome(encode_outcome(outcome)));
+                let answers = outcomes
+                    .iter()
+                    .map(|outcome| Answer::Outcome(encode_outcome(outcome)));
                 send_all(entry.replies.into_iter().zip(answers));
             }
             Err(failure) => {
                 self.metrics.rejected(failure.code());
-                send_all(entry.replies.into_iter().map(|to| (to, Answer::Error(failure.clone()))));
+                send_all(
+                    entry
+                        .replies
+                        .into_iter()
+                        .map(|to| (to, Answer::Error(failure.clone()))),
+                );
             }
         }
     }
@@ -217,12 +251,14 @@ fn write_error(shard: u32, failure: RaftError<TypeConfig, ClientWriteError<TypeC
             e @ (ClientWriteError::ChangeMembershipError(_) | ClientWriteError::PreconditionFailed(_)),
         ) => error::definite(ErrorCode::Refused, format!("shard {shard}: {e}")),
         // The entry was appended, then lost its place: another node may have committed it.
-        RaftError::APIError(e @ ClientWriteError::LogEntryDiscarded(_)) => {
-            error::unknown(ErrorCode::Timeout, format!("shard {shard}: the leader changed: {e}"))
-        }
-        RaftError::Fatal(fatal) => {
-            error::unknown(ErrorCode::Internal, format!("shard {shard}: this replica has stopped: {fatal}"))
-        }
+        RaftError::APIError(e @ ClientWriteError::LogEntryDiscarded(_)) => error::unknown(
+            ErrorCode::Timeout,
+            format!("shard {shard}: the leader changed: {e}"),
+        ),
+        RaftError::Fatal(fatal) => error::unknown(
+            ErrorCode::Internal,
+            format!("shard {shard}: this replica has stopped: {fatal}"),
+        ),
     }
 }
 
@@ -235,7 +271,10 @@ fn forward_error(shard: u32, forward: ForwardToLeader<TypeConfig>) -> pb::Error 
         ),
         _ => error::not_leader(
             shard,
-            forward.leader_id.zip(forward.leader_node).map(|(id, node)| (id, node.address)),
+            forward
+                .leader_id
+                .zip(forward.leader_node)
+                .map(|(id, node)| (id, node.address)),
         ),
     }
 }

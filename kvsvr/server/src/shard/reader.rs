@@ -90,13 +90,18 @@ impl ReadContext {
             Err(_) => return Err(self.no_quorum()),
         };
         if let Some(index) = index {
-            timeout(READ_CONFIRM_TIMEOUT, self.head.wait_applied(index)).await.map_err(|_| {
-                error::retry(
-                    ErrorCode::Overloaded,
-                    format!("shard {}: this replica is behind; it has not applied entry {index} yet", self.shard),
-                    NO_LEADER_RETRY_MS,
-                )
-            })?;
+            timeout(READ_CONFIRM_TIMEOUT, self.head.wait_applied(index))
+                .await
+                .map_err(|_| {
+                    error::retry(
+                        ErrorCode::Overloaded,
+                        format!(
+                            "shard {}: this replica is behind; it has not applied entry {index} yet",
+                            self.shard
+                        ),
+                        NO_LEADER_RETRY_MS,
+                    )
+                })?;
         }
         let mut fresh = self.fresh_at.lock();
         *fresh = (*fresh).max(Some(started));
@@ -111,11 +116,20 @@ impl ReadContext {
         let Some((id, node)) = self.leader.leader() else {
             return Err(error::not_leader(self.shard, None));
         };
-        let envelope = self.peers.envelope(kvsvr_core::types::ShardId(self.shard), id, &node);
-        let request = pb::ReadIndexRequest { envelope: Some(envelope) };
+        let envelope = self
+            .peers
+            .envelope(kvsvr_core::types::ShardId(self.shard), id, &node);
+        let request = pb::ReadIndexRequest {
+            envelope: Some(envelope),
+        };
         let answer: pb::ReadIndexResponse = self
             .peers
-            .control(&node.address, Method::RaftReadIndex, &request, READ_CONFIRM_TIMEOUT)
+            .control(
+                &node.address,
+                Method::RaftReadIndex,
+                &request,
+                READ_CONFIRM_TIMEOUT,
+            )
             .await
             .map_err(|e| {
                 error::retry(
@@ -125,7 +139,11 @@ impl ReadContext {
                 )
             })?;
         if !answer.error.is_empty() {
-            return Err(error::retry(ErrorCode::NoLeader, answer.error, NO_LEADER_RETRY_MS));
+            return Err(error::retry(
+                ErrorCode::NoLeader,
+                answer.error,
+                NO_LEADER_RETRY_MS,
+            ));
         }
         Ok(answer.read_index.map(|id| id.index))
     }
@@ -137,7 +155,10 @@ impl ReadContext {
             Ok(linearizer) => Ok(Some(linearizer.read_log_id().index())),
             Err(RaftError::APIError(LinearizableReadError::ForwardToLeader(forward))) => {
                 let leader = forward.leader_id.zip(forward.leader_node);
-                Err(error::not_leader(self.shard, leader.map(|(id, node)| (id, node.address))))
+                Err(error::not_leader(
+                    self.shard,
+                    leader.map(|(id, node)| (id, node.address)),
+                ))
             }
             Err(RaftError::APIError(LinearizableReadError::QuorumNotEnough(_))) => Err(self.no_quorum()),
             Err(RaftError::Fatal(fatal)) => Err(error::definite(
@@ -150,7 +171,10 @@ impl ReadContext {
     fn no_quorum(&self) -> pb::Error {
         error::retry(
             ErrorCode::NoLeader,
-            format!("shard {}: no quorum confirms the leader; a majority of the replicas must be up", self.shard),
+            format!(
+                "shard {}: no quorum confirms the leader; a majority of the replicas must be up",
+                self.shard
+            ),
             NO_LEADER_RETRY_MS,
         )
     }
@@ -165,9 +189,7 @@ impl ReadContext {
         let installs = self.head.installs();
         let engine: &dyn EngineRead = &*self.engine;
         let result = match op {
-            ReadOp::Get(partition, key) => {
-                api::read_get(engine, self.shard, &partition, &key, &self.head)
-            }
+            ReadOp::Get(partition, key) => api::read_get(engine, self.shard, &partition, &key, &self.head),
             ReadOp::Other(request) => {
                 let snapshot = self.engine.snapshot();
                 api::read_other(&*snapshot, self.shard, *request)
@@ -176,7 +198,10 @@ impl ReadContext {
         if installs % 2 == 1 || installs != self.head.installs() {
             return Answer::Error(error::retry(
                 ErrorCode::NotReady,
-                format!("shard {}: this replica is installing a snapshot; read at another one", self.shard),
+                format!(
+                    "shard {}: this replica is installing a snapshot; read at another one",
+                    self.shard
+                ),
                 NO_LEADER_RETRY_MS,
             ));
         }
@@ -232,7 +257,12 @@ async fn run(context: Arc<ReadContext>, mut queue: mpsc::UnboundedReceiver<Vec<R
             Err(failure) => {
                 context.metrics.rejected(failure.code());
                 let answer = Answer::Error(failure);
-                send_all(groups.drain(..).flatten().map(|read| (read.reply, answer.clone())));
+                send_all(
+                    groups
+                        .drain(..)
+                        .flatten()
+                        .map(|read| (read.reply, answer.clone())),
+                );
             }
         }
     }
@@ -244,7 +274,10 @@ fn serve(context: &Arc<ReadContext>, reads: impl Iterator<Item = Read>) {
     let answers = reads.filter_map(|read| {
         count += 1;
         if read.deadline <= now {
-            let late = error::definite(ErrorCode::Overloaded, "the read's time ran out before it was served");
+            let late = error::definite(
+                ErrorCode::Overloaded,
+                "the read's time ran out before it was served",
+            );
             return Some((read.reply, Answer::Error(late)));
         }
         match read.op {

@@ -111,7 +111,11 @@ impl ReplyTo {
     pub fn send(self, answer: Answer) {
         match self {
             ReplyTo::Stream { queue, id } => {
-                queue.push(pb::ExecReply { id, map_epoch: 0, result: Some(answer) });
+                queue.push(pb::ExecReply {
+                    id,
+                    map_epoch: 0,
+                    result: Some(answer),
+                });
             }
             ReplyTo::Call(sender) => {
                 let _ = sender.send(answer);
@@ -126,7 +130,11 @@ pub fn send_all(answers: impl IntoIterator<Item = (ReplyTo, Answer)>) {
     for (to, answer) in answers {
         match to {
             ReplyTo::Stream { queue, id } => {
-                let reply = pb::ExecReply { id, map_epoch: 0, result: Some(answer) };
+                let reply = pb::ExecReply {
+                    id,
+                    map_epoch: 0,
+                    result: Some(answer),
+                };
                 match &mut run {
                     Some((current, replies)) if Arc::ptr_eq(current, &queue) => replies.push(reply),
                     _ => {

@@ -47,7 +47,9 @@ async fn filled(settings: &[&str]) -> Cluster {
 
 fn files(dir: &Path, suffix: &str) -> Vec<PathBuf> {
     let entries = fs::read_dir(dir).unwrap().map(|e| e.unwrap().path());
-    let mut found: Vec<PathBuf> = entries.filter(|p| p.to_str().unwrap().ends_with(suffix)).collect();
+    let mut found: Vec<PathBuf> = entries
+        .filter(|p| p.to_str().unwrap().ends_with(suffix))
+        .collect();
     found.sort();
     found
 }
@@ -68,7 +70,11 @@ async fn a_flipped_bit_in_the_log_stops_the_start() {
     let wal = cluster.nodes[1].data.join("wal");
     // The segment that is in use, the middle of what is written.
     let written = |path: &PathBuf| fs::read(path).unwrap().iter().rposition(|b| *b != 0).unwrap_or(0);
-    let segment = files(&wal, "").into_iter().filter(|p| !p.to_str().unwrap().contains("spare")).max_by_key(written).unwrap();
+    let segment = files(&wal, "")
+        .into_iter()
+        .filter(|p| !p.to_str().unwrap().contains("spare"))
+        .max_by_key(written)
+        .unwrap();
     let original = fs::read(&segment).unwrap();
     let at = flip(&segment, written(&segment) / 2);
     let damaged = fs::read(&segment).unwrap();
@@ -78,12 +84,21 @@ async fn a_flipped_bit_in_the_log_stops_the_start() {
     let status = cluster.ended(1, PATIENCE).await;
     assert_eq!(status.code(), Some(5), "{status}");
     let text = cluster.nodes[1].log_text();
-    let message = text.lines().rev().find(|l| l.contains("the log is corrupt")).expect("a message").to_owned();
+    let message = text
+        .lines()
+        .rev()
+        .find(|l| l.contains("the log is corrupt"))
+        .expect("a message")
+        .to_owned();
     let name = segment.file_name().unwrap().to_str().unwrap();
     for part in [name, "offset", "must not vote", "replace this"] {
         assert!(message.contains(part), "the message lacks {part:?}: {message}");
     }
-    assert_eq!(fs::read(&segment).unwrap(), damaged, "the refused start changed the log");
+    assert_eq!(
+        fs::read(&segment).unwrap(),
+        damaged,
+        "the refused start changed the log"
+    );
     // The damage undone, the node is what it was.
     fs::write(&segment, original).unwrap();
     cluster.start_node(1);
@@ -91,12 +106,17 @@ async fn a_flipped_bit_in_the_log_stops_the_start() {
     cluster.wait_caught_up(1).await;
     cluster.assert_equal_states(1).await;
     let text = message.split_once("the log is corrupt").unwrap().1;
-    report("wal-bit-flip", format!("a bit at {at} of {name}: refused with exit code 5: the log is corrupt{text}"));
+    report(
+        "wal-bit-flip",
+        format!("a bit at {at} of {name}: refused with exit code 5: the log is corrupt{text}"),
+    );
 }
 
 /// Reads at this node what its replica holds.
 async fn read_local(address: &str, n: usize) -> Result<Option<pb::KeyValue>, TransportError> {
-    let local = pb::ReadMode { mode: Some(pb::read_mode::Mode::Local(true)) };
+    let local = pb::ReadMode {
+        mode: Some(pb::read_mode::Mode::Local(true)),
+    };
     let get = pb::GetRequest {
         partition: Some(partition(0).to_proto()),
         key: key(n).into(),
@@ -104,7 +124,9 @@ async fn read_local(address: &str, n: usize) -> Result<Option<pb::KeyValue>, Tra
         ..Default::default()
     };
     let bytes = get.encode_to_vec().into();
-    let answer = GrpcTransport::new().call(address, Class::Data, Method::KvGet, bytes, Duration::from_secs(5)).await?;
+    let answer = GrpcTransport::new()
+        .call(address, Class::Data, Method::KvGet, bytes, Duration::from_secs(5))
+        .await?;
     Ok(pb::GetResponse::decode(answer).unwrap().kv)
 }
 
@@ -144,23 +166,45 @@ async fn damaged_sst_files_are_never_served() {
         for n in 0..PAIRS {
             match read_local(&address, n).await {
                 Ok(kv) => {
-                    assert_eq!(kv.expect("the pair is there").value, value(n), "a wrong value was served");
+                    assert_eq!(
+                        kv.expect("the pair is there").value,
+                        value(n),
+                        "a wrong value was served"
+                    );
                     right += 1;
                 }
-                Err(TransportError::Api { error, .. }) if error.code() == pb::ErrorCode::Corrupt => corrupt += 1,
+                Err(TransportError::Api { error, .. }) if error.code() == pb::ErrorCode::Corrupt => {
+                    corrupt += 1
+                }
                 Err(TransportError::Unreachable { .. } | TransportError::Broken { .. }) => break,
                 Err(other) => panic!("a value or CORRUPT is expected, not: {other}"),
             }
         }
     }
-    assert!(!cluster.nodes[2].log_text().contains("panicked"), "the damage was not foreseen");
+    assert!(
+        !cluster.nodes[2].log_text().contains("panicked"),
+        "the damage was not foreseen"
+    );
     // The cluster serves all of it.
     let client = cluster.client().await;
     for n in (0..PAIRS).step_by(37) {
-        assert_eq!(client.get(&partition(0), key(n)).await.unwrap().value.unwrap().value, value(n));
+        assert_eq!(
+            client
+                .get(&partition(0), key(n))
+                .await
+                .unwrap()
+                .value
+                .unwrap()
+                .value,
+            value(n)
+        );
     }
     report(
         "sst-bit-flips",
-        format!("{} tables damaged: check finds {} places; the node {outcome}: {right} right, {corrupt} CORRUPT, 0 wrong", tables.len(), found.damage.len()),
+        format!(
+            "{} tables damaged: check finds {} places; the node {outcome}: {right} right, {corrupt} CORRUPT, 0 wrong",
+            tables.len(),
+            found.damage.len()
+        ),
     );
 }

@@ -51,5 +51,8 @@ async fn leaders_are_killed_under_load() {
         ),
     );
     let max = outages.iter().max().unwrap();
-    assert!(*max <= bound, "writes must resume within {bound:?}, it took {max:?}");
+    assert!(
+        *max <= bound,
+        "writes must resume within {bound:?}, it took {max:?}"
+    );
 }

@@ -42,7 +42,11 @@ pub(crate) fn report(name: &str, figures: impl Display) {
 }
 
 /// Asks until there is an answer; panics with what it waited for when there is none in time.
-pub(crate) async fn eventually<T>(what: &str, within: Duration, mut ask: impl AsyncFnMut() -> Option<T>) -> T {
+pub(crate) async fn eventually<T>(
+    what: &str,
+    within: Duration,
+    mut ask: impl AsyncFnMut() -> Option<T>,
+) -> T {
     let deadline = Instant::now() + within;
     loop {
         if let Some(answer) = ask().await {
@@ -64,9 +68,14 @@ impl Port {
     pub(crate) fn reserve() -> Port {
         for _ in 0..10_000 {
             let number = rand::random_range(10_000..32_000);
-            let Ok(reserved) = UdpSocket::bind(("127.0.0.1", number)) else { continue };
+            let Ok(reserved) = UdpSocket::bind(("127.0.0.1", number)) else {
+                continue;
+            };
             if TcpListener::bind(("127.0.0.1", number)).is_ok() {
-                return Port { number, _reserved: reserved };
+                return Port {
+                    number,
+                    _reserved: reserved,
+                };
             }
         }
         panic!("no free port between 10000 and 32000");
@@ -86,7 +95,10 @@ struct Guard {
 impl Guard {
     fn start() -> Guard {
         let mut command = Command::new("sh");
-        command.args(["-c", "read -r _; kill -9 0"]).stdin(Stdio::piped()).process_group(0);
+        command
+            .args(["-c", "read -r _; kill -9 0"])
+            .stdin(Stdio::piped())
+            .process_group(0);
         let mut process = command.spawn().unwrap();
         let input = process.stdin.take();
         Guard { process, input }
@@ -127,14 +139,21 @@ impl Node {
 
     /// True if the log has all of `parts`, in one line.
     pub(crate) fn logged(&self, parts: &[&str]) -> bool {
-        self.log_text().lines().any(|line| parts.iter().all(|part| line.contains(part)))
+        self.log_text()
+            .lines()
+            .any(|line| parts.iter().all(|part| line.contains(part)))
     }
 
     /// `GET path` on its HTTP port: status code and body.
     pub(crate) fn get(&self, path: &str) -> Option<(u16, String)> {
         let mut stream = TcpStream::connect(&self.http).ok()?;
         stream.set_read_timeout(Some(PATIENCE)).ok()?;
-        write!(stream, "GET {path} HTTP/1.1\r\nHost: {}\r\nConnection: close\r\n\r\n", self.http).ok()?;
+        write!(
+            stream,
+            "GET {path} HTTP/1.1\r\nHost: {}\r\nConnection: close\r\n\r\n",
+            self.http
+        )
+        .ok()?;
         let mut answer = String::new();
         stream.read_to_string(&mut answer).ok()?;
         let (head, body) = answer.split_once("\r\n\r\n")?;
@@ -148,7 +167,9 @@ impl Node {
         let values = text.lines().filter_map(|line| {
             let rest = line.strip_prefix(name)?;
             let of_metric = rest.starts_with(' ') || rest.starts_with('{');
-            of_metric.then(|| rest.rsplit(' ').next()?.parse::<f64>().ok()).flatten()
+            of_metric
+                .then(|| rest.rsplit(' ').next()?.parse::<f64>().ok())
+                .flatten()
         });
         values.sum()
     }
@@ -181,14 +202,22 @@ impl Cluster {
             replication: u32::try_from(nodes).unwrap(),
             cluster_name: "test".into(),
         };
-        cluster.admin.with_timeout(PATIENCE).bootstrap(request).await.expect("bootstrap");
+        cluster
+            .admin
+            .with_timeout(PATIENCE)
+            .bootstrap(request)
+            .await
+            .expect("bootstrap");
         cluster.wait_ready().await;
         cluster
     }
 
     /// The nodes' places; nothing runs.
     pub(crate) fn create(nodes: usize, settings: &[&str]) -> Cluster {
-        let dir = tempfile::Builder::new().prefix("kvsvr-cluster-").tempdir().unwrap();
+        let dir = tempfile::Builder::new()
+            .prefix("kvsvr-cluster-")
+            .tempdir()
+            .unwrap();
         let nodes: Vec<Node> = (1..=nodes)
             .map(|n| {
                 let ports = [Port::reserve(), Port::reserve()];
@@ -232,9 +261,22 @@ impl Cluster {
     }
 
     pub(crate) fn start_node(&mut self, i: usize) {
-        let log = File::options().create(true).append(true).open(&self.nodes[i].log).unwrap();
-        let process = self.command(i).stdin(Stdio::null()).stdout(Stdio::null()).stderr(log).spawn().unwrap();
-        assert!(self.nodes[i].process.replace(process).is_none(), "node {i} runs already");
+        let log = File::options()
+            .create(true)
+            .append(true)
+            .open(&self.nodes[i].log)
+            .unwrap();
+        let process = self
+            .command(i)
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(log)
+            .spawn()
+            .unwrap();
+        assert!(
+            self.nodes[i].process.replace(process).is_none(),
+            "node {i} runs already"
+        );
     }
 
     /// More settings for the nodes that are started from now on.
@@ -282,7 +324,11 @@ impl Cluster {
 
     /// What a node says of its replica of a shard, if it answers.
     pub(crate) async fn replica(&self, i: usize, shard: u32) -> Option<pb::ReplicaStatus> {
-        self.status(i).await?.replicas.into_iter().find(|r| r.shard == shard)
+        self.status(i)
+            .await?
+            .replicas
+            .into_iter()
+            .find(|r| r.shard == shard)
     }
 
     /// Waits until the nodes that run have nothing to complain about.
@@ -318,20 +364,26 @@ impl Cluster {
 
     /// Waits until a node has applied what the others have.
     pub(crate) async fn wait_caught_up(&self, i: usize) {
-        let peers: Vec<usize> = (0..self.nodes.len()).filter(|p| *p != i && self.running(*p)).collect();
-        eventually(&format!("node {} has caught up", i + 1), PATIENCE * 2, async || {
-            let own = self.status(i).await?;
-            for peer in &peers {
-                for theirs in self.status(*peer).await?.replicas {
-                    let own = own.replicas.iter().find(|r| r.shard == theirs.shard)?;
-                    // Under load they are never equal: within what is in flight.
-                    if own.applied_index + 16 < theirs.applied_index || own.leader == 0 {
-                        return None;
+        let peers: Vec<usize> = (0..self.nodes.len())
+            .filter(|p| *p != i && self.running(*p))
+            .collect();
+        eventually(
+            &format!("node {} has caught up", i + 1),
+            PATIENCE * 2,
+            async || {
+                let own = self.status(i).await?;
+                for peer in &peers {
+                    for theirs in self.status(*peer).await?.replicas {
+                        let own = own.replicas.iter().find(|r| r.shard == theirs.shard)?;
+                        // Under load they are never equal: within what is in flight.
+                        if own.applied_index + 16 < theirs.applied_index || own.leader == 0 {
+                            return None;
+                        }
                     }
                 }
-            }
-            Some(())
-        })
+                Some(())
+            },
+        )
         .await;
     }
 
@@ -348,7 +400,10 @@ impl Cluster {
             equal.then(|| (index, found.iter().map(|f| f.hash).collect::<Vec<_>>()))
         })
         .await;
-        assert!(hashes.iter().all(|h| *h == hashes[0]), "shard {shard} at index {index}: states differ: {hashes:x?}");
+        assert!(
+            hashes.iter().all(|h| *h == hashes[0]),
+            "shard {shard} at index {index}: states differ: {hashes:x?}"
+        );
     }
 
     /// A client of all nodes, with sessions.
@@ -358,10 +413,15 @@ impl Cluster {
 
     /// A client that first knows these nodes.
     pub(crate) async fn client_of(&self, addresses: &[String], read_from: ReadFrom) -> Client {
-        let config = ClientConfig { read_from, ..ClientConfig::new(addresses.iter().cloned()) };
-        eventually("a client connects", PATIENCE, async || Client::connect(config.clone()).await.ok()).await
+        let config = ClientConfig {
+            read_from,
+            ..ClientConfig::new(addresses.iter().cloned())
+        };
+        eventually("a client connects", PATIENCE, async || {
+            Client::connect(config.clone()).await.ok()
+        })
+        .await
     }
-
 }
 
 impl Drop for Cluster {
@@ -393,7 +453,11 @@ fn print_tail(log: &Path) {
 pub(crate) fn p50_and_max(mut times: Vec<Duration>) -> String {
     times.sort();
     match times.last() {
-        Some(max) => format!("p50 {:.0?}, max {max:.0?} of {}", times[times.len() / 2], times.len()),
+        Some(max) => format!(
+            "p50 {:.0?}, max {max:.0?} of {}",
+            times[times.len() / 2],
+            times.len()
+        ),
         None => "none".to_owned(),
     }
 }

@@ -25,7 +25,15 @@ use crate::{
 const GROWTH: u64 = 300 << 20;
 
 async fn call(address: &str, method: Method, bytes: Vec<u8>) -> Result<bytes::Bytes, TransportError> {
-    GrpcTransport::new().call(address, Class::Data, method, bytes.into(), Duration::from_secs(10)).await
+    GrpcTransport::new()
+        .call(
+            address,
+            Class::Data,
+            method,
+            bytes.into(),
+            Duration::from_secs(10),
+        )
+        .await
 }
 
 fn assert_unharmed(cluster: &Cluster) {
@@ -35,13 +43,19 @@ fn assert_unharmed(cluster: &Cluster) {
 }
 
 async fn rss(cluster: &Cluster, i: usize) -> u64 {
-    eventually("a status", PATIENCE, async || cluster.status(i).await).await.rss_bytes
+    eventually("a status", PATIENCE, async || cluster.status(i).await)
+        .await
+        .rss_bytes
 }
 
 fn streaming(method: Method) -> bool {
     matches!(
         method,
-        Method::KvExec | Method::RaftAppend | Method::RaftSnapshot | Method::WatchWatch | Method::ConsumerStream
+        Method::KvExec
+            | Method::RaftAppend
+            | Method::RaftSnapshot
+            | Method::WatchWatch
+            | Method::ConsumerStream
     )
 }
 
@@ -81,11 +95,19 @@ async fn garbage_hurts_only_its_sender() {
     for method in Method::ALL {
         let bytes = vec![0xff; 100];
         if streaming(method) {
-            let (sender, mut receiver) =
-                GrpcTransport::new().open(&address, Class::Data, method).await.unwrap();
+            let (sender, mut receiver) = GrpcTransport::new()
+                .open(&address, Class::Data, method)
+                .await
+                .unwrap();
             sender.send(bytes.into()).await.unwrap();
             let ended = drain(method.path(), &mut receiver).await;
-            assert!(matches!(ended, Some(TransportError::Rejected { .. } | TransportError::Api { .. })), "{method:?}: {ended:?}");
+            assert!(
+                matches!(
+                    ended,
+                    Some(TransportError::Rejected { .. } | TransportError::Api { .. })
+                ),
+                "{method:?}: {ended:?}"
+            );
             refused += 1;
             continue;
         }
@@ -96,7 +118,10 @@ async fn garbage_hurts_only_its_sender() {
     }
     client.put(&partition(0), "k", "v").await.unwrap();
     assert_unharmed(&cluster);
-    report("garbage", format!("{refused} methods refuse noise; the node serves on"));
+    report(
+        "garbage",
+        format!("{refused} methods refuse noise; the node serves on"),
+    );
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -116,34 +141,78 @@ async fn requests_that_break_a_rule_are_invalid() {
         client.get(&good, "").await.map(drop),
         client.get(&long_name, "k").await.map(drop),
         client.delete_range(&good, "b", "a").await.map(drop),
-        client.put_with(&good, "k", "v", kvsvr_client::PutOptions { ttl: Some(Duration::from_secs(1)), lease: Some(1) }).await.map(drop),
+        client
+            .put_with(
+                &good,
+                "k",
+                "v",
+                kvsvr_client::PutOptions {
+                    ttl: Some(Duration::from_secs(1)),
+                    lease: Some(1),
+                },
+            )
+            .await
+            .map(drop),
     ];
     for (i, error) in errors.into_iter().enumerate() {
         let error = error.expect_err(&format!("request {i} breaks a rule"));
-        assert!(error.code == Code::Invalid && !error.is_unknown(), "request {i}: {error}");
+        assert!(
+            error.code == Code::Invalid && !error.is_unknown(),
+            "request {i}: {error}"
+        );
     }
-    let error = client.put_with(&good, "k", "v", kvsvr_client::PutOptions::lease(77)).await.unwrap_err();
+    let error = client
+        .put_with(&good, "k", "v", kvsvr_client::PutOptions::lease(77))
+        .await
+        .unwrap_err();
     assert_eq!(error.code, Code::NotFound, "{error}");
     client.put(&good, "text", "abc").await.unwrap();
     let error = client.increment(&good, "text", 1).await.unwrap_err();
     assert_eq!(error.code, Code::WrongType, "{error}");
     // What the library cannot even say.
     let put = |region| pb::PutRequest {
-        partition: Some(pb::Partition { region, name: "p".into() }),
-        put: Some(pb::Put { key: "k".into(), ..Default::default() }),
+        partition: Some(pb::Partition {
+            region,
+            name: "p".into(),
+        }),
+        put: Some(pb::Put {
+            key: "k".into(),
+            ..Default::default()
+        }),
     };
-    for bad in [put(70_000), pb::PutRequest { partition: None, ..put(0) }, pb::PutRequest { put: None, ..put(0) }] {
+    for bad in [
+        put(70_000),
+        pb::PutRequest {
+            partition: None,
+            ..put(0)
+        },
+        pb::PutRequest { put: None, ..put(0) },
+    ] {
         match call(address, Method::KvPut, bad.encode_to_vec()).await {
-            Err(TransportError::Api { error, .. }) => assert_eq!(error.code(), pb::ErrorCode::Invalid, "{error:?}"),
+            Err(TransportError::Api { error, .. }) => {
+                assert_eq!(error.code(), pb::ErrorCode::Invalid, "{error:?}")
+            }
             Err(TransportError::Rejected { .. }) => {}
             other => panic!("{bad:?} was answered with {other:?}"),
         }
     }
     let too_large = call(address, Method::KvPut, vec![0; 17 << 20]).await;
-    assert!(matches!(too_large, Err(TransportError::Rejected { .. })), "{:?}", too_large.map(drop));
+    assert!(
+        matches!(too_large, Err(TransportError::Rejected { .. })),
+        "{:?}",
+        too_large.map(drop)
+    );
     // A vote for another cluster.
-    let envelope = pb::Envelope { cluster_id: "0123456789abcdef".into(), from_node: 2, to_node: 1, ..Default::default() };
-    let vote = pb::VoteRequest { envelope: Some(envelope), ..Default::default() };
+    let envelope = pb::Envelope {
+        cluster_id: "0123456789abcdef".into(),
+        from_node: 2,
+        to_node: 1,
+        ..Default::default()
+    };
+    let vote = pb::VoteRequest {
+        envelope: Some(envelope),
+        ..Default::default()
+    };
     match call(address, Method::RaftVote, vote.encode_to_vec()).await {
         Err(TransportError::Api { error, .. }) => {
             assert_eq!(error.code(), pb::ErrorCode::Refused);
@@ -163,10 +232,17 @@ fn frame(requests: Vec<pb::ExecRequest>) -> bytes::Bytes {
 fn get_large(id: u64) -> pb::ExecRequest {
     let read = pb::ReadRequest {
         partition: Some(partition(0).to_proto()),
-        op: Some(pb::read_request::Op::Get(pb::Get { key: "large".into(), revision: 0 })),
+        op: Some(pb::read_request::Op::Get(pb::Get {
+            key: "large".into(),
+            revision: 0,
+        })),
         ..Default::default()
     };
-    pb::ExecRequest { id, op: Some(pb::exec_request::Op::Read(read)), ..Default::default() }
+    pb::ExecRequest {
+        id,
+        op: Some(pb::exec_request::Op::Read(read)),
+        ..Default::default()
+    }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -183,7 +259,10 @@ async fn a_client_that_stops_reading_is_bounded() {
     }
     let before = rss(&cluster, 0).await;
     let address = cluster.nodes[0].address.clone();
-    let (sender, receiver) = GrpcTransport::new().open(&address, Class::Data, Method::KvExec).await.unwrap();
+    let (sender, receiver) = GrpcTransport::new()
+        .open(&address, Class::Data, Method::KvExec)
+        .await
+        .unwrap();
     let mut asked = 0u64;
     // Until the node does not take more; the answers would be many GiB.
     while asked < 50_000 {
@@ -199,32 +278,61 @@ async fn a_client_that_stops_reading_is_bounded() {
         client.put(&partition(1), format!("{n}"), "v").await.unwrap();
     }
     let stalled = rss(&cluster, 0).await;
-    assert!(stalled < before + GROWTH, "grew from {} to {} MiB", before >> 20, stalled >> 20);
+    assert!(
+        stalled < before + GROWTH,
+        "grew from {} to {} MiB",
+        before >> 20,
+        stalled >> 20
+    );
     drop((sender, receiver));
 
     // A frame of the allowed size with as many requests as fit in it.
     let bomb = vec![0x0a, 0x00].repeat((15 << 20) / 2);
-    let (sender, mut receiver) = GrpcTransport::new().open(&address, Class::Data, Method::KvExec).await.unwrap();
+    let (sender, mut receiver) = GrpcTransport::new()
+        .open(&address, Class::Data, Method::KvExec)
+        .await
+        .unwrap();
     sender.send(bomb.into()).await.unwrap();
     let ended = drain("a frame of empty requests", &mut receiver).await;
     assert!(ended.is_some(), "the frame must be refused");
     let bombed = rss(&cluster, 0).await;
-    assert!(bombed < before + GROWTH, "grew from {} to {} MiB", before >> 20, bombed >> 20);
+    assert!(
+        bombed < before + GROWTH,
+        "grew from {} to {} MiB",
+        before >> 20,
+        bombed >> 20
+    );
     client.put(&partition(1), "k", "v").await.unwrap();
     assert_unharmed(&cluster);
     report(
         "stalled-reader",
-        format!("{asked} requests for 1 MiB each, no answer read: memory {} -> {} MiB; a frame of 7.8 million requests: {} MiB", before >> 20, stalled >> 20, bombed >> 20),
+        format!(
+            "{asked} requests for 1 MiB each, no answer read: memory {} -> {} MiB; a frame of 7.8 million requests: {} MiB",
+            before >> 20,
+            stalled >> 20,
+            bombed >> 20
+        ),
     );
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn many_connections() {
     let limit = getrlimit(Resource::Nofile);
-    setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, maximum: limit.maximum }).unwrap();
+    setrlimit(
+        Resource::Nofile,
+        Rlimit {
+            current: limit.maximum,
+            maximum: limit.maximum,
+        },
+    )
+    .unwrap();
     let allowed = limit.maximum.map_or(usize::MAX, |n| n as usize);
     let wanted = size(1_000, 10_000);
-    assert!(!proving() || allowed > wanted + 500, "a proof needs {} open files, {allowed} are allowed", wanted + 500);
+    assert!(
+        !proving() || allowed > wanted + 500,
+        "a proof needs {} open files, {allowed} are allowed",
+        wanted + 500
+    );
     let cluster = Cluster::start(1, 1, &[]).await;
     let client = cluster.client().await;
     let before = rss(&cluster, 0).await;
@@ -242,7 +350,20 @@ async fn many_connections() {
         client.put(&partition(0), format!("{n}"), "v").await.unwrap();
     }
     let after = rss(&cluster, 0).await;
-    assert!(after < before + GROWTH * 2, "grew from {} to {} MiB", before >> 20, after >> 20);
+    assert!(
+        after < before + GROWTH * 2,
+        "grew from {} to {} MiB",
+        before >> 20,
+        after >> 20
+    );
     assert_unharmed(&cluster);
-    report("connections", format!("{} open: served; memory {} -> {} MiB", open.len(), before >> 20, after >> 20));
+    report(
+        "connections",
+        format!(
+            "{} open: served; memory {} -> {} MiB",
+            open.len(),
+            before >> 20,
+            after >> 20
+        ),
+    );
 }

@@ -36,7 +36,10 @@ async fn a_wiped_node_is_refused() {
     // It serves nothing, and says why.
     let alone = ClientConfig::new([cluster.nodes[2].address.clone()]);
     let error = Client::connect(alone).await.unwrap_err();
-    assert!(error.code == Code::NotReady || error.code == Code::NoLeader, "{error}");
+    assert!(
+        error.code == Code::NotReady || error.code == Code::NoLeader,
+        "{error}"
+    );
     assert!(error.message.contains("cluster"), "{error}");
     // The others go on.
     client.put(&place, "k", "without it").await.unwrap();
@@ -44,23 +47,44 @@ async fn a_wiped_node_is_refused() {
     cluster.kill(&[0]);
     let short = client.with_timeout(Duration::from_secs(4));
     let error = short.put(&place, "k", "without a majority").await.unwrap_err();
-    assert_eq!(cluster.status(2).await.unwrap().replicas, [], "the wiped node has replicas");
-    eventually("the survivor says that there is no leader", PATIENCE, async || {
-        let messages = cluster.status(1).await?.messages;
-        messages.iter().any(|m| m.contains("has no leader")).then_some(())
-    })
+    assert_eq!(
+        cluster.status(2).await.unwrap().replicas,
+        [],
+        "the wiped node has replicas"
+    );
+    eventually(
+        "the survivor says that there is no leader",
+        PATIENCE,
+        async || {
+            let messages = cluster.status(1).await?.messages;
+            messages.iter().any(|m| m.contains("has no leader")).then_some(())
+        },
+    )
     .await;
     cluster.start_node(0);
-    eventually("the majority is back", PATIENCE, async || client.put(&place, "k", "again").await.ok()).await;
-    report("wiped-node", format!("refused, never voted; with one other node a write fails with: {error}"));
+    eventually("the majority is back", PATIENCE, async || {
+        client.put(&place, "k", "again").await.ok()
+    })
+    .await;
+    report(
+        "wiped-node",
+        format!("refused, never voted; with one other node a write fails with: {error}"),
+    );
 }
 
 /// Runs a node that must end by itself.
 fn failing_start(cluster: &Cluster, i: usize) -> (i32, String) {
     let mut command = cluster.command(i);
-    let Output { status, stderr, .. } =
-        command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped()).output().unwrap();
-    (status.code().expect("it was not killed"), String::from_utf8_lossy(&stderr).into_owned())
+    let Output { status, stderr, .. } = command
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .stderr(Stdio::piped())
+        .output()
+        .unwrap();
+    (
+        status.code().expect("it was not killed"),
+        String::from_utf8_lossy(&stderr).into_owned(),
+    )
 }
 
 fn assert_refused(what: &str, (code, text): (i32, String), wanted_code: i32, wanted: &[&str]) {
@@ -76,36 +100,81 @@ async fn bad_starts_end_with_a_code_and_a_message() {
     let mut cluster = Cluster::create(2, &[]);
     let taken = TcpListener::bind(&cluster.nodes[0].address).unwrap();
     let address = cluster.nodes[0].address.clone();
-    assert_refused("port in use", failing_start(&cluster, 0), 4, &["PORT_IN_USE", "is taken by another process", &address]);
+    assert_refused(
+        "port in use",
+        failing_start(&cluster, 0),
+        4,
+        &["PORT_IN_USE", "is taken by another process", &address],
+    );
     drop(taken);
     let taken = TcpListener::bind(&cluster.nodes[0].http).unwrap();
     let address = cluster.nodes[0].http.clone();
-    assert_refused("HTTP port in use", failing_start(&cluster, 0), 4, &["PORT_IN_USE", "is taken by another process", &address]);
+    assert_refused(
+        "HTTP port in use",
+        failing_start(&cluster, 0),
+        4,
+        &["PORT_IN_USE", "is taken by another process", &address],
+    );
     drop(taken);
 
     let foreign = cluster.nodes[1].data.clone();
     fs::create_dir(&foreign).unwrap();
     fs::write(foreign.join("photo.jpg"), "x").unwrap();
-    assert_refused("foreign directory", failing_start(&cluster, 1), 3, &["photo.jpg", "--data"]);
-    assert_eq!(fs::read_dir(&foreign).unwrap().filter(|e| e.as_ref().unwrap().file_name() != "LOCK").count(), 1);
+    assert_refused(
+        "foreign directory",
+        failing_start(&cluster, 1),
+        3,
+        &["photo.jpg", "--data"],
+    );
+    assert_eq!(
+        fs::read_dir(&foreign)
+            .unwrap()
+            .filter(|e| e.as_ref().unwrap().file_name() != "LOCK")
+            .count(),
+        1
+    );
 
     cluster.start_node(0);
     eventually("the node answers", PATIENCE, async || cluster.status(0).await).await;
     let own = cluster.nodes[1].data.clone();
     cluster.nodes[1].data = cluster.nodes[0].data.clone();
-    assert_refused("locked directory", failing_start(&cluster, 1), 3, &["in use by another process"]);
+    assert_refused(
+        "locked directory",
+        failing_start(&cluster, 1),
+        3,
+        &["in use by another process"],
+    );
     cluster.nodes[1].data = own.join("photo.jpg");
-    assert_refused("a file as directory", failing_start(&cluster, 1), 3, &["cannot use the data directory", "photo.jpg"]);
+    assert_refused(
+        "a file as directory",
+        failing_start(&cluster, 1),
+        3,
+        &["cannot use the data directory", "photo.jpg"],
+    );
 
     let locked = cluster.dir.path().join("read-only");
     fs::create_dir(&locked).unwrap();
     fs::set_permissions(&locked, fs::Permissions::from_mode(0o555)).unwrap();
     // Root may write everywhere; /proc takes no directories from anybody.
-    let unwritable = if fs::write(locked.join("probe"), "x").is_ok() { "/proc/kvsvr".into() } else { locked.join("data") };
+    let unwritable = if fs::write(locked.join("probe"), "x").is_ok() {
+        "/proc/kvsvr".into()
+    } else {
+        locked.join("data")
+    };
     cluster.nodes[1].data = unwritable;
-    assert_refused("unwritable directory", failing_start(&cluster, 1), 3, &["cannot use the data directory"]);
+    assert_refused(
+        "unwritable directory",
+        failing_start(&cluster, 1),
+        3,
+        &["cannot use the data directory"],
+    );
 
     cluster.set("wal.segmnt=1");
-    assert_refused("unknown setting", failing_start(&cluster, 1), 2, &["did you mean wal.segment?"]);
+    assert_refused(
+        "unknown setting",
+        failing_start(&cluster, 1),
+        2,
+        &["did you mean wal.segment?"],
+    );
     report("bad-starts", "each ended with its exit code and a message");
 }

@@ -63,18 +63,35 @@ impl Load {
     /// client of its own from `clients`, in turn.
     pub(crate) fn start(clients: &[Client], writers: usize, readers: usize, value_bytes: usize) -> Load {
         let lanes: Arc<Vec<Lane>> = Arc::new((0..writers).map(|_| Lane::default()).collect());
-        let mut load = Load { lanes, stop: Arc::default(), tasks: Vec::new(), reads: Arc::default(), value_bytes };
+        let mut load = Load {
+            lanes,
+            stop: Arc::default(),
+            tasks: Vec::new(),
+            reads: Arc::default(),
+            value_bytes,
+        };
         for lane in 0..writers {
             let client = clients[lane % clients.len()].clone();
             let (lanes, stop) = (load.lanes.clone(), load.stop.clone());
-            load.tasks.push(tokio::spawn(async move { write(&client, &lanes[lane], lane, value_bytes, &stop).await }));
+            load.tasks.push(tokio::spawn(async move {
+                write(&client, &lanes[lane], lane, value_bytes, &stop).await
+            }));
         }
         for reader in 0..readers {
-            let from = if reader % 2 == 0 { ReadFrom::Leader } else { ReadFrom::Any };
-            let options = kvsvr_client::CallOptions { timeout: None, read_from: Some(from) };
+            let from = if reader % 2 == 0 {
+                ReadFrom::Leader
+            } else {
+                ReadFrom::Any
+            };
+            let options = kvsvr_client::CallOptions {
+                timeout: None,
+                read_from: Some(from),
+            };
             let client = clients[reader % clients.len()].with_options(options);
             let (lanes, stop, reads) = (load.lanes.clone(), load.stop.clone(), load.reads.clone());
-            load.tasks.push(tokio::spawn(async move { read(&client, &lanes, reader, &stop, &reads).await }));
+            load.tasks.push(tokio::spawn(async move {
+                read(&client, &lanes, reader, &stop, &reads).await
+            }));
         }
         load
     }
@@ -88,7 +105,10 @@ impl Load {
     }
 
     pub(crate) fn failures(&self) -> Vec<String> {
-        self.lanes.iter().flat_map(|lane| lane.failed.lock().clone()).collect()
+        self.lanes
+            .iter()
+            .flat_map(|lane| lane.failed.lock().clone())
+            .collect()
     }
 
     /// A task that found something wrong has ended: says so now instead of at the end.
@@ -106,7 +126,15 @@ impl Load {
         let lanes = self.lanes.clone();
         eventually("every writer's write is acknowledged", PATIENCE, async || {
             self.check_tasks().await;
-            lanes.iter().all(|lane| lane.acknowledged.lock().last().is_some_and(|last| last.1 >= since)).then_some(())
+            lanes
+                .iter()
+                .all(|lane| {
+                    lane.acknowledged
+                        .lock()
+                        .last()
+                        .is_some_and(|last| last.1 >= since)
+                })
+                .then_some(())
         })
         .await;
     }
@@ -127,7 +155,11 @@ impl Load {
             let acknowledged = lane.acknowledged.lock();
             acknowledged.iter().find(|a| a.1 >= since).map(|a| a.2 - since)
         };
-        self.lanes.iter().map(|lane| first(lane).expect("it made progress")).max().unwrap_or_default()
+        self.lanes
+            .iter()
+            .map(|lane| first(lane).expect("it made progress"))
+            .max()
+            .unwrap_or_default()
     }
 
     /// Ends the load; panics if a task found something wrong.
@@ -141,29 +173,57 @@ impl Load {
     /// After [`Load::stop`]: every acknowledged write is there, once, nothing that was never written is. Returns how many were
     /// acknowledged.
     pub(crate) async fn verify(&self, client: &Client) -> usize {
-        let checks = self.lanes.iter().enumerate().map(|(lane, state)| self.verify_lane(client, lane, state));
+        let checks = self
+            .lanes
+            .iter()
+            .enumerate()
+            .map(|(lane, state)| self.verify_lane(client, lane, state));
         join_all(checks).await.into_iter().sum()
     }
 
     async fn verify_lane(&self, client: &Client, lane: usize, state: &Lane) -> usize {
         let client = client.with_timeout(PATIENCE);
         let (partition, begun) = (partition(lane), state.begun.load(Ordering::Relaxed));
-        let rows = client.range_all(&partition, RangeOptions::prefix("row/")).await.unwrap().value;
+        let rows = client
+            .range_all(&partition, RangeOptions::prefix("row/"))
+            .await
+            .unwrap()
+            .value;
         let mut found = BTreeSet::new();
         for kv in &rows {
             let n: u64 = std::str::from_utf8(&kv.key[4..]).unwrap().parse().unwrap();
             assert!(n <= begun, "lane {lane}: row {n} was never written");
-            assert_eq!(kv.value, row_value(lane, n, self.value_bytes), "lane {lane}: row {n} has another value");
+            assert_eq!(
+                kv.value,
+                row_value(lane, n, self.value_bytes),
+                "lane {lane}: row {n} has another value"
+            );
             assert_eq!(kv.version, 1, "lane {lane}: row {n} was written more than once");
             found.insert(n);
         }
         let acknowledged = state.acknowledged.lock().clone();
-        let lost: Vec<u64> = acknowledged.iter().map(|a| a.0).filter(|n| !found.contains(n)).collect();
-        assert!(lost.is_empty(), "lane {lane}: {} acknowledged writes are lost: {lost:?}", lost.len());
+        let lost: Vec<u64> = acknowledged
+            .iter()
+            .map(|a| a.0)
+            .filter(|n| !found.contains(n))
+            .collect();
+        assert!(
+            lost.is_empty(),
+            "lane {lane}: {} acknowledged writes are lost: {lost:?}",
+            lost.len()
+        );
         let counter = client.get(&partition, "c").await.unwrap().value;
         let (value, version) = counter.map_or((0, 0), |kv| (number(&kv.value), kv.version));
-        assert_eq!(version, found.len() as u64, "lane {lane}: the counter was not written once for each row");
-        assert_eq!(value, found.last().copied().unwrap_or(0), "lane {lane}: the counter is not the last row");
+        assert_eq!(
+            version,
+            found.len() as u64,
+            "lane {lane}: the counter was not written once for each row"
+        );
+        assert_eq!(
+            value,
+            found.last().copied().unwrap_or(0),
+            "lane {lane}: the counter is not the last row"
+        );
         acknowledged.len()
     }
 }
@@ -188,7 +248,10 @@ async fn write(client: &Client, state: &Lane, lane: usize, value_bytes: usize, s
                 *state.newest.lock() = (n, reply.revision);
                 state.acknowledged.lock().push((n, begun, Instant::now()));
             }
-            Err(error) => state.failed.lock().push(format!("lane {lane}, write {n}: {error}")),
+            Err(error) => state
+                .failed
+                .lock()
+                .push(format!("lane {lane}, write {n}: {error}")),
         }
     }
 }
@@ -206,7 +269,12 @@ async fn read(client: &Client, lanes: &[Lane], reader: usize, stop: &AtomicBool,
         } else {
             (state.known.load(Ordering::SeqCst), ReadMode::Linearizable)
         };
-        let Ok(answer) = client.get_with(&partition(lane), "c", GetOptions::from(mode)).await else { continue };
+        let Ok(answer) = client
+            .get_with(&partition(lane), "c", GetOptions::from(mode))
+            .await
+        else {
+            continue;
+        };
         let value = answer.value.map_or(0, |kv| number(&kv.value));
         let begun = state.begun.load(Ordering::SeqCst);
         assert!(

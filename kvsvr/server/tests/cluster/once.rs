@@ -46,7 +46,10 @@ async fn increments_with_lost_answers() {
     let rounds = size(4, 20);
     for round in 0..rounds {
         let before = sure.load(Ordering::Relaxed);
-        eventually("increments", PATIENCE, async || (sure.load(Ordering::Relaxed) > before + 200).then_some(())).await;
+        eventually("increments", PATIENCE, async || {
+            (sure.load(Ordering::Relaxed) > before + 200).then_some(())
+        })
+        .await;
         let leader = cluster.leader(1).await;
         if round % 2 == 0 {
             cluster.signal(leader, Signal::STOP);
@@ -56,7 +59,10 @@ async fn increments_with_lost_answers() {
         } else {
             cluster.kill(&[leader]);
             let killed_at = (Instant::now(), sure.load(Ordering::Relaxed));
-            eventually("increments go on", PATIENCE, async || (sure.load(Ordering::Relaxed) > killed_at.1 + 64).then_some(())).await;
+            eventually("increments go on", PATIENCE, async || {
+                (sure.load(Ordering::Relaxed) > killed_at.1 + 64).then_some(())
+            })
+            .await;
             cluster.start_node(leader);
         }
         cluster.wait_node_ready(leader).await;
@@ -74,5 +80,8 @@ async fn increments_with_lost_answers() {
         "{sure} increments were acknowledged and {unknown} are unknown, the counter is {value}"
     );
     cluster.assert_equal_states(1).await;
-    report("exactly-once", format!("{rounds} pauses and kills: {sure} acknowledged, {unknown} unknown, counter {value}"));
+    report(
+        "exactly-once",
+        format!("{rounds} pauses and kills: {sure} acknowledged, {unknown} unknown, counter {value}"),
+    );
 }

@@ -20,7 +20,10 @@ async fn restart(cluster: &mut Cluster, shards: u32) -> Duration {
     let client = cluster.client().await;
     for shard in 1..=shards {
         let partition = in_shard(&client, shard);
-        eventually("a shard takes a write", PATIENCE, async || client.put(&partition, "probe", "x").await.ok()).await;
+        eventually("a shard takes a write", PATIENCE, async || {
+            client.put(&partition, "probe", "x").await.ok()
+        })
+        .await;
     }
     started.elapsed()
 }
@@ -81,15 +84,26 @@ async fn a_full_log_is_replayed() {
     let replayed = replayed_bytes(&cluster);
     report(
         "full-log-restart",
-        format!("{:.0} MiB of log, {acknowledged} acknowledged writes, 0 lost; restart to serving {time:.0?}; {replayed}", written / 1048576.0),
+        format!(
+            "{:.0} MiB of log, {acknowledged} acknowledged writes, 0 lost; restart to serving {time:.0?}; {replayed}",
+            written / 1048576.0
+        ),
     );
     let bound = size(Duration::from_secs(30), Duration::from_secs(5));
-    assert!(time <= bound, "restart to serving took {time:?}, more than {bound:?}");
+    assert!(
+        time <= bound,
+        "restart to serving took {time:?}, more than {bound:?}"
+    );
 }
 
 /// What the last start found in the log.
 fn replayed_bytes(cluster: &Cluster) -> String {
     let text = cluster.nodes[0].log_text();
-    let line = text.lines().rev().find(|l| l.contains("the log is recovered")).unwrap_or_default();
-    line.split_once("the log is recovered").map_or_else(String::new, |(_, rest)| format!("recovered{rest}"))
+    let line = text
+        .lines()
+        .rev()
+        .find(|l| l.contains("the log is recovered"))
+        .unwrap_or_default();
+    line.split_once("the log is recovered")
+        .map_or_else(String::new, |(_, rest)| format!("recovered{rest}"))
 }

@@ -19,7 +19,9 @@ async fn fill(client: &Client, round: usize, mib: usize) {
     let value = "x".repeat(64 << 10);
     let places: Vec<_> = (0..32).map(partition).collect();
     for part in 0..mib / 2 {
-        let puts = places.iter().map(|place| client.put(place, format!("{round}/{part}"), value.clone()));
+        let puts = places
+            .iter()
+            .map(|place| client.put(place, format!("{round}/{part}"), value.clone()));
         for done in futures::future::join_all(puts).await {
             done.unwrap();
         }
@@ -56,10 +58,18 @@ async fn receiving(cluster: &Cluster, follower: usize) -> u64 {
 /// The chunks from which this node began to send snapshots of the shard, since the log had `before` lines.
 fn began_from(cluster: &Cluster, i: usize, before: usize) -> Vec<u64> {
     let text = cluster.nodes[i].log_text();
-    let sending = text.lines().skip(before).filter(|l| {
-        l.contains("sending a snapshot") && l.contains(&format!("shard={SHARD} "))
-    });
-    let number = |line: &str| line.split_once("from_chunk=")?.1.split_whitespace().next()?.parse().ok();
+    let sending = text
+        .lines()
+        .skip(before)
+        .filter(|l| l.contains("sending a snapshot") && l.contains(&format!("shard={SHARD} ")));
+    let number = |line: &str| {
+        line.split_once("from_chunk=")?
+            .1
+            .split_whitespace()
+            .next()?
+            .parse()
+            .ok()
+    };
     sending.filter_map(number).collect()
 }
 
@@ -98,7 +108,10 @@ async fn a_follower_catches_up_by_snapshot() {
     settled(&cluster, follower).await;
     let resumed: Vec<u64> = (0..3).flat_map(|i| began_from(&cluster, i, marks[i])).collect();
     let receiver_from = *resumed.iter().max().unwrap();
-    assert!(receiver_from >= RECEIVED, "{received} chunks had arrived, then it was sent from {resumed:?}");
+    assert!(
+        receiver_from >= RECEIVED,
+        "{received} chunks had arrived, then it was sent from {resumed:?}"
+    );
 
     // The sender dies in the middle. The third node is frozen, so that the sender leads again: another leader has another snapshot.
     let follower = leave_behind(&mut cluster, &client, 2, mib).await;

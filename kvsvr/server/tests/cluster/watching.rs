@@ -33,8 +33,16 @@ struct Seen {
 
 fn seen(event: &Event) -> Seen {
     let text = |bytes: &[u8]| std::str::from_utf8(bytes).unwrap().to_owned();
-    let lane = text(&event.partition.name).strip_prefix("lane-").unwrap().parse().unwrap();
-    Seen { revision: event.revision(), lane, n: text(&event.kv.value).parse().unwrap() }
+    let lane = text(&event.partition.name)
+        .strip_prefix("lane-")
+        .unwrap()
+        .parse()
+        .unwrap();
+    Seen {
+        revision: event.revision(),
+        lane,
+        n: text(&event.kv.value).parse().unwrap(),
+    }
 }
 
 /// Revisions of the acknowledged writes, by lane and n.
@@ -75,7 +83,10 @@ async fn follow(mut watch: Watch, end: Arc<AtomicU64>, pause: Option<Duration>) 
 fn check(name: &str, events: &[Seen], acknowledged: &Acknowledged) {
     let mut newest: BTreeMap<u32, u64> = BTreeMap::new();
     for pair in events.windows(2) {
-        assert!(pair[0].revision < pair[1].revision, "{name}: out of order or twice: {pair:?}");
+        assert!(
+            pair[0].revision < pair[1].revision,
+            "{name}: out of order or twice: {pair:?}"
+        );
     }
     for event in events {
         let last = newest.insert(event.lane, event.n).unwrap_or(0);
@@ -102,7 +113,9 @@ async fn watches_have_no_gap_and_no_duplicate() {
     ];
     let mut following = Vec::new();
     for (name, from, pause) in watchers {
-        let options = WatchOptions::shard(SHARD).start(WatchStart::After(0)).read_from(from);
+        let options = WatchOptions::shard(SHARD)
+            .start(WatchStart::After(0))
+            .read_from(from);
         let watch = cluster.client().await.watch(options).await.unwrap();
         following.push((name, tokio::spawn(follow(watch, end.clone(), pause))));
     }
@@ -123,7 +136,10 @@ async fn watches_have_no_gap_and_no_duplicate() {
         let victim = (first + step as usize) % 3;
         cluster.kill(&[victim]);
         let before = done.load(Ordering::Relaxed);
-        eventually("events go on", PATIENCE, async || (done.load(Ordering::Relaxed) > before).then_some(())).await;
+        eventually("events go on", PATIENCE, async || {
+            (done.load(Ordering::Relaxed) > before).then_some(())
+        })
+        .await;
         cluster.start_node(victim);
         cluster.wait_node_ready(victim).await;
         cluster.wait_caught_up(victim).await;
@@ -133,15 +149,25 @@ async fn watches_have_no_gap_and_no_duplicate() {
         acknowledged.extend(writer.await.unwrap());
     }
     let took = begun.elapsed();
-    let last = clients[0].put(&partition(0), "k", (total + 1).to_string()).await.unwrap().revision;
+    let last = clients[0]
+        .put(&partition(0), "k", (total + 1).to_string())
+        .await
+        .unwrap()
+        .revision;
     end.store(last, Ordering::Release);
     let mut sequences = Vec::new();
     for (name, task) in following {
-        let events = timeout(PATIENCE * 5, task).await.expect("the watch reaches the end").unwrap();
+        let events = timeout(PATIENCE * 5, task)
+            .await
+            .expect("the watch reaches the end")
+            .unwrap();
         check(name, &events, &acknowledged);
         sequences.push(events);
     }
-    assert!(sequences.iter().all(|s| *s == sequences[0]), "two watches saw different sequences");
+    assert!(
+        sequences.iter().all(|s| *s == sequences[0]),
+        "two watches saw different sequences"
+    );
     let resumed = compacted(&cluster, &clients[0], last, &sequences[0]).await;
     report(
         "watch",
@@ -161,7 +187,9 @@ async fn compacted(cluster: &Cluster, client: &Client, last: u64, all: &[Seen]) 
     assert!(done.errors.is_empty(), "{:?}", done.errors);
     let mut resumed_at = 0;
     for from in [ReadFrom::Leader, ReadFrom::Any, ReadFrom::Any] {
-        let options = WatchOptions::shard(SHARD).start(WatchStart::After(1)).read_from(from);
+        let options = WatchOptions::shard(SHARD)
+            .start(WatchStart::After(1))
+            .read_from(from);
         let mut watch = cluster.client().await.watch(options).await.unwrap();
         let first = timeout(PATIENCE, async {
             // A follower may hear of the compaction later; until then it serves what it has.
@@ -173,11 +201,22 @@ async fn compacted(cluster: &Cluster, client: &Client, last: u64, all: &[Seen]) 
                 }
             }
         });
-        let Some(resume_from) = first.await.expect("an answer") else { continue };
-        assert!(resume_from + KEEP >= last && resume_from <= last + 1, "{resume_from} of {last}");
+        let Some(resume_from) = first.await.expect("an answer") else {
+            continue;
+        };
+        assert!(
+            resume_from + KEEP >= last && resume_from <= last + 1,
+            "{resume_from} of {last}"
+        );
         watch.resume_from(resume_from);
-        let rest = timeout(PATIENCE, follow(watch, Arc::new(AtomicU64::new(last)), None)).await.unwrap();
-        let expected: Vec<Seen> = all.iter().filter(|e| e.revision >= resume_from).copied().collect();
+        let rest = timeout(PATIENCE, follow(watch, Arc::new(AtomicU64::new(last)), None))
+            .await
+            .unwrap();
+        let expected: Vec<Seen> = all
+            .iter()
+            .filter(|e| e.revision >= resume_from)
+            .copied()
+            .collect();
         assert_eq!(rest, expected);
         resumed_at = resume_from;
     }

@@ -157,7 +157,13 @@ fn segment_headers() {
 
 #[test]
 fn records_of_two_blocks_do_not_pass_as_one() {
-    let (segment, vote) = (segment(), |term| Record::Vote(VoteRecord { term, node: 1, committed: false }));
+    let (segment, vote) = (segment(), |term| {
+        Record::Vote(VoteRecord {
+            term,
+            node: 1,
+            committed: false,
+        })
+    });
     let first = encode(&[(1, vote(1)), (1, vote(2))], 512);
     let second = encode(&[(1, vote(3)), (1, vote(4))], 512);
     let header = BlockHeader::decode(&first, &segment, segment.salt(), 512).unwrap();
