@@ -9,7 +9,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use kvsvr_proto::v1;
 use prost::Message as _;
-use tokio::time::{Instant, sleep, timeout};
+use tokio::time::{Instant, sleep_until, timeout};
 
 use crate::{
     core::Core,
@@ -17,7 +17,7 @@ use crate::{
     limits::{CONNECT_TIMEOUT, MAP_TIMEOUT, MAX_WATCH_PAUSE, WATCH_IDLE, WATCH_PAUSE},
     retry::pause,
     router::{Place, Target},
-    transport::{Class, Method, StreamReceiver, StreamSender, TransportError},
+    transport::{Class, Method, StreamReceiver, TransportError},
     types::ReadFrom,
 };
 
@@ -52,13 +52,14 @@ pub(crate) struct Follow {
     stream: Option<Stream>,
     /// Streams that broke since the last message.
     failures: u32,
+    /// Nothing is opened before. Kept here because the caller may drop the waiting future and ask again, however often.
+    not_before: Option<Instant>,
     avoid: Vec<u64>,
     /// Something has been received.
     proven: bool,
 }
 
 struct Stream {
-    _sender: StreamSender,
     receiver: StreamReceiver,
     target: Target,
 }
@@ -79,6 +80,7 @@ impl Follow {
             position,
             stream: None,
             failures: 0,
+            not_before: None,
             avoid: Vec::new(),
             proven: false,
         }
@@ -124,8 +126,18 @@ impl Follow {
     /// Opens the stream, after a pause if the last ones broke.
     async fn open(&mut self) -> Result<()> {
         if self.failures > 0 {
-            let jitter = rand::random_range(0.0..1.0);
-            sleep(pause(WATCH_PAUSE, MAX_WATCH_PAUSE, self.failures - 1, jitter)).await;
+            let failures = self.failures - 1;
+            let until = *self.not_before.get_or_insert_with(|| {
+                Instant::now()
+                    + pause(
+                        WATCH_PAUSE,
+                        MAX_WATCH_PAUSE,
+                        failures,
+                        rand::random_range(0.0..1.0),
+                    )
+            });
+            sleep_until(until).await;
+            self.not_before = None;
         }
         let shard = match self.core.locate(self.place, Instant::now() + MAP_TIMEOUT).await {
             Ok(shard) => shard,
@@ -151,13 +163,7 @@ impl Follow {
         };
         let (method, request) = self.request(shard);
         match open_stream(&self.core, &target, method, request).await {
-            Ok((sender, receiver)) => {
-                self.stream = Some(Stream {
-                    _sender: sender,
-                    receiver,
-                    target,
-                });
-            }
+            Ok(receiver) => self.stream = Some(Stream { receiver, target }),
             Err(error) => {
                 tracing::debug!(%error, "cannot open a stream of events");
                 self.core
@@ -245,25 +251,23 @@ impl Follow {
     }
 }
 
-/// Opens a stream and sends its one request.
+/// Opens a stream and sends its one request. The sending half ends with it: a gRPC server begins to answer a call with one request when
+/// that has ended.
 async fn open_stream(
     core: &Core,
     target: &Target,
     method: Method,
     request: Bytes,
-) -> std::result::Result<(StreamSender, StreamReceiver), TransportError> {
+) -> std::result::Result<StreamReceiver, TransportError> {
     let unreachable = |reason: &str| TransportError::Unreachable {
         address: target.address.to_string(),
         reason: reason.to_owned(),
     };
     let open = async {
-        let stream = core.transport.open(&target.address, Class::Bulk, method).await?;
-        stream
-            .0
-            .send(request)
-            .await
-            .map_err(|_| unreachable("the stream ended at once"))?;
-        Ok(stream)
+        let (sender, receiver) = core.transport.open(&target.address, Class::Bulk, method).await?;
+        let sent = sender.send(request).await;
+        sent.map_err(|_| unreachable("the stream ended at once"))?;
+        Ok(receiver)
     };
     match timeout(CONNECT_TIMEOUT * 2, open).await {
         Ok(result) => result,

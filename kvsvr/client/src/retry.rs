@@ -67,6 +67,8 @@ pub(crate) struct Tries {
     maybe_applied: bool,
     /// Replicas that cannot serve this call.
     unfit: u32,
+    /// What a node said last: it explains more than the silence of a try that the deadline cut short.
+    said: Option<Error>,
 }
 
 impl Tries {
@@ -78,6 +80,7 @@ impl Tries {
             redirects: 0,
             maybe_applied: false,
             unfit: 0,
+            said: None,
         }
     }
 
@@ -101,6 +104,9 @@ impl Tries {
     /// [0, 1).
     pub(crate) fn judge(&mut self, error: &Error, left: Duration, replicas: usize, jitter: f64) -> Step {
         self.failed += 1;
+        if !is_silence(error) {
+            self.said = Some(error.clone());
+        }
         if error.is_unknown() && self.repeat != Repeat::Read {
             self.maybe_applied = true;
             if self.repeat == Repeat::Forbidden {
@@ -199,12 +205,26 @@ impl Tries {
 
     /// The error that the call ends with.
     pub(crate) fn last_error(&self, error: Error) -> Error {
+        let error = match &self.said {
+            Some(said) if is_silence(&error) => {
+                let mut said = said.clone();
+                said.message.push_str("; the last try: ");
+                said.message.push_str(&error.message);
+                said
+            }
+            _ => error,
+        };
         if self.maybe_applied {
             error.after_unknown_try()
         } else {
             error
         }
     }
+}
+
+/// No node said anything.
+fn is_silence(error: &Error) -> bool {
+    matches!(error.code, Code::Timeout | Code::Disconnected | Code::Unreachable)
 }
 
 /// Doubles from `first` to `most`; the upper half of it is left to chance, so that clients do not come back in step.
@@ -346,5 +366,24 @@ mod tests {
         assert_eq!(p(0, 1.0), Duration::from_millis(4));
         assert_eq!(p(1, 1.0), Duration::from_millis(8));
         assert_eq!(p(40, 1.0), Duration::from_millis(250));
+    }
+
+    #[test]
+    fn what_a_node_said_explains_more_than_silence() {
+        let mut read = Tries::new(Repeat::Read);
+        read.judge(&error(Code::NoLeader), LEFT, 3, 0.0);
+        read.judge(&error(Code::Timeout), LEFT, 3, 0.0);
+        let last = read.last_error(error(Code::Timeout));
+        assert_eq!((last.code, last.is_unknown()), (Code::NoLeader, false), "{last}");
+        // Of a write, a try without an answer may have taken effect all the same.
+        let mut write = Tries::new(Repeat::Deduplicated);
+        write.judge(&error(Code::NoLeader), LEFT, 3, 0.0);
+        write.judge(&error(Code::Timeout), LEFT, 3, 0.0);
+        let last = write.last_error(error(Code::Timeout));
+        assert_eq!((last.code, last.is_unknown()), (Code::NoLeader, true), "{last}");
+        // Nobody said anything.
+        let mut silent = Tries::new(Repeat::Read);
+        silent.judge(&error(Code::Timeout), LEFT, 3, 0.0);
+        assert_eq!(silent.last_error(error(Code::Timeout)).code, Code::Timeout);
     }
 }

@@ -4,6 +4,7 @@
 //! Panics are its way to report. Not for production code.
 
 mod conformance;
+pub mod fuzz;
 mod history;
 mod model;
 mod strategy;

@@ -218,19 +218,31 @@ async fn call(node: Arc<Node>, method: Method, request: Bytes) -> Result<Bytes, 
         Method::KvPut | Method::KvDelete | Method::KvTxn | Method::KvExecute => {
             kv_write(&node, method, request).await
         }
-        Method::AdminIdentify => encode(&admin::identify(&node)),
+        Method::AdminIdentify => {
+            let _: pb::IdentifyRequest = decode(request)?;
+            encode(&admin::identify(&node))
+        }
         Method::AdminJoin => encode(&admin::join(&node, decode(request)?).await?),
         Method::AdminBootstrap => encode(&admin::bootstrap(&node, decode(request)?).await?),
-        Method::AdminShardMap => encode(&pb::ShardMapResponse {
-            map: node.map_with_leaders(),
-        }),
-        Method::AdminStatus => encode(&pb::StatusResponse {
-            status: Some(node.status().await),
-        }),
+        Method::AdminShardMap => {
+            let _: pb::ShardMapRequest = decode(request)?;
+            encode(&pb::ShardMapResponse {
+                map: node.map_with_leaders(),
+            })
+        }
+        Method::AdminStatus => {
+            let _: pb::StatusRequest = decode(request)?;
+            encode(&pb::StatusResponse {
+                status: Some(node.status().await),
+            })
+        }
         Method::AdminTransferLeader => encode(&admin::transfer_leader(&node, decode(request)?).await?),
         Method::AdminCompact => encode(&admin::compact(&node, decode(request)?).await?),
         Method::AdminStateHash => encode(&admin::state_hash(&node, decode(request)?).await?),
-        Method::ConsumerList => encode(&admin::consumers(&node)),
+        Method::ConsumerList => {
+            let _: pb::ConsumerListRequest = decode(request)?;
+            encode(&admin::consumers(&node))
+        }
         Method::RaftVote
         | Method::RaftPreVote
         | Method::RaftHeartbeat

@@ -447,6 +447,9 @@ mod tests {
     async fn empty_missing_foreign_and_running() {
         let dir = tempfile::tempdir().unwrap();
         assert!(check(&dir.path().join("none"), &|_| {}).await.is_err());
+        // Nothing is created in a directory that is not ours.
+        assert_eq!(run(&dir).await.store, None);
+        assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 0);
         let lock = DataLock::acquire(dir.path()).unwrap();
         assert!(matches!(
             check(dir.path(), &|_| {}).await,

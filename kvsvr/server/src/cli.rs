@@ -12,7 +12,7 @@
 mod serve;
 
 use std::{
-    io::{self, Write as _},
+    io::{self, IsTerminal as _, Write as _},
     path::PathBuf,
     process::ExitCode,
 };
@@ -20,7 +20,10 @@ use std::{
 use clap::{Args, Parser, Subcommand};
 
 pub use self::serve::{Failure, Shutdown};
-use crate::config::{self, ConfigError, Effective, Sources};
+use crate::{
+    check,
+    config::{self, ConfigError, Effective, Sources},
+};
 
 /// What the process ends with.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -72,8 +75,27 @@ enum Command {
         #[command(subcommand)]
         command: ConfigCommand,
     },
+    /// Verifies the files of a stopped node and prints what it found. Changes nothing.
+    #[command(after_help = EXIT_CODES)]
+    Check {
+        /// The node's data directory.
+        #[arg(long, value_name = "DIR")]
+        data: PathBuf,
+        /// How to print the report.
+        #[arg(short, long, value_enum, default_value_t)]
+        output: CheckOutput,
+    },
     /// Prints the version.
     Version,
+}
+
+#[derive(Clone, Copy, Debug, Default, clap::ValueEnum)]
+enum CheckOutput {
+    /// For people.
+    #[default]
+    Table,
+    /// For scripts.
+    Json,
 }
 
 #[derive(Debug, Subcommand)]
@@ -172,8 +194,38 @@ where
         Command::Config {
             command: ConfigCommand::Print(settings),
         } => print(&settings.load(environment)?.to_toml()),
+        Command::Check { data, output } => check(&data, output),
         Command::Version => print(&format!("kvsvr {}\n", env!("CARGO_PKG_VERSION"))),
     }
+}
+
+/// Verifies a stopped node's files. A log that ends in a write which was never acknowledged is in order.
+fn check(data: &std::path::Path, output: CheckOutput) -> Result<Exit, Failure> {
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(1)
+        .enable_all()
+        .build()
+        .map_err(|e| Failure::new(Exit::Error, format!("cannot start: {e}")))?;
+    let show = io::stderr().is_terminal();
+    let progress = move |text: &str| {
+        if show {
+            // Progress that nobody sees is no error.
+            drop(writeln!(io::stderr(), "{text}"));
+        }
+    };
+    let report = runtime
+        .block_on(check::check(data, &progress))
+        .map_err(|e| Failure::new(Exit::DataRefused, e.to_string()))?;
+    let text = match output {
+        CheckOutput::Table => report.lines().join("\n"),
+        CheckOutput::Json => serde_json::to_string_pretty(&report)
+            .map_err(|e| Failure::new(Exit::Error, format!("cannot print the report: {e}")))?,
+    };
+    print(&format!("{text}\n"))?;
+    Ok(match report.verdict {
+        check::Verdict::Ok | check::Verdict::Torn => Exit::Clean,
+        check::Verdict::Corrupt => Exit::Storage,
+    })
 }
 
 /// Writes a result; a reader that has gone away (`| head`) is not an error.
@@ -200,7 +252,7 @@ mod tests {
             | Command::Config {
                 command: ConfigCommand::Print(settings),
             } => settings.load(Vec::new()).map_err(|error| error.to_string()),
-            Command::Version => Err("version".into()),
+            Command::Check { .. } | Command::Version => Err("not a command with settings".into()),
         }
     }
 

@@ -8,12 +8,15 @@ use kvsvr_core::{codec::decode_command, types::Partition};
 use kvsvr_proto::v1::{
     self as pb, ErrorCode, exec_reply::Result as Answer, exec_request::Op as ExecOp, read_mode::Mode,
 };
-use prost::Message;
+use prost::{
+    Message,
+    encoding::{WireType, decode_key, decode_varint},
+};
 use tokio::time::timeout_at;
 
 use crate::{
     convert as api,
-    limits::{MAX_EXEC_IN_FLIGHT, MAX_REPLIES_PER_FRAME},
+    limits::{MAX_EXEC_IN_FLIGHT, MAX_REPLIES_PER_FRAME, MAX_REQUESTS_PER_FRAME},
     metrics::ReadKind,
     node::Node,
     service::CallError,
@@ -40,13 +43,13 @@ pub async fn serve(
         match input.next().await {
             None => break Ok(()),
             Some(Err(_)) => break Ok(()),
-            Some(Ok(bytes)) => match pb::ExecFrame::decode(bytes) {
+            Some(Ok(bytes)) => match decode_frame(bytes) {
                 Ok(frame) => {
                     queue.begin(frame.requests.len());
                     node.metrics().exec_frame(frame.requests.len());
                     dispatch(&node, frame.requests, &queue);
                 }
-                Err(e) => break Err(CallError::Malformed(e.to_string())),
+                Err(reason) => break Err(CallError::Malformed(reason)),
             },
         }
         if writer.is_finished() {
@@ -55,6 +58,32 @@ pub async fn serve(
     };
     queue.close();
     served
+}
+
+/// A frame takes a message's bytes and many times that in memory when its requests are tiny, so they are counted first.
+fn decode_frame(bytes: Bytes) -> Result<pb::ExecFrame, String> {
+    let mut rest = &bytes[..];
+    let mut count = 0;
+    while !rest.is_empty() {
+        // Fields of other kinds are left to the decoder.
+        let Ok((_, WireType::LengthDelimited)) = decode_key(&mut rest) else {
+            break;
+        };
+        let len = decode_varint(&mut rest)
+            .ok()
+            .and_then(|len| usize::try_from(len).ok());
+        let Some(len) = len.filter(|len| *len <= rest.len()) else {
+            break;
+        };
+        rest = &rest[len..];
+        count += 1;
+        if count > MAX_REQUESTS_PER_FRAME {
+            return Err(format!(
+                "a frame has at most {MAX_REQUESTS_PER_FRAME} requests; send several frames"
+            ));
+        }
+    }
+    pb::ExecFrame::decode(bytes).map_err(|e| e.to_string())
 }
 
 /// Writes answers; everything that waits when the stream takes data goes into one frame.
@@ -381,10 +410,16 @@ fn answer(shard: &Arc<Shard>, read: Read, kind: ReadKind) {
     let age = shard.reads().age().unwrap_or(Duration::MAX);
     let Read { op, reply, .. } = read;
     match op {
-        ReadOp::Get(..) => reply.send(shard.reads().execute(op, age)),
+        ReadOp::Get(..) => {
+            let answer = shard.reads().answer(op, &reply, age);
+            reply.send(answer);
+        }
         ReadOp::Other(_) => {
             let shard = shard.clone();
-            tokio::spawn(async move { reply.send(shard.reads().execute(op, age)) });
+            tokio::spawn(async move {
+                let answer = shard.reads().answer(op, &reply, age);
+                reply.send(answer);
+            });
         }
     }
 }

@@ -1,6 +1,6 @@
 //! A kvsvr node: the shards' replicas on one machine, and everything around them.
 //!
-//! From the inside out: durable storage ([`disk`], [`wal`], [`store`], the engine `rocks` and the row cache before it, [`cache`]); consensus
+//! From the inside out: durable storage ([`disk`], [`wal`], [`store`], the engine `rocks`, before it the write buffer, [`buffer`], and the row cache, [`cache`]); consensus
 //! ([`raft`]); one replica of a shard ([`shard`], with its change log: [`hub`], [`history`], [`watch`]); the node ([`node`],
 //! [`topology`], [`maintenance`]); what answers requests ([`service`], [`api`], [`exec`], [`peer`], [`admin`], [`convert`]); and the edges of
 //! the process (`grpc`, `http`, `cli`, [`config`], [`metrics`]), which only exist with the feature `grpc`. `process` puts the production form
@@ -8,6 +8,7 @@
 
 pub mod admin;
 pub mod api;
+pub mod buffer;
 pub mod cache;
 pub mod check;
 pub mod config;

@@ -76,11 +76,22 @@ pub const DISK_RESERVE_BYTES: u64 = 256 << 20;
 pub const ROCKS_BLOCK_CACHE_BYTES: usize = 128 << 20;
 /// Bytes of all memtables together.
 pub const ROCKS_MEMTABLE_BYTES: usize = 96 << 20;
+/// Bytes in the active write buffer from which on it should be flushed.
+pub const BUFFER_BYTES: usize = 64 << 20;
+/// Bytes in the active write buffer from which on a writer moves it to RocksDB before it goes on.
+pub const BUFFER_MAX_BYTES: usize = 96 << 20;
+/// Bytes that a row of the write buffer costs besides its key and its value: handles, hash slot, allocator headers.
+pub const BUFFER_ROW_OVERHEAD: usize = 192;
+/// Bytes that an older version of a row costs besides its value.
+pub const BUFFER_VERSION_OVERHEAD: usize = 64;
+/// Rows of the write buffer that a scan looks at while it holds the buffer's locks.
+pub const BUFFER_SCAN_ROWS: usize = 256;
 /// Threads of RocksDB for flushes and compactions.
 pub const ROCKS_BACKGROUND_JOBS: i32 = 2;
 /// Files that RocksDB keeps open.
 pub const ROCKS_OPEN_FILES: i32 = 1024;
 
+const _: () = assert!(BUFFER_BYTES < BUFFER_MAX_BYTES && BUFFER_SCAN_ROWS > 0);
 const _: () = assert!(WAL_WRITE_BYTES as u64 * 4 <= WAL_SEGMENT_BYTES);
 const _: () = assert!(kvsvr_core::limits::MAX_COMMAND + (1 << 20) <= WAL_MAX_PAYLOAD);
 const _: () = assert!(WAL_MAX_PAYLOAD + WAL_WRITE_BYTES < u32::MAX as usize / 4);
@@ -167,8 +178,14 @@ pub const DEFAULT_REQUEST_TIMEOUT: Duration = Duration::from_secs(5);
 pub const MAX_REQUEST_TIMEOUT: Duration = Duration::from_secs(60);
 /// Requests of one Exec stream that may be unanswered; then its socket is not read.
 pub const MAX_EXEC_IN_FLIGHT: usize = 8_192;
+/// Requests in one frame.
+pub const MAX_REQUESTS_PER_FRAME: usize = 8_192;
 /// Answers in one frame.
 pub const MAX_REPLIES_PER_FRAME: usize = 512;
+/// Bytes of the answers in one frame; one answer may pass it.
+pub const MAX_REPLY_FRAME_BYTES: usize = 1 << 20;
+/// Bytes of answers that may wait for the client of one Exec stream; further reads are answered OVERLOADED.
+pub const MAX_UNREAD_REPLY_BYTES: usize = 32 << 20;
 /// When a client is told to come again after the shard had no leader.
 pub const NO_LEADER_RETRY_MS: u32 = 30;
 /// When a client is told to come again after the queue was full.
@@ -191,17 +208,24 @@ pub const MAX_APPLY_BYTES: usize = 4 << 20;
 
 const _: () = assert!(kvsvr_core::limits::MAX_COMMAND < MAX_QUEUED_BYTES);
 const _: () = assert!(MAX_BATCH_BYTES <= MAX_APPLY_BYTES);
+const _: () = assert!(
+    MAX_REPLY_FRAME_BYTES + kvsvr_core::limits::MAX_RANGE_BYTES + kvsvr_core::limits::MAX_VALUE
+        < MAX_MESSAGE_BYTES
+);
+const _: () = assert!(MAX_REPLY_FRAME_BYTES < MAX_UNREAD_REPLY_BYTES);
 
 // Reads.
 
 /// Frames of reads that one confirmation of leadership serves.
 pub const MAX_READS_PER_ROUND: usize = 1_024;
-/// How long a confirmation, and the applied state after it, are waited for.
-pub const READ_CONFIRM_TIMEOUT: Duration = Duration::from_millis(1_500);
+/// How long a confirmation, and the applied state after it, are waited for. Less than clients wait for one try, so that they hear why.
+pub const READ_CONFIRM_TIMEOUT: Duration = Duration::from_millis(750);
 /// Percent of the leader's lease that are not used, because clocks run at different speeds.
 pub const LEASE_DRIFT_PERCENT: u32 = 20;
 /// How often a replica without linearizable reads asks the leader, to know the age of its state.
 pub const FRESHNESS_PROBE_INTERVAL: Duration = Duration::from_millis(500);
+/// A replica that no quorum has confirmed for so long says so in the status and is not ready.
+pub const UNCONFIRMED_WARNING: Duration = Duration::from_secs(4);
 
 // Replication.
 

@@ -7,6 +7,7 @@ use std::{
         Arc,
         atomic::{AtomicU64, Ordering},
     },
+    time::Duration,
 };
 
 use kvsvr_client::{mux::NodeStream, transport::Transport};
@@ -25,7 +26,7 @@ use crate::{
     admin,
     config::Settings,
     disk::DynDisk,
-    limits::INITIALIZE_PATIENCE,
+    limits::{INITIALIZE_PATIENCE, UNCONFIRMED_WARNING},
     metrics::Metrics,
     raft::{
         network::Peers,
@@ -484,9 +485,22 @@ impl Node {
                     "shard {} has no leader: a majority of its replicas must be up and reach each other",
                     shard.id()
                 ));
+            } else if let Some(silence) = self.unconfirmed(&shard) {
+                // With pre-votes neither leader nor followers give up the last leader while nobody can replace it.
+                messages.push(format!(
+                    "shard {} has no leader that a majority confirms, for {} s: a majority of its replicas must be up and reach each other",
+                    shard.id(),
+                    silence.as_secs()
+                ));
             }
         }
         messages
+    }
+
+    /// For how long no quorum has confirmed the leader of this replica's shard, if that is too long.
+    fn unconfirmed(&self, shard: &Shard) -> Option<Duration> {
+        let silence = shard.reads().age().unwrap_or_else(|| self.started.elapsed());
+        (silence >= UNCONFIRMED_WARNING).then_some(silence)
     }
 
     /// Ok when the node serves; else why not.

@@ -86,10 +86,11 @@ async fn open_wal(
     metrics: &Arc<Metrics>,
 ) -> Result<Wal, Failure> {
     let data = config.data.display().to_string();
+    let place = data.clone();
     let on_fatal = move |e: &io::Error| {
         // After a failed fsync nobody knows what is on disk: going on, or trying again, could lose what was acknowledged.
         tracing::error!(
-            "writing the log in {data} failed, this node stops: {e}. Check the disk, then start the node again"
+            "writing the log in {place} failed, this node stops: {e}. Check the disk, then start the node again"
         );
         std::process::exit(i32::from(Exit::Storage as u8));
     };
@@ -106,6 +107,16 @@ async fn open_wal(
     };
     let opened = Wal::open(disk, options).await;
     let (wal, report) = opened.map_err(|e: WalError| storage(e))?;
+    if let Some(identity) = store.identity().filter(|_| report.fresh) {
+        return Err(Failure::new(
+            Exit::DataRefused,
+            format!(
+                "the data directory {data} belongs to node {} but has no log any more: a node without its log could vote against what it promised. \
+                 Restore the directory wal, or give up this directory and add the node as a new member with an empty one",
+                identity.node_id
+            ),
+        ));
+    }
     if let Some((segment, offset)) = &report.torn {
         tracing::warn!(
             segment,
@@ -127,7 +138,13 @@ fn open_rocks(config: &Config) -> Result<Arc<RocksEngine>, Failure> {
         block_cache_bytes: config.memory.block_cache,
         memtable_bytes: config.memory.memtables,
     };
-    RocksEngine::open(&config.data.join(ROCKS_DIR), &options).map_err(storage)
+    let data = config.data.display();
+    RocksEngine::open(&config.data.join(ROCKS_DIR), &options).map_err(|e| {
+        storage(format!(
+            "the engine in {data} does not open: {e}. `kvsvr check --data {data}` lists what is damaged; restore those files from a \
+             copy of this disk, or replace this node by a new one with an empty data directory"
+        ))
+    })
 }
 
 async fn serve(

@@ -181,15 +181,17 @@ impl DataLock {
         )
     }
 
-    /// Locks a directory that is there.
-    pub fn acquire_existing(path: &Path) -> Result<Self, StoreError> {
+    /// Locks a directory that is there, and creates nothing in one that is not ours: `None` if there is nothing to lock.
+    pub fn acquire_existing(path: &Path) -> Result<Option<Self>, StoreError> {
+        fs::read_dir(path).map_err(|source| io_error(&path.display().to_string(), source))?;
+        if !path.join(STORE_FILE).exists() && !path.join(LOCK_FILE).exists() {
+            return Ok(None);
+        }
         Self::lock(
             path,
-            fs::OpenOptions::new()
-                .create(path.join(STORE_FILE).exists())
-                .truncate(false)
-                .write(true),
+            fs::OpenOptions::new().create(true).truncate(false).write(true),
         )
+        .map(Some)
     }
 
     fn lock(path: &Path, options: &fs::OpenOptions) -> Result<Self, StoreError> {

@@ -377,13 +377,16 @@ impl Disk for MemDisk {
     fn remove_dir(&self, dir: &str) -> DiskFuture<()> {
         let (dir, prefix) = (dir.to_owned(), format!("{dir}/"));
         self.run(move |tree| {
-            let inside: Vec<String> = tree
+            let mut inside: Vec<String> = tree
                 .names
                 .keys()
                 .filter(|path| path.starts_with(&prefix))
                 .cloned()
                 .collect();
-            for path in inside {
+            // In any order, as a file system lists them.
+            while !inside.is_empty() {
+                let next = tree.random.below(inside.len() as u64);
+                let path = inside.swap_remove(usize::try_from(next).unwrap_or(0));
                 tree.change(NameChange::Remove(path));
             }
             tree.dirs

@@ -7,3 +7,6 @@ pub mod network;
 pub mod runtime;
 pub mod snapshot;
 pub mod types;
+
+#[cfg(test)]
+mod tests;

@@ -243,7 +243,10 @@ impl<S: Stream<Item = AppendEntriesRequest<TypeConfig>> + Unpin> Pump<S> {
             None => Some(Err(unreachable("the peer closed the stream"))),
             Some(Err(error)) => Some(Err(unreachable(error))),
             Some(Ok(bytes)) => {
-                self.in_flight_bytes -= self.in_flight.pop_front().unwrap_or(0);
+                let Some(answered) = self.in_flight.pop_front() else {
+                    return Some(Err(unreachable("the peer answered no request")));
+                };
+                self.in_flight_bytes -= answered;
                 self.deadline = Instant::now() + self.patience;
                 match pb::AppendResponse::decode(bytes) {
                     Ok(response) => Some(append_result(response)),

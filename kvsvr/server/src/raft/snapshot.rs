@@ -23,7 +23,10 @@ use kvsvr_proto::v1 as pb;
 use openraft::storage::SnapshotMeta;
 use parking_lot::Mutex;
 use prost::Message;
-use tokio::{sync::Semaphore, time::timeout};
+use tokio::{
+    sync::{OwnedMutexGuard, Semaphore},
+    time::timeout,
+};
 
 use super::{
     convert,
@@ -102,6 +105,16 @@ pub enum TransferError {
     /// The local disk.
     #[error("snapshot staging: {0}")]
     Io(#[from] std::io::Error),
+    /// What was received and checked is not any more what it was.
+    #[error("snapshot staging: {path} is incomplete or damaged at byte {byte}; {then}")]
+    Damaged {
+        /// Relative to the data directory.
+        path: String,
+        /// Where the first frame starts that is not valid.
+        byte: u64,
+        /// What happens then.
+        then: &'static str,
+    },
 }
 
 fn peer(error: impl ToString) -> TransferError {
@@ -129,8 +142,12 @@ impl TransferStatus {
 /// Sends snapshots of this node's shards.
 pub struct SnapshotSender {
     checkpoints: Arc<dyn Checkpoints>,
+    /// How many transfers read a checkpoint, by its name. Locked while checkpoints come and go.
+    readers: Mutex<BTreeMap<String, usize>>,
     /// Tells this node's snapshots from others'.
     store_id: String,
+    /// Bytes of a chunk; one pair may pass it.
+    pub(super) chunk_bytes: usize,
     slots: Semaphore,
     status: Arc<TransferStatus>,
     metrics: Arc<Metrics>,
@@ -146,15 +163,21 @@ impl SnapshotSender {
     ) -> Self {
         Self {
             checkpoints,
+            readers: Mutex::default(),
             store_id,
+            chunk_bytes: SNAPSHOT_CHUNK_BYTES,
             slots: Semaphore::new(MAX_SNAPSHOTS_SENDING),
             status,
             metrics,
         }
     }
 
-    /// Removes checkpoints that no transfer can use any more: all but the newest of each shard.
+    /// Removes checkpoints that no transfer can use any more: all but the newest of each shard and those that are being sent.
     pub fn remove_stale(&self) -> Result<(), EngineError> {
+        self.remove_stale_but(&self.readers.lock())
+    }
+
+    fn remove_stale_but(&self, readers: &BTreeMap<String, usize>) -> Result<(), EngineError> {
         let mut newest: BTreeMap<u32, u64> = BTreeMap::new();
         let parsed: Vec<_> = self
             .checkpoints
@@ -167,7 +190,8 @@ impl SnapshotSender {
             *entry = (*entry).max(index);
         }
         for (parsed, name) in &parsed {
-            if parsed.is_none_or(|(shard, index)| newest.get(&shard) != Some(&index)) {
+            let newest = parsed.is_some_and(|(shard, index)| newest.get(&shard) == Some(&index));
+            if !newest && !readers.contains_key(name) {
                 self.checkpoints.remove(name)?;
             }
         }
@@ -212,9 +236,11 @@ impl SnapshotSender {
             ..Default::default()
         };
         let begun = exchange(&sender, &mut receiver, &offer).await?;
-        let (name, source) = self.source(shard, required, &begun.resume_id)?;
+        let (reading, source) = self.source(shard, required, &begun.resume_id)?;
         let meta = meta_of(&*source, shard)?.ok_or_else(|| peer("the checkpoint is empty"))?;
-        offer.snapshot_id = format!("{}/{name}", self.store_id);
+        // Another checkpoint of the same name may hold a newer state; at equal positions the states are equal.
+        let position = meta.last_log_id.map_or(0, |id| id.index);
+        offer.snapshot_id = format!("{}/{}@{position}", self.store_id, reading.name);
         offer.last_log_id = meta.last_log_id.as_ref().map(convert::pb_log_id);
         offer.membership = Some(convert::pb_stored_membership(&meta.last_membership));
         let begun = exchange(&sender, &mut receiver, &offer).await?;
@@ -227,7 +253,7 @@ impl SnapshotSender {
         };
         let mut position = Some(Position::decode(&begun.resume_after)?);
         while let Some(after) = position {
-            let chunk = next_chunk(&*source, shard, &after)?;
+            let chunk = next_chunk(&*source, shard, &after, self.chunk_bytes)?;
             position = chunk.next;
             self.status.set(
                 shard,
@@ -242,7 +268,7 @@ impl SnapshotSender {
         }
         let vote = stream.installed().await?;
         tracing::info!(%shard, target, "the snapshot is installed");
-        self.checkpoints.remove(&name)?;
+        reading.finish()?;
         Ok(vote)
     }
 
@@ -252,15 +278,18 @@ impl SnapshotSender {
         shard: ShardId,
         required: u64,
         resume: &str,
-    ) -> Result<(String, Box<dyn EngineRead + Send + Sync>), TransferError> {
+    ) -> Result<(Reading<'_>, Source), TransferError> {
         let ours = resume
             .strip_prefix(&self.store_id)
-            .and_then(|rest| rest.strip_prefix('/'));
+            .and_then(|rest| rest.strip_prefix('/'))
+            .and_then(|rest| rest.rsplit_once('@'))
+            .map(|(name, _)| name);
         let usable = |name: &str| parse_name(name).is_some_and(|(s, i)| s == shard.0 && i >= required);
+        let mut readers = self.readers.lock();
         if let Some(name) = ours.filter(|name| usable(name))
             && let Some(source) = self.checkpoints.open(name)?
         {
-            return Ok((name.to_owned(), source));
+            return Ok((self.reading(&mut readers, name.to_owned()), source));
         }
         // The name holds the required index, a lower bound of what is in it: the flush may have gone on meanwhile.
         let name = format!("{}-{required}", shard.0);
@@ -271,7 +300,45 @@ impl SnapshotSender {
             .checkpoints
             .open(&name)?
             .ok_or_else(|| peer("the new checkpoint vanished"))?;
-        Ok((name, source))
+        let reading = self.reading(&mut readers, name);
+        self.remove_stale_but(&readers)?;
+        Ok((reading, source))
+    }
+
+    fn reading(&self, readers: &mut BTreeMap<String, usize>, name: String) -> Reading<'_> {
+        *readers.entry(name.clone()).or_default() += 1;
+        Reading { sender: self, name }
+    }
+}
+
+type Source = Box<dyn EngineRead + Send + Sync>;
+
+/// A transfer's use of a checkpoint. Several may read the same one; it outlives those that are interrupted.
+struct Reading<'a> {
+    sender: &'a SnapshotSender,
+    name: String,
+}
+
+impl Reading<'_> {
+    /// The transfer is complete: nothing goes on from this checkpoint, unless others read it.
+    fn finish(self) -> Result<(), EngineError> {
+        let readers = self.sender.readers.lock();
+        let result = match readers.get(&self.name) {
+            Some(1) => self.sender.checkpoints.remove(&self.name),
+            _ => Ok(()),
+        };
+        drop(readers);
+        result
+    }
+}
+
+impl Drop for Reading<'_> {
+    fn drop(&mut self) {
+        let mut readers = self.sender.readers.lock();
+        match readers.get_mut(&self.name) {
+            Some(count) if *count > 1 => *count -= 1,
+            _ => drop(readers.remove(&self.name)),
+        }
     }
 }
 
@@ -329,10 +396,23 @@ impl ChunkStream {
             ..Default::default()
         };
         self.next += 1;
-        timeout(SNAPSHOT_PATIENCE, self.sender.send(chunk.encode_to_vec().into()))
+        let sending = self.sender.send(chunk.encode_to_vec().into());
+        let sent = timeout(SNAPSHOT_PATIENCE, sending)
             .await
-            .map_err(|_| peer("the peer does not take data"))?
-            .map_err(peer)
+            .map_err(|_| peer("the peer does not take data"))?;
+        match sent {
+            Ok(()) => Ok(()),
+            Err(_) => Err(self.reason().await),
+        }
+    }
+
+    /// Why the peer takes no more: it says so after the acknowledgements that are still on their way.
+    async fn reason(&mut self) -> TransferError {
+        loop {
+            if let Err(error) = receive_ack(&mut self.receiver).await {
+                return error;
+            }
+        }
     }
 
     async fn installed(&mut self) -> Result<Vote, TransferError> {
@@ -346,8 +426,8 @@ impl ChunkStream {
 }
 
 /// Where a chunk ends: the last pair in it. The default is the beginning.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-struct Position {
+#[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) struct Position {
     /// Number of the column family; `key` is empty before its first pair.
     cf: u8,
     key: Bytes,
@@ -374,14 +454,19 @@ impl Position {
     }
 }
 
-struct Chunk {
-    data: Bytes,
+pub(super) struct Chunk {
+    pub(super) data: Bytes,
     /// Where the next one starts; `None` after the last.
-    next: Option<Position>,
+    pub(super) next: Option<Position>,
 }
 
-/// The pairs after a position, up to about [`SNAPSHOT_CHUNK_BYTES`]: (cf u8, key length u32, value length u32, key, value)*.
-fn next_chunk(source: &dyn EngineRead, shard: ShardId, after: &Position) -> Result<Chunk, TransferError> {
+/// The pairs after a position, up to about `bytes`: (cf u8, key length u32, value length u32, key, value)*.
+pub(super) fn next_chunk(
+    source: &dyn EngineRead,
+    shard: ShardId,
+    after: &Position,
+    bytes: usize,
+) -> Result<Chunk, TransferError> {
     let mut data = BytesMut::new();
     let mut position = after.clone();
     let (first, end) = keys::shard_range(shard);
@@ -402,7 +487,7 @@ fn next_chunk(source: &dyn EngineRead, shard: ShardId, after: &Position) -> Resu
         };
         source.scan(cf, scan, &mut |key, value| {
             put_pair(&mut data, position.cf, key, value);
-            if data.len() < SNAPSHOT_CHUNK_BYTES {
+            if data.len() < bytes {
                 return ControlFlow::Continue(());
             }
             last = Some(Bytes::copy_from_slice(key));
@@ -460,7 +545,11 @@ fn pairs(mut data: Bytes, mut each: impl FnMut(Cf, Bytes, Bytes)) -> Result<(), 
 pub struct Staged {
     shard: ShardId,
     disk: DynDisk,
+    /// Keeps other transfers from the staging directory for as long as this is in use.
+    exclusive: Option<Exclusive>,
 }
+
+type Exclusive = Arc<OwnedMutexGuard<()>>;
 
 /// The offer of a transfer that is being received (encoded [`pb::SnapshotOffer`]).
 const OFFER: &str = "OFFER";
@@ -484,21 +573,29 @@ impl Staged {
         Ok(found.then(|| Staged {
             shard,
             disk: disk.clone(),
+            exclusive: None,
         }))
     }
 
     /// Replaces the shard's content by the staged one. Atomic over crashes together with [`Staged::interrupted`].
     pub async fn install(self, engine: &dyn Engine) -> Result<(), TransferError> {
         let dir = staging(self.shard);
+        let begun = self.disk.list(&dir).await?.iter().any(|name| name == INSTALL);
         let file = self.disk.open(&format!("{dir}/{CHUNKS}"), false).await?;
         let mut check = FrameReader::new(file.clone()).await?;
         while check.next().await?.is_some() {}
         if !check.complete {
-            return Err(peer(format!(
-                "{dir}/{CHUNKS} is incomplete or damaged; remove {dir}, it is sent again"
-            )));
+            return Err(TransferError::Damaged {
+                path: format!("{dir}/{CHUNKS}"),
+                byte: check.offset,
+                then: if begun {
+                    "the shard was being replaced by it, so this replica cannot start: replace this node by a new one"
+                } else {
+                    "it is sent again from there"
+                },
+            });
         }
-        if !self.disk.list(&dir).await?.iter().any(|name| name == INSTALL) {
+        if !begun {
             self.disk
                 .rename(&format!("{dir}/{OFFER}"), &format!("{dir}/{INSTALL}"))
                 .await?;
@@ -517,14 +614,23 @@ impl Staged {
             engine.write(batch)?;
         }
         engine.flush()?;
-        self.remove().await?;
+        remove(&self.disk, self.shard).await?;
+        drop(self.exclusive);
         Ok(())
     }
+}
 
-    async fn remove(&self) -> std::io::Result<()> {
-        self.disk.remove_dir(&staging(self.shard)).await?;
-        self.disk.sync_dir("staging").await
+/// Removes what is staged, if there is anything.
+async fn remove(disk: &DynDisk, shard: ShardId) -> std::io::Result<()> {
+    let dir = staging(shard);
+    if disk.list(&dir).await?.is_empty() {
+        return Ok(());
     }
+    // The marker goes first, durably: with it and without the chunks the node could not start.
+    disk.remove(&format!("{dir}/{INSTALL}")).await?;
+    disk.sync_dir(&dir).await?;
+    disk.remove_dir(&dir).await?;
+    disk.sync_dir("staging").await
 }
 
 /// Reads the valid frames of a chunk file, and stops at the first that is not.
@@ -574,6 +680,9 @@ impl FrameReader {
 #[derive(Clone)]
 pub struct SnapshotReceiver {
     disk: DynDisk,
+    /// One transfer at a time for each shard. The lock goes with the staged snapshot: the task that serves a transfer may be
+    /// dropped while Raft installs what it has received.
+    locks: Arc<Mutex<BTreeMap<ShardId, Arc<tokio::sync::Mutex<()>>>>>,
     status: Arc<TransferStatus>,
     metrics: Arc<Metrics>,
 }
@@ -581,6 +690,8 @@ pub struct SnapshotReceiver {
 /// What one transfer has staged so far.
 struct Staging {
     offer: pb::SnapshotOffer,
+    /// The keys of the shard.
+    range: (Bytes, Bytes),
     file: Arc<dyn DiskFile>,
     offset: u64,
     chunks: u64,
@@ -593,9 +704,15 @@ impl SnapshotReceiver {
     pub fn new(disk: DynDisk, status: Arc<TransferStatus>, metrics: Arc<Metrics>) -> Self {
         Self {
             disk,
+            locks: Arc::default(),
             status,
             metrics,
         }
+    }
+
+    async fn exclusive(&self, shard: ShardId) -> Exclusive {
+        let lock = self.locks.lock().entry(shard).or_default().clone();
+        Arc::new(lock.lock_owned().await)
     }
 
     /// The receiving side of the dialogue. `install` hands the complete snapshot to Raft and returns the vote to answer with.
@@ -610,6 +727,7 @@ impl SnapshotReceiver {
     where
         F: Future<Output = Result<Vote, String>>,
     {
+        let exclusive = self.exclusive(shard).await;
         let received = self.receive_chunks(shard, first, input, output).await;
         self.status.set(shard, None);
         let staging = received?;
@@ -629,17 +747,14 @@ impl SnapshotReceiver {
         let staged = Staged {
             shard,
             disk: self.disk.clone(),
+            exclusive: Some(exclusive.clone()),
         };
         let vote = install(vote, meta, SnapshotData::Staged(staged))
             .await
             .map_err(peer)?;
         // Raft does not install what is older than its own state; then the chunks are of no use any more.
-        Staged {
-            shard,
-            disk: self.disk.clone(),
-        }
-        .remove()
-        .await?;
+        remove(&self.disk, shard).await?;
+        drop(exclusive);
         let vote = Some(convert::pb_vote(&vote));
         reply(
             output,
@@ -720,6 +835,7 @@ impl SnapshotReceiver {
         file.set_len(reader.offset).await?;
         Ok(Some(Staging {
             offer,
+            range: keys::shard_range(shard),
             file,
             offset: reader.offset,
             chunks: reader.frames,
@@ -729,7 +845,7 @@ impl SnapshotReceiver {
 
     async fn begin(&self, shard: ShardId, offer: pb::SnapshotOffer) -> Result<Staging, TransferError> {
         let dir = staging(shard);
-        self.disk.remove_dir(&dir).await?;
+        remove(&self.disk, shard).await?;
         self.disk.create_dir(&dir).await?;
         let file = self.disk.open(&format!("{dir}/{CHUNKS}"), true).await?;
         let marker = self.disk.open(&format!("{dir}/{OFFER}"), true).await?;
@@ -741,6 +857,7 @@ impl SnapshotReceiver {
         self.disk.sync_dir("staging").await?;
         Ok(Staging {
             offer,
+            range: keys::shard_range(shard),
             file,
             offset: 0,
             chunks: 0,
@@ -759,9 +876,20 @@ impl Staging {
     }
 
     async fn append(&mut self, chunk: pb::SnapshotChunk) -> Result<(), TransferError> {
+        let (start, end) = &self.range;
+        let (mut position, mut sound) = (self.position.clone(), true);
         pairs(chunk.data.clone(), |cf, key, _| {
-            self.position = Position { cf: cf as u8, key };
+            let at = Position { cf: cf as u8, key };
+            sound &= at > position && at.key >= start && (end.is_empty() || at.key < end);
+            position = at;
         })?;
+        if !sound {
+            let number = chunk.number;
+            return Err(peer(format!(
+                "chunk {number} has a row that does not belong there"
+            )));
+        }
+        self.position = position;
         let mut header = BytesMut::with_capacity(FRAME_HEADER);
         header.put_u64_le(chunk.number | if chunk.last { LAST_FRAME } else { 0 });
         header.put_u32_le(chunk.data.len() as u32);

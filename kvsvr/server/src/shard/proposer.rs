@@ -255,8 +255,9 @@ fn write_error(shard: u32, failure: RaftError<TypeConfig, ClientWriteError<TypeC
             ErrorCode::Timeout,
             format!("shard {shard}: the leader changed: {e}"),
         ),
+        // The entry may have been sent out before. The node is on its way down: as if it were gone already.
         RaftError::Fatal(fatal) => error::unknown(
-            ErrorCode::Internal,
+            ErrorCode::Disconnected,
             format!("shard {shard}: this replica has stopped: {fatal}"),
         ),
     }

@@ -30,7 +30,10 @@ use super::{
 };
 use crate::{
     convert as api,
-    limits::{FRESHNESS_PROBE_INTERVAL, MAX_READS_PER_ROUND, NO_LEADER_RETRY_MS, READ_CONFIRM_TIMEOUT},
+    limits::{
+        FRESHNESS_PROBE_INTERVAL, MAX_READS_PER_ROUND, MAX_UNREAD_REPLY_BYTES, NO_LEADER_RETRY_MS,
+        OVERLOADED_RETRY_MS, READ_CONFIRM_TIMEOUT,
+    },
     metrics::{ReadKind, ShardMetrics},
     raft::{
         apply::{Head, StateMachine},
@@ -184,8 +187,20 @@ impl ReadContext {
         self.fresh_at.lock().map(|at| at.elapsed())
     }
 
+    /// Reads the applied state, unless the answer would only wait for a client that does not read.
+    pub fn answer(&self, op: ReadOp, to: &ReplyTo, age: Duration) -> Answer {
+        if to.has_room() {
+            return self.execute(op, age);
+        }
+        Answer::Error(error::retry(
+            ErrorCode::Overloaded,
+            format!("more than {MAX_UNREAD_REPLY_BYTES} bytes of answers wait for this client to read them"),
+            OVERLOADED_RETRY_MS,
+        ))
+    }
+
     /// Reads the applied state.
-    pub fn execute(&self, op: ReadOp, age: Duration) -> Answer {
+    fn execute(&self, op: ReadOp, age: Duration) -> Answer {
         let installs = self.head.installs();
         let engine: &dyn EngineRead = &*self.engine;
         let result = match op {
@@ -281,11 +296,17 @@ fn serve(context: &Arc<ReadContext>, reads: impl Iterator<Item = Read>) {
             return Some((read.reply, Answer::Error(late)));
         }
         match read.op {
-            op @ ReadOp::Get(..) => Some((read.reply, context.execute(op, Duration::ZERO))),
+            op @ ReadOp::Get(..) => {
+                let answer = context.answer(op, &read.reply, Duration::ZERO);
+                Some((read.reply, answer))
+            }
             op @ ReadOp::Other(_) => {
                 // May be long: on its own task, so that point reads do not wait for it.
                 let (context, reply) = (context.clone(), read.reply);
-                tokio::spawn(async move { reply.send(context.execute(op, Duration::ZERO)) });
+                tokio::spawn(async move {
+                    let answer = context.answer(op, &reply, Duration::ZERO);
+                    reply.send(answer);
+                });
                 None
             }
         }

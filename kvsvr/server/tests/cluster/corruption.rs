@@ -16,7 +16,7 @@ use prost::Message as _;
 use rustix::process::Signal;
 
 use crate::{
-    harness::{Cluster, PATIENCE, report},
+    harness::{Cluster, PATIENCE, eventually, report},
     load::partition,
 };
 
@@ -26,8 +26,16 @@ fn key(n: usize) -> String {
     format!("key-{n:05}")
 }
 
+/// About 1 KiB that does not compress, so that the tables have many blocks.
 fn value(n: usize) -> String {
-    format!("value-{n}-").repeat(100)
+    let mut state = n as u64 + 1;
+    let words = (0..64).map(|_| {
+        // SplitMix64.
+        state = state.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mixed = (state ^ (state >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        format!("{:016x}", mixed ^ (mixed >> 27))
+    });
+    words.collect()
 }
 
 async fn filled(settings: &[&str]) -> Cluster {
@@ -45,11 +53,17 @@ async fn filled(settings: &[&str]) -> Cluster {
     cluster
 }
 
+/// The files below a directory whose names end like this.
 fn files(dir: &Path, suffix: &str) -> Vec<PathBuf> {
-    let entries = fs::read_dir(dir).unwrap().map(|e| e.unwrap().path());
-    let mut found: Vec<PathBuf> = entries
-        .filter(|p| p.to_str().unwrap().ends_with(suffix))
-        .collect();
+    let mut found = Vec::new();
+    for entry in fs::read_dir(dir).unwrap() {
+        let path = entry.unwrap().path();
+        if path.is_dir() {
+            found.extend(files(&path, suffix));
+        } else if path.to_str().unwrap().ends_with(suffix) {
+            found.push(path);
+        }
+    }
     found.sort();
     found
 }
@@ -91,7 +105,7 @@ async fn a_flipped_bit_in_the_log_stops_the_start() {
         .expect("a message")
         .to_owned();
     let name = segment.file_name().unwrap().to_str().unwrap();
-    for part in [name, "offset", "must not vote", "replace this"] {
+    for part in [name, "at byte", "must not vote", "replace this node"] {
         assert!(message.contains(part), "the message lacks {part:?}: {message}");
     }
     assert_eq!(
@@ -140,70 +154,71 @@ async fn damaged_sst_files_are_never_served() {
     assert_eq!(good.verdict, Verdict::Ok, "{:?}", good.damage);
     let tables = files(&cluster.nodes[2].data.join("rocks"), ".sst");
     assert!(!tables.is_empty(), "nothing was flushed");
-    for table in &tables {
-        let size = fs::metadata(table).unwrap().len() as usize;
+    // The rows, not what the engine needs to start.
+    let rows = tables
+        .iter()
+        .max_by_key(|path| fs::metadata(path).unwrap().len())
+        .unwrap();
+    let size = usize::try_from(fs::metadata(rows).unwrap().len()).unwrap();
+    for part in 1..8 {
         // Data blocks come first in a table.
-        for part in 1..8 {
-            flip(table, size * part / 16);
-        }
+        flip(rows, size * part / 16);
     }
     let found = check(&cluster.nodes[2].data, &|_| {}).await.unwrap();
     assert_eq!(found.verdict, Verdict::Corrupt);
     cluster.start_node(2);
     let address = cluster.nodes[2].address.clone();
     let (mut right, mut corrupt) = (0, 0);
-    let outcome = crate::harness::eventually("it answers, or ends", PATIENCE, async || {
-        match read_local(&address, 0).await {
-            Err(TransportError::Unreachable { .. }) => {
-                cluster.nodes[2].logged(&["ERROR"]).then_some("refused to start")
+    let fate = eventually(
+        "every pair is answered, or the node has ended",
+        PATIENCE,
+        async || {
+            (right, corrupt) = (0, 0);
+            for n in 0..PAIRS {
+                if cluster.has_ended(2) {
+                    return Some("ended with exit code 5");
+                }
+                match read_local(&address, n).await {
+                    Ok(kv) => {
+                        let found = kv.expect("the pair is there").value;
+                        assert_eq!(found, value(n), "a wrong value was served");
+                        right += 1;
+                    }
+                    Err(TransportError::Api { error, .. }) if error.code() == pb::ErrorCode::Corrupt => {
+                        corrupt += 1
+                    }
+                    // Not yet, or not any more.
+                    Err(TransportError::Api { error, .. }) if error.code() == pb::ErrorCode::NotReady => {
+                        return None;
+                    }
+                    Err(TransportError::Unreachable { .. } | TransportError::Broken { .. }) => return None,
+                    Err(other) => panic!("a value or CORRUPT is expected, not: {other}"),
+                }
             }
-            Err(TransportError::Api { error, .. }) if error.code() == pb::ErrorCode::NotReady => None,
-            _ => Some("started"),
-        }
-    })
+            Some("runs")
+        },
+    )
     .await;
-    if outcome == "started" {
-        for n in 0..PAIRS {
-            match read_local(&address, n).await {
-                Ok(kv) => {
-                    assert_eq!(
-                        kv.expect("the pair is there").value,
-                        value(n),
-                        "a wrong value was served"
-                    );
-                    right += 1;
-                }
-                Err(TransportError::Api { error, .. }) if error.code() == pb::ErrorCode::Corrupt => {
-                    corrupt += 1
-                }
-                Err(TransportError::Unreachable { .. } | TransportError::Broken { .. }) => break,
-                Err(other) => panic!("a value or CORRUPT is expected, not: {other}"),
-            }
-        }
+    if fate != "runs" {
+        assert_eq!(cluster.ended(2, PATIENCE).await.code(), Some(5));
     }
-    assert!(
-        !cluster.nodes[2].log_text().contains("panicked"),
-        "the damage was not foreseen"
-    );
+    let log = cluster.nodes[2].log_text();
+    assert!(!log.contains("panicked"), "the damage was not foreseen");
+    let message = log
+        .lines()
+        .rev()
+        .find(|l| l.contains("ERROR"))
+        .unwrap_or_default();
     // The cluster serves all of it.
     let client = cluster.client().await;
     for n in (0..PAIRS).step_by(37) {
-        assert_eq!(
-            client
-                .get(&partition(0), key(n))
-                .await
-                .unwrap()
-                .value
-                .unwrap()
-                .value,
-            value(n)
-        );
+        let read = client.get(&partition(0), key(n)).await.unwrap();
+        assert_eq!(read.value.unwrap().value, value(n));
     }
     report(
         "sst-bit-flips",
         format!(
-            "{} tables damaged: check finds {} places; the node {outcome}: {right} right, {corrupt} CORRUPT, 0 wrong",
-            tables.len(),
+            "7 blocks of {size} bytes damaged: check finds {} places; {right} right, {corrupt} CORRUPT, 0 wrong; the node {fate}: {message}",
             found.damage.len()
         ),
     );

@@ -19,8 +19,11 @@ use kvsvr_client::{Client, ClientConfig, ReadFrom, proto as pb};
 use rustix::process::{Pid, Signal, kill_process};
 use tokio::time::{Instant, sleep};
 
-/// The node's binary.
-pub(crate) const BINARY: &str = env!("CARGO_BIN_EXE_kvsvr");
+/// The node's binary: the one built with this test, or another build of it.
+fn binary() -> PathBuf {
+    std::env::var_os("KVSVR_TEST_BINARY").map_or_else(|| env!("CARGO_BIN_EXE_kvsvr").into(), PathBuf::from)
+}
+
 /// Time that anything that must happen may take on a busy machine.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
 /// Lines of each node's log that are printed when a test fails.
@@ -248,13 +251,19 @@ impl Cluster {
     /// The command line that runs a node.
     pub(crate) fn command(&self, i: usize) -> Command {
         let node = &self.nodes[i];
-        let mut command = Command::new(BINARY);
+        let mut command = Command::new(binary());
         command.args(["serve", "--listen", &node.address, "--http", &node.http]);
         command.arg("--data").arg(&node.data);
         // Three nodes and their clients share the machine.
         command.args(["--set", "worker_threads=2"]);
         for setting in &self.settings {
             command.args(["--set", setting]);
+        }
+        // Neither this test's variables nor settings of who runs it.
+        for (name, _) in std::env::vars_os() {
+            if name.to_str().is_some_and(|name| name.starts_with("KVSVR_")) {
+                command.env_remove(name);
+            }
         }
         command.process_group(self.guard.group());
         command
@@ -300,6 +309,14 @@ impl Cluster {
 
     pub(crate) fn signal(&self, i: usize, signal: Signal) {
         kill_process(self.nodes[i].pid(), signal).unwrap();
+    }
+
+    /// True if a node's process has ended by itself; it is still to be waited for.
+    pub(crate) fn has_ended(&mut self, i: usize) -> bool {
+        self.nodes[i]
+            .process
+            .as_mut()
+            .is_some_and(|process| process.try_wait().unwrap().is_some())
     }
 
     /// Waits until a node has ended by itself.
@@ -429,6 +446,15 @@ impl Drop for Cluster {
         if std::thread::panicking() {
             for node in &self.nodes {
                 print_tail(&node.log);
+            }
+        }
+        // To look at them.
+        if let Some(to) = std::env::var_os("KVSVR_KEEP_LOGS") {
+            for node in &self.nodes {
+                let _ = fs::copy(
+                    &node.log,
+                    Path::new(&to).join(node.log.file_name().unwrap_or_default()),
+                );
             }
         }
         for node in &mut self.nodes {

@@ -5,6 +5,11 @@
 //! (`scripts/prove.sh`). Each scenario prints its figures in a line `prove: NAME: ...`. Conditions are waited for with a
 //! deadline, nothing sleeps to let something happen.
 #![cfg(all(feature = "grpc", feature = "rocks"))]
+#![expect(
+    clippy::unwrap_used,
+    clippy::print_stdout,
+    reason = "all of this is a test: a failed step fails it, figures go to its output"
+)]
 
 mod harness;
 mod load;

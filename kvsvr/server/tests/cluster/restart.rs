@@ -67,11 +67,11 @@ async fn all_nodes_are_killed_under_load() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_full_log_is_replayed() {
-    let flush = size("16MiB", "128MiB");
+    let flush = size("8MiB", "128MiB");
     let mut cluster = Cluster::start(3, 1, &["wal.segment=8MiB", &format!("wal.flush={flush}")]).await;
     let clients = clients(&cluster, 8).await;
     let mut load = Load::start(&clients, 256, 0, 256);
-    let full = size(15u64 << 20, 124 << 20);
+    let full = size(6u64 << 20, 124 << 20);
     let written = eventually("the log is full", PATIENCE * 5, async || {
         let written = cluster.nodes[0].metric("kvsvr_wal_written_bytes_total");
         (written >= full as f64).then_some(written)
@@ -85,7 +85,7 @@ async fn a_full_log_is_replayed() {
     report(
         "full-log-restart",
         format!(
-            "{:.0} MiB of log, {acknowledged} acknowledged writes, 0 lost; restart to serving {time:.0?}; {replayed}",
+            "{:.0} MiB of log, {acknowledged} acknowledged writes, 0 lost; restart to serving {time:.1?}; {replayed}",
             written / 1048576.0
         ),
     );

@@ -85,10 +85,10 @@ async fn settled(cluster: &Cluster, follower: usize) {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_follower_catches_up_by_snapshot() {
-    let settings = ["wal.segment=8MiB", "wal.flush=8MiB", "raft.keep_log=1MiB"];
+    let settings = ["wal.segment=8MiB", "wal.flush=8MiB", "raft.keep_log=512KiB"];
     let mut cluster = Cluster::start(3, 1, &settings).await;
     let client = cluster.client().await.with_timeout(PATIENCE);
-    let mib = size(24, 256);
+    let mib = size(12, 256);
 
     let follower = leave_behind(&mut cluster, &client, 0, mib).await;
     let started = tokio::time::Instant::now();

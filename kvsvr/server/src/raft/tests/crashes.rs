@@ -1,0 +1,166 @@
+//! Power failures at any operation of a transfer, with an engine that makes things durable when it likes.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use kvsvr_core::{
+    engine::{EngineSnapshot, WriteBatch},
+    testing::cases,
+    types::Revision,
+};
+use proptest::prelude::*;
+
+use super::{
+    transfer::{Source, Target, Trouble, transfer},
+    *,
+};
+use crate::raft::snapshot::Staged;
+
+/// Flushes by itself after each `every` writes, as RocksDB does when its memtables are full.
+struct Restless {
+    inner: Arc<MemEngine>,
+    every: u64,
+    writes: AtomicU64,
+}
+
+impl Restless {
+    fn new(inner: Arc<MemEngine>, every: u64) -> Self {
+        let writes = AtomicU64::new(0);
+        Self { inner, every, writes }
+    }
+}
+
+impl EngineRead for Restless {
+    fn get(&self, cf: Cf, key: &[u8]) -> Result<Option<Bytes>, EngineError> {
+        self.inner.get(cf, key)
+    }
+    fn scan(&self, cf: Cf, range: Scan<'_>, visit: Visit<'_>) -> Result<(), EngineError> {
+        self.inner.scan(cf, range, visit)
+    }
+}
+
+impl Engine for Restless {
+    fn write(&self, batch: WriteBatch) -> Result<(), EngineError> {
+        self.inner.write(batch)?;
+        let writes = self.writes.fetch_add(1, Ordering::Relaxed) + 1;
+        if writes.is_multiple_of(self.every) {
+            self.inner.flush()?;
+        }
+        Ok(())
+    }
+    fn snapshot(&self) -> Box<dyn EngineSnapshot + '_> {
+        self.inner.snapshot()
+    }
+    fn flush(&self) -> Result<(), EngineError> {
+        self.inner.flush()
+    }
+    fn get_durable(&self, cf: Cf, key: &[u8]) -> Result<Option<Bytes>, EngineError> {
+        self.inner.get_durable(cf, key)
+    }
+    fn set_garbage_floor(&self, shard: ShardId, floor: Revision) {
+        self.inner.set_garbage_floor(shard, floor);
+    }
+}
+
+/// A power failure, and how the engine flushes until then.
+#[derive(Clone, Copy, Debug)]
+struct Crash {
+    /// Disk operations until then; of the whole transfer there are fewer than [`OPERATIONS`].
+    after: u64,
+    seed: u64,
+    flush_every: u64,
+}
+
+const OPERATIONS: u64 = 200;
+
+fn crash() -> impl Strategy<Value = Crash> {
+    (1..OPERATIONS, any::<u64>(), 1..12u64).prop_map(|(after, seed, flush_every)| Crash {
+        after,
+        seed,
+        flush_every,
+    })
+}
+
+/// Starts the node as [`crate::shard::Shard::start`] does. False if the power failed again.
+async fn start(target: &Target, engine: &dyn Engine) -> bool {
+    match Staged::interrupted(&target.dyn_disk(), SHARD).await {
+        Ok(Some(staged)) => match staged.install(engine).await {
+            Ok(()) => true,
+            Err(error) => {
+                assert!(error.to_string().contains("power is off"), "{error}");
+                false
+            }
+        },
+        Ok(None) => true,
+        Err(error) => {
+            assert!(error.to_string().contains("power is off"), "{error}");
+            false
+        }
+    }
+}
+
+fn run<T>(future: impl Future<Output = T>) -> T {
+    tokio::runtime::Builder::new_current_thread()
+        .enable_time()
+        .start_paused(true)
+        .build()
+        .unwrap()
+        .block_on(future)
+}
+
+/// Transfers with power failures; after each the shard is in its old state or in the new one, nothing between.
+async fn check(crashes: &[Crash], flush_every: u64) {
+    let source = Source::new("a", 60);
+    let mut target = Target::new();
+    apply(&*target.engine, SHARD, 30, 7);
+    apply(&*target.engine, OTHER_SHARD, 4, 7);
+    let other = hash(&target.engine, OTHER_SHARD);
+    let states = [hash(&target.engine, SHARD), hash(&source.engine, SHARD)];
+    for crash in crashes {
+        target.disk.fail_power_after(crash.after);
+        let engine = Restless::new(target.engine.clone(), crash.flush_every);
+        if start(&target, &engine).await {
+            assert!(states.contains(&hash(&target.engine, SHARD)), "half a state");
+            // However it ends: the power may have failed anywhere.
+            transfer(&source, &target, &engine, Trouble::default()).await;
+        }
+        target = target.crashed(crash.seed);
+    }
+    let engine = Restless::new(target.engine.clone(), flush_every);
+    assert!(
+        start(&target, &engine).await,
+        "nothing is in the way of the start"
+    );
+    assert!(states.contains(&hash(&target.engine, SHARD)), "half a state");
+    let last = transfer(&source, &target, &engine, Trouble::default()).await;
+    last.sent.unwrap().unwrap();
+    assert_eq!(hash(&target.engine.crash(), SHARD), states[1]);
+    assert_eq!(hash(&target.engine, OTHER_SHARD), other);
+    assert!(target.staged_files().is_empty(), "{:?}", target.staged_files());
+}
+
+proptest! {
+    #![proptest_config(cases(200))]
+
+    #[test]
+    fn a_power_failure_leaves_the_old_state_or_the_new(
+        crashes in proptest::collection::vec(crash(), 1..4),
+        flush_every in 1..12u64,
+    ) {
+        run(check(&crashes, flush_every));
+    }
+}
+
+/// The bound of the generator covers the whole of a transfer.
+#[test]
+fn a_transfer_has_fewer_operations() {
+    let operations = run(async {
+        let (source, target) = (Source::new("a", 60), Target::new());
+        let sent = transfer(&source, &target, &*target.engine, Trouble::default()).await;
+        sent.sent.unwrap().unwrap();
+        target.disk.operations()
+    });
+    assert!(
+        (OPERATIONS / 3..OPERATIONS).contains(&operations),
+        "{operations} operations"
+    );
+}

@@ -1,0 +1,680 @@
+//! The two sides of a snapshot transfer against each other, with interruptions and damage.
+
+use std::future::pending;
+
+use kvsvr_client::transport::STREAM_QUEUE;
+use kvsvr_proto::v1 as pb;
+use tokio::sync::{Notify, oneshot};
+
+use super::*;
+use crate::{
+    disk::{DynDisk, mem::MemDisk},
+    metrics::Metrics,
+    raft::{
+        network::{NetworkFactory, Peers},
+        snapshot::{
+            Snapshot, SnapshotData, SnapshotReceiver, SnapshotSender, Staged, TransferError, TransferStatus,
+            meta_of,
+        },
+        types::{TypeConfig, Vote, of},
+    },
+};
+
+pub(super) type Meta = of::SnapshotMetaOf<TypeConfig>;
+
+/// The offer of a snapshot.
+pub(super) fn offer(snapshot_id: &str, meta: &Meta) -> pb::SnapshotOffer {
+    pb::SnapshotOffer {
+        vote: Some(convert::pb_vote(&Vote::new(2, 1))),
+        snapshot_id: snapshot_id.to_owned(),
+        last_log_id: meta.last_log_id.as_ref().map(convert::pb_log_id),
+        membership: Some(convert::pb_stored_membership(&meta.last_membership)),
+        ..Default::default()
+    }
+}
+
+pub(super) fn offer_message(offer: &pb::SnapshotOffer) -> Bytes {
+    let message = pb::SnapshotChunk {
+        offer: Some(offer.clone()),
+        ..Default::default()
+    };
+    message.encode_to_vec().into()
+}
+
+pub(super) fn chunk_message(number: u64, data: Bytes, last: bool) -> Bytes {
+    let message = pb::SnapshotChunk {
+        number,
+        crc32c: crc32c::crc32c(&data),
+        data,
+        last,
+        ..Default::default()
+    };
+    message.encode_to_vec().into()
+}
+
+/// What happens to the chunks on the way to the receiver.
+#[derive(Clone, Default)]
+pub(super) struct Trouble {
+    /// Both sides stop for good when the receiver has taken so many chunks.
+    pub(super) cut_after: Option<usize>,
+    /// A bit of the data of this chunk flips.
+    pub(super) damage: Option<usize>,
+    /// The receiver gets no more than so many chunks until it is told to go on.
+    wait: Option<(usize, Arc<Notify>)>,
+}
+
+/// The receiver's end of the stream.
+struct Incoming {
+    requests: mpsc::Receiver<Bytes>,
+    trouble: Trouble,
+    /// Numbers of the chunks that came.
+    seen: Arc<Mutex<Vec<u64>>>,
+    cut: Arc<Notify>,
+}
+
+impl Incoming {
+    fn pass(&self, message: Bytes) -> Bytes {
+        let mut chunk = pb::SnapshotChunk::decode(message.clone()).unwrap();
+        if chunk.offer.is_some() {
+            return message;
+        }
+        let mut seen = self.seen.lock();
+        seen.push(chunk.number);
+        if self.trouble.damage == Some(seen.len() - 1) {
+            let mut data = chunk.data.to_vec();
+            let middle = data.len() / 2;
+            data[middle] ^= 4;
+            chunk.data = data.into();
+            return chunk.encode_to_vec().into();
+        }
+        message
+    }
+}
+
+impl ReceiveMessages for Incoming {
+    fn receive(&mut self) -> BoxFuture<'_, Option<Result<Bytes, TransportError>>> {
+        Box::pin(async {
+            if self.trouble.cut_after == Some(self.seen.lock().len()) {
+                // The one before was taken completely, or this one would not be asked for.
+                self.cut.notify_one();
+                return pending().await;
+            }
+            if let Some((_, gate)) = self
+                .trouble
+                .wait
+                .take_if(|(after, _)| *after == self.seen.lock().len())
+            {
+                gate.notified().await;
+            }
+            let message = self.requests.recv().await?;
+            Some(Ok(self.pass(message)))
+        })
+    }
+}
+
+/// A stream without trouble.
+pub(super) fn plain(requests: mpsc::Receiver<Bytes>) -> StreamReceiver {
+    StreamReceiver::new(Incoming {
+        requests,
+        trouble: Trouble::default(),
+        seen: Arc::default(),
+        cut: Arc::default(),
+    })
+}
+
+/// A node that sends.
+pub(super) struct Source {
+    pub(super) engine: Arc<MemEngine>,
+    pub(super) checkpoints: Arc<MemCheckpoints>,
+    store: &'static str,
+    sender: SnapshotSender,
+}
+
+impl Source {
+    /// Its shard has applied the entries up to `last`.
+    pub(super) fn new(store: &'static str, last: u64) -> Self {
+        let engine = Arc::new(MemEngine::new());
+        apply(&*engine, SHARD, last, 0);
+        apply(&*engine, OTHER_SHARD, 9, 1);
+        let checkpoints = Arc::new(MemCheckpoints {
+            engine: Mutex::new(engine.clone()),
+            ..Default::default()
+        });
+        Self::on(store, engine, checkpoints)
+    }
+
+    fn on(store: &'static str, engine: Arc<MemEngine>, checkpoints: Arc<MemCheckpoints>) -> Self {
+        let status = Arc::new(TransferStatus::default());
+        let mut sender = SnapshotSender::new(checkpoints.clone(), store.into(), status, Metrics::new());
+        sender.chunk_bytes = 300;
+        Self {
+            engine,
+            checkpoints,
+            store,
+            sender,
+        }
+    }
+
+    /// The node as it comes back after a power failure.
+    fn restarted(self) -> Self {
+        let engine = Arc::new(self.engine.crash());
+        *self.checkpoints.engine.lock() = engine.clone();
+        let back = Self::on(self.store, engine, self.checkpoints);
+        back.sender.remove_stale().unwrap();
+        back
+    }
+
+    fn snapshot(&self) -> Snapshot {
+        Snapshot {
+            meta: meta_of(&*self.engine, SHARD).unwrap().unwrap(),
+            snapshot: SnapshotData::Local,
+        }
+    }
+}
+
+/// A node that receives.
+pub(super) struct Target {
+    pub(super) engine: Arc<MemEngine>,
+    pub(super) disk: MemDisk,
+    receiver: SnapshotReceiver,
+}
+
+impl Target {
+    pub(super) fn new() -> Self {
+        Self::on(Arc::new(MemEngine::new()), MemDisk::new(1))
+    }
+
+    pub(super) fn on(engine: Arc<MemEngine>, disk: MemDisk) -> Self {
+        let status = Arc::new(TransferStatus::default());
+        let receiver = SnapshotReceiver::new(Arc::new(disk.clone()), status, Metrics::new());
+        Self {
+            engine,
+            disk,
+            receiver,
+        }
+    }
+
+    /// The node as it comes back after a power failure, before it does anything.
+    pub(super) fn crashed(&self, seed: u64) -> Self {
+        Self::on(Arc::new(self.engine.crash()), self.disk.crash(seed))
+    }
+
+    pub(super) fn dyn_disk(&self) -> DynDisk {
+        Arc::new(self.disk.clone())
+    }
+
+    pub(super) fn staged_files(&self) -> Vec<String> {
+        let paths = self.disk.paths().into_iter();
+        paths.filter(|path| path.starts_with("staging/")).collect()
+    }
+
+    /// What Raft does with a complete snapshot: it installs it unless it is older than what is applied.
+    pub(super) async fn install(engine: &dyn Engine, meta: Meta, data: SnapshotData) -> Result<Vote, String> {
+        let applied = Machine::load(SHARD, engine).unwrap().applied();
+        let SnapshotData::Staged(staged) = data else {
+            return Err("not a staged snapshot".into());
+        };
+        if meta.last_log_id > applied.map(convert::log_id) {
+            staged.install(engine).await.map_err(|e| e.to_string())?;
+        }
+        Ok(Vote::new(2, 1))
+    }
+
+    /// Serves one stream as a node does.
+    async fn serve(
+        &self,
+        mut input: StreamReceiver,
+        answers: Answers,
+        engine: &dyn Engine,
+    ) -> Result<(), TransferError> {
+        let (output, acks) = mpsc::channel(STREAM_QUEUE);
+        let install = |_, meta, data| Self::install(engine, meta, data);
+        let serving = async {
+            let first = pb::SnapshotChunk::decode(input.next().await.unwrap().unwrap()).unwrap();
+            let served = self
+                .receiver
+                .receive(SHARD, first.offer.unwrap(), &mut input, &output, install)
+                .await;
+            if let Err(error) = &served {
+                let ack = pb::SnapshotAck {
+                    error: error.to_string(),
+                    ..Default::default()
+                };
+                let _ = output.send(ack.encode_to_vec().into()).await;
+            }
+            drop(output);
+            served
+        };
+        futures::join!(serving, forward(acks, answers)).0
+    }
+}
+
+async fn forward(mut from: mpsc::Receiver<Bytes>, to: Answers) {
+    while let Some(message) = from.recv().await {
+        // The other side may have given up.
+        let _ = to.send(Ok(message)).await;
+    }
+}
+
+/// How a transfer went.
+pub(super) struct Outcome {
+    /// `None` if it was cut.
+    pub(super) sent: Option<Result<Vote, TransferError>>,
+    pub(super) chunks: Vec<u64>,
+}
+
+/// One transfer. When it is cut, both sides are dropped where they are.
+pub(super) async fn transfer(
+    source: &Source,
+    target: &Target,
+    engine: &dyn Engine,
+    trouble: Trouble,
+) -> Outcome {
+    let (wire, mut ends) = Wire::new(STREAM_QUEUE);
+    let (seen, cut) = (Arc::<Mutex<Vec<u64>>>::default(), Arc::<Notify>::default());
+    let peers = Peers {
+        transport: wire,
+        cluster_id: "c".into(),
+        node_id: 1,
+    };
+    // The factory holds a sender of snapshots, which a transfer does not use.
+    let idle = Source::on("idle", source.engine.clone(), Arc::default());
+    let network = NetworkFactory {
+        peers,
+        shard: SHARD,
+        snapshots: Arc::new(idle.sender),
+    };
+    let node = peer_node(2);
+    let sending = source
+        .sender
+        .send(&network, 2, &node, Vote::new(2, 1), source.snapshot());
+    let serving = async {
+        let (class, method, end) = ends.recv().await.unwrap();
+        assert_eq!((class, method), (Class::Bulk, Method::RaftSnapshot));
+        let input = Incoming {
+            requests: end.requests,
+            trouble,
+            seen: seen.clone(),
+            cut: cut.clone(),
+        };
+        // Its error reaches the sender, too.
+        let _ = target
+            .serve(StreamReceiver::new(input), end.answers, engine)
+            .await;
+    };
+    let sent = tokio::select! { biased;
+        (sent, ()) = futures::future::join(sending, serving) => Some(sent),
+        () = cut.notified() => None,
+    };
+    let chunks = seen.lock().clone();
+    Outcome { sent, chunks }
+}
+
+async fn whole(source: &Source, target: &Target) -> Vec<u64> {
+    let outcome = transfer(source, target, &*target.engine, Trouble::default()).await;
+    outcome.sent.unwrap().unwrap();
+    outcome.chunks
+}
+
+async fn cut(source: &Source, target: &Target, after: usize) {
+    let trouble = Trouble {
+        cut_after: Some(after),
+        ..Trouble::default()
+    };
+    let outcome = transfer(source, target, &*target.engine, trouble).await;
+    assert!(outcome.sent.is_none() && outcome.chunks.len() == after);
+}
+
+/// The target has the shard's state, durably, nothing of other shards, and no leftovers.
+fn assert_installed(source: &Source, target: &Target) {
+    let durable = target.engine.crash();
+    assert_eq!(hash(&durable, SHARD), hash(&source.engine, SHARD));
+    assert_eq!(hash(&target.engine, SHARD), hash(&source.engine, SHARD));
+    assert_eq!(hash(&durable, OTHER_SHARD).0, None);
+    assert!(target.staged_files().is_empty(), "{:?}", target.staged_files());
+    assert_eq!(source.checkpoints.list().unwrap(), Vec::<String>::new());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_snapshot_is_transferred() {
+    let (source, target) = (Source::new("a", 60), Target::new());
+    let chunks = whole(&source, &target).await;
+    assert!(chunks.len() > 20, "{} chunks", chunks.len());
+    assert_eq!(chunks, (0..chunks.len() as u64).collect::<Vec<_>>());
+    assert_installed(&source, &target);
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_was_there_before_is_replaced() {
+    let (source, target) = (Source::new("a", 60), Target::new());
+    // More rows than the snapshot has, and others.
+    apply(&*target.engine, SHARD, 40, 99);
+    apply(&*target.engine, OTHER_SHARD, 20, 5);
+    let other = hash(&target.engine, OTHER_SHARD);
+    whole(&source, &target).await;
+    assert_eq!(hash(&target.engine, SHARD), hash(&source.engine, SHARD));
+    assert_eq!(hash(&target.engine, OTHER_SHARD), other);
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_empty_tail_chunk_is_fine() {
+    let (mut source, target) = (Source::new("a", 60), Target::new());
+    // One pair a chunk: the last chunk is empty.
+    source.sender.chunk_bytes = 1;
+    whole(&source, &target).await;
+    assert_installed(&source, &target);
+}
+
+/// Where the interruptions of the tests below happen: at the offer, at the first chunk, in the window, after it.
+const CUTS: [usize; 5] = [0, 1, 2, 9, 20];
+
+#[tokio::test(start_paused = true)]
+async fn goes_on_after_a_broken_connection() {
+    for after in CUTS {
+        let (source, target) = (Source::new("a", 60), Target::new());
+        cut(&source, &target, after).await;
+        let chunks = whole(&source, &target).await;
+        assert_eq!(chunks.first(), Some(&(after as u64)), "cut after {after}");
+        assert_installed(&source, &target);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn goes_on_after_a_restart_of_the_receiver() {
+    for (seed, after) in CUTS.into_iter().enumerate() {
+        let (source, target) = (Source::new("a", 60), Target::new());
+        apply(&*target.engine, SHARD, 5, 0);
+        cut(&source, &target, after).await;
+        let back = target.crashed(seed as u64);
+        assert_eq!(hash(&back.engine, SHARD), hash(&target.engine, SHARD));
+        let chunks = whole(&source, &back).await;
+        assert_eq!(chunks.first(), Some(&(after as u64)), "cut after {after}");
+        assert_installed(&source, &back);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn goes_on_after_a_restart_of_the_sender() {
+    for after in CUTS {
+        let (source, target) = (Source::new("a", 60), Target::new());
+        cut(&source, &target, after).await;
+        let source = source.restarted();
+        let chunks = whole(&source, &target).await;
+        assert_eq!(chunks.first(), Some(&(after as u64)), "cut after {after}");
+        assert_installed(&source, &target);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn starts_anew_when_another_node_sends() {
+    let (first, target) = (Source::new("a", 60), Target::new());
+    cut(&first, &target, 9).await;
+    let second = Source::new("b", 61);
+    assert_eq!(whole(&second, &target).await.first(), Some(&0));
+    assert_installed(&second, &target);
+}
+
+#[tokio::test(start_paused = true)]
+async fn starts_anew_when_the_begun_snapshot_is_too_old() {
+    let (source, target) = (Source::new("a", 60), Target::new());
+    cut(&source, &target, 9).await;
+    apply(&*source.engine, SHARD, 70, 0);
+    assert_eq!(whole(&source, &target).await.first(), Some(&0));
+    assert_eq!(hash(&target.engine, SHARD), hash(&source.engine, SHARD));
+    assert_eq!(source.checkpoints.list().unwrap(), Vec::<String>::new());
+}
+
+/// Of the checkpoints of interrupted transfers only the newest is of use.
+#[tokio::test(start_paused = true)]
+async fn abandoned_checkpoints_go() {
+    let source = Source::new("a", 60);
+    cut(&source, &Target::new(), 3).await;
+    assert_eq!(source.checkpoints.list().unwrap(), ["3-60"]);
+    apply(&*source.engine, SHARD, 70, 0);
+    cut(&source, &Target::new(), 3).await;
+    assert_eq!(source.checkpoints.list().unwrap(), ["3-70"]);
+    source.checkpoints.create("leftover").unwrap();
+    let source = source.restarted();
+    assert_eq!(source.checkpoints.list().unwrap(), ["3-70"]);
+}
+
+/// Two nodes are sent the same checkpoint: the one that is done first does not take it away from the other, nor does a newer one.
+#[tokio::test(start_paused = true)]
+async fn a_checkpoint_stays_while_it_is_read() {
+    let source = Source::new("a", 60);
+    let (slow, fast, third) = (Target::new(), Target::new(), Target::new());
+    let begun = hash(&source.engine, SHARD);
+    // Waits for the others in the middle of its transfer.
+    let gate = Arc::new(Notify::new());
+    let trouble = Trouble {
+        wait: Some((9, gate.clone())),
+        ..Trouble::default()
+    };
+    let slowly = transfer(&source, &slow, &*slow.engine, trouble);
+    let meanwhile = async {
+        whole(&source, &fast).await;
+        assert_eq!(source.checkpoints.list().unwrap(), ["3-60"]);
+        apply(&*source.engine, SHARD, 70, 0);
+        cut(&source, &third, 3).await;
+        assert_eq!(source.checkpoints.list().unwrap(), ["3-60", "3-70"]);
+        gate.notify_one();
+    };
+    let (slowly, ()) = futures::join!(slowly, meanwhile);
+    slowly.sent.unwrap().unwrap();
+    assert_eq!(hash(&slow.engine, SHARD), begun);
+    assert_eq!(hash(&fast.engine, SHARD), begun);
+    assert_eq!(source.checkpoints.list().unwrap(), ["3-70"]);
+}
+
+/// The same node offers a snapshot under the same conditions, but its content is another one: nothing of the two is mixed.
+#[tokio::test(start_paused = true)]
+async fn starts_anew_when_the_sender_has_lost_its_checkpoint() {
+    let (source, target) = (Source::new("a", 60), Target::new());
+    cut(&source, &target, 9).await;
+    let name = source.checkpoints.list().unwrap().remove(0);
+    source.checkpoints.remove(&name).unwrap();
+    // A flush between the request for a snapshot at 60 and its checkpoint.
+    *source.checkpoints.before_create.lock() = Some(Box::new(|engine| {
+        apply(engine, SHARD, 75, 0);
+    }));
+    let chunks = whole(&source, &target).await;
+    assert_eq!(chunks.first(), Some(&0));
+    assert_installed(&source, &target);
+}
+
+/// The sender loses a checkpoint and makes the same again: the transfer may go on, because equal positions have equal states.
+#[tokio::test(start_paused = true)]
+async fn goes_on_with_a_checkpoint_of_the_same_position() {
+    let (source, target) = (Source::new("a", 60), Target::new());
+    cut(&source, &target, 9).await;
+    let name = source.checkpoints.list().unwrap().remove(0);
+    source.checkpoints.remove(&name).unwrap();
+    assert_eq!(whole(&source, &target).await.first(), Some(&9));
+    assert_installed(&source, &target);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_damaged_chunk_is_refused_and_sent_again() {
+    for damage in [0, 3, 12] {
+        let (source, target) = (Source::new("a", 60), Target::new());
+        let trouble = Trouble {
+            damage: Some(damage),
+            ..Trouble::default()
+        };
+        let outcome = transfer(&source, &target, &*target.engine, trouble).await;
+        let error = outcome.sent.unwrap().unwrap_err().to_string();
+        assert!(error.contains(&format!("chunk {damage} is damaged")), "{error}");
+        let chunks = whole(&source, &target).await;
+        assert_eq!(chunks.first(), Some(&(damage as u64)));
+        assert_installed(&source, &target);
+    }
+}
+
+/// Everything from the damaged frame on is sent again.
+#[tokio::test(start_paused = true)]
+async fn a_damaged_staging_file_is_cut_and_sent_again() {
+    let staged = format!("staging/{SHARD}/chunks");
+    // In the header of the first frame, in its data, and in a frame in the middle.
+    for (offset, first) in [(3, 0..1), (40, 0..1), (2_000, 1..12)] {
+        let (source, target) = (Source::new("a", 60), Target::new());
+        cut(&source, &target, 12).await;
+        assert!(target.disk.flip_bit(&staged, offset, 3));
+        let back = target.crashed(offset);
+        let chunks = whole(&source, &back).await;
+        assert!(first.contains(&chunks[0]), "goes on at {}", chunks[0]);
+        assert_installed(&source, &back);
+    }
+}
+
+/// Damage that comes after the last chunk was checked: nothing of the shard is touched.
+#[tokio::test(start_paused = true)]
+async fn a_staging_file_that_is_damaged_before_the_install_is_refused() {
+    let (source, target) = (Source::new("a", 60), Target::new());
+    apply(&*target.engine, SHARD, 5, 0);
+    let before = hash(&target.engine, SHARD);
+    let disk = target.disk.clone();
+    let (requests, input) = mpsc::channel(1_000);
+    let (output, _acks) = mpsc::channel(1_000);
+    let meta = meta_of(&*source.engine, SHARD).unwrap().unwrap();
+    let offer = offer("a/x", &meta);
+    requests.send(offer_message(&offer)).await.unwrap();
+    let data = whole_chunk(&source);
+    requests.send(chunk_message(0, data, true)).await.unwrap();
+    let engine = target.engine.clone();
+    let install = |_, meta, data| async move {
+        assert!(disk.flip_bit(&format!("staging/{SHARD}/chunks"), 100, 0));
+        Target::install(&*engine, meta, data).await
+    };
+    let mut input = plain(input);
+    let received = target
+        .receiver
+        .receive(SHARD, offer, &mut input, &output, install)
+        .await;
+    let error = received.unwrap_err().to_string();
+    assert!(error.contains("incomplete or damaged"), "{error}");
+    assert_eq!(hash(&target.engine, SHARD), before);
+    whole(&source, &target).await;
+    assert_installed(&source, &target);
+}
+
+/// The whole shard in one chunk.
+fn whole_chunk(source: &Source) -> Bytes {
+    let position = crate::raft::snapshot::Position::default();
+    let chunk = crate::raft::snapshot::next_chunk(&*source.engine, SHARD, &position, usize::MAX).unwrap();
+    assert!(chunk.next.is_none());
+    chunk.data
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_older_snapshot_is_not_installed() {
+    let (source, target) = (Source::new("a", 60), Target::new());
+    apply(&*target.engine, SHARD, 61, 0);
+    let before = hash(&target.engine, SHARD);
+    whole(&source, &target).await;
+    assert_eq!(hash(&target.engine, SHARD), before);
+    assert!(target.staged_files().is_empty(), "{:?}", target.staged_files());
+    assert!(
+        Staged::interrupted(&target.dyn_disk(), SHARD)
+            .await
+            .unwrap()
+            .is_none()
+    );
+}
+
+/// A chunk with a row of another shard, or of an earlier place, is not from a sound sender.
+#[tokio::test(start_paused = true)]
+async fn rows_that_do_not_belong_are_refused() {
+    let (source, target) = (Source::new("a", 60), Target::new());
+    let meta = meta_of(&*source.engine, SHARD).unwrap().unwrap();
+    let foreign = {
+        let start = crate::raft::snapshot::Position::default();
+        crate::raft::snapshot::next_chunk(&*source.engine, OTHER_SHARD, &start, usize::MAX)
+    };
+    let twice = [&whole_chunk(&source)[..], &whole_chunk(&source)[..]].concat();
+    for data in [foreign.unwrap().data, twice.into()] {
+        let (requests, input) = mpsc::channel(10);
+        let (output, _acks) = mpsc::channel(10);
+        let offer = offer("a/x", &meta);
+        requests.send(offer_message(&offer)).await.unwrap();
+        requests.send(chunk_message(0, data, true)).await.unwrap();
+        let install = |_, _, _| async { panic!("nothing to install") };
+        let received = target
+            .receiver
+            .receive(SHARD, offer, &mut plain(input), &output, install)
+            .await;
+        let error = received.unwrap_err().to_string();
+        assert!(error.contains("does not belong"), "{error}");
+    }
+}
+
+/// The connection of the first transfer breaks while Raft installs its snapshot; a node's gRPC listener drops the task that serves
+/// it then. The next transfer must not touch the files that are being installed.
+#[tokio::test(start_paused = true)]
+async fn a_transfer_waits_for_the_installation_of_the_one_before() {
+    let (source, target) = (Source::new("a", 60), Target::new());
+    let (handed, installing) = oneshot::channel();
+    let meta = meta_of(&*source.engine, SHARD).unwrap().unwrap();
+    let offer = offer("a/x", &meta);
+    let (requests, input) = mpsc::channel(10);
+    let (output, _acks) = mpsc::channel(10);
+    requests.send(offer_message(&offer)).await.unwrap();
+    let chunk = chunk_message(0, whole_chunk(&source), true);
+    requests.send(chunk).await.unwrap();
+    let install = |_, meta: Meta, data| {
+        let _ = handed.send((meta, data));
+        pending()
+    };
+    let (meta, data) = {
+        let mut input = plain(input);
+        let receiving = target
+            .receiver
+            .receive(SHARD, offer.clone(), &mut input, &output, install);
+        tokio::select! { biased;
+            _ = receiving => panic!("it waits for Raft"),
+            handed = installing => handed.unwrap(),
+        }
+    };
+
+    let second = Source::new("b", 62);
+    let transferring = whole(&second, &target);
+    tokio::pin!(transferring);
+    let early = tokio::time::timeout(Duration::from_secs(30), transferring.as_mut()).await;
+    assert!(early.is_err(), "it waits");
+    let staged = format!("staging/{SHARD}/chunks");
+    assert!(target.staged_files().contains(&staged));
+    Target::install(&*target.engine, meta, data).await.unwrap();
+    assert_eq!(hash(&target.engine, SHARD), hash(&source.engine, SHARD));
+    transferring.await;
+    assert_installed(&second, &target);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_silent_peer_ends_the_transfer() {
+    let source = Source::new("a", 10);
+    let (wire, mut ends) = Wire::new(STREAM_QUEUE);
+    let network = NetworkFactory {
+        peers: Peers {
+            transport: wire,
+            cluster_id: "c".into(),
+            node_id: 1,
+        },
+        shard: SHARD,
+        snapshots: Arc::new(Source::new("idle", 1).sender),
+    };
+    let node = peer_node(2);
+    let sending = source
+        .sender
+        .send(&network, 2, &node, Vote::new(2, 1), source.snapshot());
+    let (sent, _end) = futures::join!(sending, ends.recv());
+    assert!(sent.unwrap_err().to_string().contains("no answer within"));
+
+    let target = Target::new();
+    let (_requests, input) = mpsc::channel(1);
+    let (output, _acks) = mpsc::channel(10);
+    let install = |_, _, _| async { panic!("nothing to install") };
+    let received = target
+        .receiver
+        .receive(SHARD, Default::default(), &mut plain(input), &output, install)
+        .await;
+    assert!(received.unwrap_err().to_string().contains("nothing came for"));
+}
