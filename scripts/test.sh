@@ -11,7 +11,7 @@ cargo clippy --workspace --all-targets --locked -- -D warnings
 cargo clippy -p kvsvr --no-default-features --all-targets --locked -- -D warnings
 
 say "docs"
-RUSTDOCFLAGS="-D warnings" cargo doc --workspace --no-deps --locked --quiet
+RUSTDOCFLAGS="-D warnings -A rustdoc::private_intra_doc_links" cargo doc --workspace --no-deps --locked --quiet
 
 if command -v cargo-deny >/dev/null 2>&1; then
   say "licences and duplicate dependencies"

@@ -107,7 +107,10 @@ fn log_row(stored: &Bytes) {
         // The first item is at the first revision in everything that is written.
         let starts = row.items.first().is_some_and(|item| item.revision == first);
         if let Some((_, encoded)) = row.encode().filter(|_| starts) {
-            assert_eq!(LogRow::decode(b"", first, &encoded).expect("an encoded row decodes"), row);
+            assert_eq!(
+                LogRow::decode(b"", first, &encoded).expect("an encoded row decodes"),
+                row
+            );
         }
     }
 }
@@ -264,7 +267,7 @@ mod tests {
             let message = pb::Command::decode(encoded).expect("it was encoded");
             if let Some(pb::command::Op::Txn(txn)) = message.op {
                 read(&damage(&txn.encode_to_vec(), &changes));
-                for op in txn.then {
+                for op in txn.then_ops {
                     if let Some(pb::txn_op::Op::Range(range)) = op.op {
                         read(&damage(&range.encode_to_vec(), &changes));
                     }

@@ -162,7 +162,7 @@ impl Table {
                     hash,
                     row: self.len as u32,
                 });
-                if self.len % Self::PART == 0 {
+                if self.len.is_multiple_of(Self::PART) {
                     self.rows.push(Vec::with_capacity(Self::PART));
                 }
                 let bytes = key.len() + version.len() + BUFFER_ROW_OVERHEAD;

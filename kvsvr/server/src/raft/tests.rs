@@ -96,13 +96,16 @@ fn apply(engine: &dyn Engine, shard: ShardId, last: u64, seed: u64) {
     engine.flush().unwrap();
 }
 
+/// Runs once, on the engine.
+type Hook = Box<dyn FnOnce(&MemEngine) + Send>;
+
 /// Checkpoints of a [`MemEngine`]: what it would have after a crash.
 #[derive(Default)]
 struct MemCheckpoints {
     engine: Mutex<Arc<MemEngine>>,
     named: Mutex<BTreeMap<String, Arc<MemEngine>>>,
     /// Runs before a checkpoint is made.
-    before_create: Mutex<Option<Box<dyn FnOnce(&MemEngine) + Send>>>,
+    before_create: Mutex<Option<Hook>>,
 }
 
 struct Opened(Arc<MemEngine>);

@@ -144,6 +144,7 @@ async fn read_local(address: &str, n: usize) -> Result<Option<pb::KeyValue>, Tra
     Ok(pb::GetResponse::decode(answer).unwrap().kv)
 }
 
+#[expect(clippy::too_many_lines, reason = "a scenario reads as one script")]
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn damaged_sst_files_are_never_served() {
     let mut cluster = filled(&[]).await;

@@ -479,11 +479,15 @@ fn print_tail(log: &Path) {
 pub(crate) fn p50_and_max(mut times: Vec<Duration>) -> String {
     times.sort();
     match times.last() {
-        Some(max) => format!(
-            "p50 {:.0?}, max {max:.0?} of {}",
-            times[times.len() / 2],
-            times.len()
-        ),
+        Some(max) => {
+            let median = times[times.len() / 2];
+            format!(
+                "p50 {} ms, max {} ms of {}",
+                median.as_millis(),
+                max.as_millis(),
+                times.len()
+            )
+        }
         None => "none".to_owned(),
     }
 }

@@ -126,6 +126,7 @@ async fn garbage_hurts_only_its_sender() {
     );
 }
 
+#[expect(clippy::too_many_lines, reason = "a scenario reads as one script")]
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn requests_that_break_a_rule_are_invalid() {
     let cluster = Cluster::start(1, 1, &[]).await;
@@ -296,7 +297,7 @@ async fn a_client_that_stops_reading_is_bounded() {
     drop((sender, receiver));
 
     // A frame of the allowed size with as many requests as fit in it.
-    let bomb = vec![0x0a, 0x00].repeat((15 << 20) / 2);
+    let bomb = [0x0a, 0x00].repeat((15 << 20) / 2);
     let (sender, mut receiver) = GrpcTransport::new()
         .open(&address, Class::Data, Method::KvExec)
         .await

@@ -95,6 +95,7 @@ fn assert_refused(what: &str, (code, text): (i32, String), wanted_code: i32, wan
     assert!(!text.contains("panicked"), "{what}: {text}");
 }
 
+#[expect(clippy::too_many_lines, reason = "a scenario reads as one script")]
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn bad_starts_end_with_a_code_and_a_message() {
     let mut cluster = Cluster::create(2, &[]);

@@ -262,7 +262,7 @@ async fn read(client: &Client, lanes: &[Lane], reader: usize, stop: &AtomicBool,
         turn += 1;
         let lane = turn % lanes.len();
         let state = &lanes[lane];
-        let at_least = turn % 3 == 0;
+        let at_least = turn.is_multiple_of(3);
         let (floor, mode) = if at_least {
             let (n, revision) = *state.newest.lock();
             (n, ReadMode::AtLeast(revision))

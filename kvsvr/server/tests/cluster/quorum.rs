@@ -39,6 +39,7 @@ fn api_code(answer: Result<(), TransportError>) -> (pb::ErrorCode, String) {
     }
 }
 
+#[expect(clippy::too_many_lines, reason = "a scenario reads as one script")]
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_survivor_of_a_lost_majority() {
     let mut cluster = Cluster::start(3, 1, &[]).await;

@@ -98,6 +98,7 @@ fn check(name: &str, events: &[Seen], acknowledged: &Acknowledged) {
     }
 }
 
+#[expect(clippy::too_many_lines, reason = "a scenario reads as one script")]
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn watches_have_no_gap_and_no_duplicate() {
     // A small ring: the slow reader must be served from the engine.

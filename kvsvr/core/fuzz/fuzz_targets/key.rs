@@ -1,0 +1,4 @@
+//! See `kvsvr_core::testing::fuzz::key`.
+#![no_main]
+
+libfuzzer_sys::fuzz_target!(|data: &[u8]| kvsvr_core::testing::fuzz::key(data));

@@ -1,0 +1,109 @@
+//! What the buffer costs, without an engine below it. The figures in [`table`](super::super::table) come from this and from programs like it.
+
+use std::{hint::black_box, time::Instant};
+
+use super::super::*;
+
+/// Takes everything and keeps nothing: what is left to measure is the buffer.
+struct Nothing;
+
+impl EngineRead for Nothing {
+    fn get(&self, _: Cf, _: &[u8]) -> Result<Option<Bytes>, EngineError> {
+        Ok(None)
+    }
+
+    fn scan(&self, _: Cf, _: Scan<'_>, _: Visit<'_>) -> Result<(), EngineError> {
+        Ok(())
+    }
+}
+
+impl EngineSnapshot for Nothing {}
+
+impl Engine for Nothing {
+    fn write(&self, batch: WriteBatch) -> Result<(), EngineError> {
+        black_box(batch);
+        Ok(())
+    }
+
+    fn snapshot(&self) -> Box<dyn EngineSnapshot + '_> {
+        Box::new(Nothing)
+    }
+
+    fn flush(&self) -> Result<(), EngineError> {
+        Ok(())
+    }
+
+    fn get_durable(&self, _: Cf, _: &[u8]) -> Result<Option<Bytes>, EngineError> {
+        Ok(None)
+    }
+
+    fn set_garbage_floor(&self, _: ShardId, _: Revision) {}
+}
+
+/// `cargo test --release -p kvsvr --no-default-features --lib buffer -- --ignored --nocapture`
+#[test]
+#[ignore = "prints times; run it alone and in a release build"]
+fn times() {
+    const KEYS: u64 = 100_000;
+    const BATCHES: usize = 250;
+    const PER_BATCH: usize = 400;
+    let key = |i: u64| {
+        let slot = (i.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 52) as u16;
+        let name = format!("user{i:08}");
+        let mut key = vec![0, 0, 0, 1];
+        key.extend(slot.to_be_bytes());
+        key.extend([0, 0, 0, name.len() as u8]);
+        key.extend(name.as_bytes());
+        key.extend(b"profile");
+        key
+    };
+    let mut random = 88_172_645_463_325_252_u64;
+    let mut next = || {
+        random ^= random << 13;
+        random ^= random >> 7;
+        random ^= random << 17;
+        random % KEYS
+    };
+    for round in 0..3 {
+        let mut revision = 0_u64;
+        let batches: Vec<WriteBatch> = (0..BATCHES)
+            .map(|_| {
+                let mut batch = WriteBatch::default();
+                for _ in 0..PER_BATCH {
+                    let data = key(next());
+                    revision += 1;
+                    let hist = [&data[..], &[0, 1], &(!revision).to_be_bytes()].concat();
+                    batch.put(Cf::Hist, hist, vec![7; 280]);
+                    batch.put(Cf::Data, data, vec![7; 280]);
+                }
+                batch
+            })
+            .collect();
+        let engine = BufferedEngine::with_max_bytes(Arc::new(Nothing), usize::MAX);
+        let per = |of: u64, started: Instant| started.elapsed().as_nanos() as u64 / of;
+        let rows = (2 * BATCHES * PER_BATCH) as u64;
+        let mut longest = 0;
+        let started = Instant::now();
+        for batch in batches {
+            let began = Instant::now();
+            engine.write(batch).unwrap();
+            longest = longest.max(began.elapsed().as_micros());
+        }
+        let write = per(rows, started);
+        let mib = engine.bytes() >> 20;
+        let started = Instant::now();
+        (0..KEYS).for_each(|_| drop(black_box(engine.get(Cf::Data, &key(next())))));
+        let get = per(KEYS, started);
+        let started = Instant::now();
+        let sorted = engine.layers.read().active.sorted().len() as u64;
+        let sort = per(sorted, started);
+        let started = Instant::now();
+        engine.drain(|_| true).unwrap();
+        let drain = per(sorted, started);
+        println!(
+            "round {round}: write {write} ns/row (longest batch of {} rows {longest} us), get {get} ns, sort {sort} ns/row, \
+             walk and free {drain} ns/row, {mib} MiB",
+            2 * PER_BATCH
+        );
+    }
+}
