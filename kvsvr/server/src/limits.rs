@@ -98,6 +98,9 @@ const _: () = assert!(WAL_MAX_PAYLOAD + WAL_WRITE_BYTES < u32::MAX as usize / 4)
 
 // ---- edges (gRPC, HTTP, configuration) ----
 
+/// Milliseconds that the runtime's threads get to end when the process stops.
+pub const RUNTIME_STOP_MS: u64 = 5_000;
+
 /// Bytes of one gRPC message in either direction.
 pub const MAX_MESSAGE_BYTES: usize = 16 << 20;
 /// Bytes of request messages that are still being received, all connections together; beyond it calls are refused.

@@ -11,28 +11,35 @@ use bytes::Bytes;
 use kvsvr_core::engine::{Cf, Scan};
 use parking_lot::RwLock;
 
-use super::table::Tables;
+use super::table::{Table, Tables};
 use crate::limits::BUFFER_SCAN_ROWS;
 
-/// A key with its first bytes as numbers, which compare like the bytes; a shorter key is filled up with zeros. Where they are equal the keys decide.
+/// The first bytes of a key as numbers, which compare like the bytes; a shorter key is filled up with zeros. Where they are equal the
+/// keys decide. Shard, slot, region and name length are 10 bytes, the rest is of the partition's name.
+type Front = [u64; 3];
+
+fn front_of(key: &[u8]) -> Front {
+    let mut front = Front::default();
+    for (number, part) in front.iter_mut().zip(key.chunks(8)) {
+        let mut bytes = [0; 8];
+        bytes[..part.len()].copy_from_slice(part);
+        *number = u64::from_be_bytes(bytes);
+    }
+    front
+}
+
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 struct OrderKey {
-    front: [u64; OrderKey::FRONT],
+    front: Front,
     key: Bytes,
 }
 
 impl OrderKey {
-    /// Numbers of 8 bytes: shard, slot, region and name length are 10 bytes, the rest is of the partition's name.
-    const FRONT: usize = 3;
-
     fn new(key: Bytes) -> Self {
-        let mut front = [0; Self::FRONT];
-        for (number, part) in front.iter_mut().zip(key.chunks(8)) {
-            let mut bytes = [0; 8];
-            bytes[..part.len()].copy_from_slice(part);
-            *number = u64::from_be_bytes(bytes);
+        Self {
+            front: front_of(&key),
+            key,
         }
-        Self { front, key }
     }
 }
 
@@ -66,9 +73,20 @@ impl Order {
         }
     }
 
-    /// The numbers of all rows, in order.
-    pub(super) fn all_rows(&self) -> Vec<u32> {
-        self.rows.values().copied().collect()
+    /// The numbers of all rows of the table, in order. Leaves the order as it is: what is sorted once needs no tree, and no handles of
+    /// the keys.
+    pub(super) fn sorted_rows(&self, table: &Table) -> Vec<u32> {
+        if self.known == table.len() {
+            return self.rows.values().copied().collect();
+        }
+        let mut rows: Vec<(Front, u32)> = (0..table.len())
+            .map(|row| (front_of(table.key(row)), row as u32))
+            .collect();
+        let key = |row: u32| table.key(row as usize);
+        rows.sort_unstable_by(|(a_front, a), (b_front, b)| {
+            a_front.cmp(b_front).then_with(|| key(*a).cmp(key(*b)))
+        });
+        rows.into_iter().map(|(_, row)| row).collect()
     }
 
     /// The next up to `limit` rows of the span, which is moved behind them.

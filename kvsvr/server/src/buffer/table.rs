@@ -281,16 +281,14 @@ impl Buffer {
         out.extend(visible.map(|(key, value)| (key.clone(), value.clone())));
     }
 
-    /// The newest version of every row, by column family and key.
+    /// The newest version of every row, by column family and key. Holds the locks for long: nobody may be writing.
     pub(super) fn sorted(&self) -> Vec<Write> {
         let mut writes = Vec::new();
         for cf in Cf::ALL {
-            let rows = {
-                let mut order = self.orders[cf as usize].lock();
-                order.catch_up(&self.tables, cf);
-                order.all_rows()
-            };
+            let order = self.orders[cf as usize].lock();
             let tables = self.tables.read();
+            let rows = order.sorted_rows(tables.of(cf));
+            drop(order);
             let newest = rows.iter().filter_map(|row| tables.of(cf).row_at(*row, NEWEST));
             writes.extend(newest.map(|(key, value)| match value {
                 Some(value) => Write::Put(cf, key.clone(), value.clone()),

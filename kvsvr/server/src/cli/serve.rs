@@ -6,6 +6,7 @@ use std::{
     pin::Pin,
     task::{Context, Poll},
     thread::available_parallelism,
+    time::Duration,
 };
 
 use futures::future::BoxFuture;
@@ -15,6 +16,7 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 use super::Exit;
 use crate::{
     config::{Config, ConfigError, Effective},
+    limits::RUNTIME_STOP_MS,
     listen::BindError,
     logging,
 };
@@ -128,8 +130,9 @@ where
         let shutdown = shutdown()?;
         run(config, shutdown).await
     });
-    // Whatever still runs has no way to delay the end: the node has flushed what it must keep.
-    runtime.shutdown_background();
+    // Tasks end at their next wait, and what they hold is closed with them: a thread still inside RocksDB while the process runs
+    // its exit handlers would abort it. What does not end in time cannot lose anything, the node has flushed what it must keep.
+    runtime.shutdown_timeout(Duration::from_millis(RUNTIME_STOP_MS));
     result
 }
 
