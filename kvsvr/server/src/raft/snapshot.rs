@@ -284,10 +284,13 @@ impl SnapshotSender {
             .and_then(|rest| rest.strip_prefix('/'))
             .and_then(|rest| rest.rsplit_once('@'))
             .map(|(name, _)| name);
-        let usable = |name: &str| parse_name(name).is_some_and(|(s, i)| s == shard.0 && i >= required);
+        let of_shard = |name: &str| parse_name(name).is_some_and(|(s, _)| s == shard.0);
         let mut readers = self.readers.lock();
-        if let Some(name) = ours.filter(|name| usable(name))
+        if let Some(name) = ours.filter(|name| of_shard(name))
             && let Some(source) = self.checkpoints.open(name)?
+            // What it holds decides, not its name: making a checkpoint flushes, so after a restart of this node more is required
+            // than when it was named.
+            && applied_index(&*source, shard)? >= required
         {
             return Ok((self.reading(&mut readers, name.to_owned()), source));
         }
@@ -309,6 +312,12 @@ impl SnapshotSender {
         *readers.entry(name.clone()).or_default() += 1;
         Reading { sender: self, name }
     }
+}
+
+/// The last log index applied to a state; 0 before the first.
+fn applied_index(source: &dyn EngineRead, shard: ShardId) -> Result<u64, TransferError> {
+    let meta = meta_of(source, shard)?;
+    Ok(meta.and_then(|meta| meta.last_log_id).map_or(0, |id| id.index))
 }
 
 type Source = Box<dyn EngineRead + Send + Sync>;
