@@ -15,6 +15,8 @@ pub mod config;
 pub mod convert;
 pub mod disk;
 pub mod exec;
+#[cfg(any(test, feature = "testing"))]
+pub mod fuzz;
 pub mod history;
 pub mod hub;
 pub mod limits;

@@ -60,7 +60,7 @@ use crate::{
     store::StoreId,
 };
 
-mod codec;
+pub(crate) mod codec;
 mod error;
 mod index;
 mod queue;

@@ -520,7 +520,7 @@ pub(super) fn next_chunk(
     })
 }
 
-fn put_pair(out: &mut BytesMut, cf: u8, key: &[u8], value: &[u8]) {
+pub(crate) fn put_pair(out: &mut BytesMut, cf: u8, key: &[u8], value: &[u8]) {
     out.put_u8(cf);
     out.put_u32_le(key.len() as u32);
     out.put_u32_le(value.len() as u32);
@@ -529,7 +529,7 @@ fn put_pair(out: &mut BytesMut, cf: u8, key: &[u8], value: &[u8]) {
 }
 
 /// Calls `each` for the pairs of a chunk; an error if it is malformed.
-fn pairs(mut data: Bytes, mut each: impl FnMut(Cf, Bytes, Bytes)) -> Result<(), TransferError> {
+pub(crate) fn pairs(mut data: Bytes, mut each: impl FnMut(Cf, Bytes, Bytes)) -> Result<(), TransferError> {
     while data.has_remaining() {
         let malformed = || peer("a chunk is malformed");
         if data.remaining() < 9 {

@@ -1,0 +1,223 @@
+//! A node alone, in memory, that gets any message by any method.
+
+use std::{
+    sync::{Arc, OnceLock},
+    time::Duration,
+};
+
+use bytes::Bytes;
+use futures::future::BoxFuture;
+use kvsvr_client::transport::{
+    Class, Method, ReceiveMessages, STREAM_QUEUE, StreamReceiver, StreamSender, Transport, TransportError,
+};
+use kvsvr_core::{
+    engine::{EngineError, EngineRead},
+    mem::MemEngine,
+};
+use kvsvr_proto::v1 as pb;
+use parking_lot::Mutex;
+use prost::Message;
+use tokio::{
+    sync::mpsc,
+    time::{sleep, timeout},
+};
+
+use super::block_on;
+use crate::{
+    api::NodeService,
+    config::Settings,
+    disk::mem::MemDisk,
+    metrics::Metrics,
+    node::{Node, NodeParts, StatusProbe},
+    raft::snapshot::Checkpoints,
+    service::{CallError, Service},
+    store::{Store, StoreId},
+    wal::{Wal, WalOptions},
+};
+
+const ADDRESS: &str = "n1:1";
+/// Real time that an answer may take.
+const PATIENCE: Duration = Duration::from_secs(30);
+/// Real time for which a stream that has nothing to say is kept open.
+const STREAM_TIME: Duration = Duration::from_millis(5);
+
+/// The way of the node to itself.
+#[derive(Default)]
+struct Loopback(OnceLock<NodeService>);
+
+impl Transport for Loopback {
+    fn call(
+        &self,
+        address: &str,
+        _class: Class,
+        method: Method,
+        request: Bytes,
+        _deadline: Duration,
+    ) -> BoxFuture<'static, Result<Bytes, TransportError>> {
+        let address = address.to_owned();
+        let called = self
+            .0
+            .get()
+            .filter(|_| address == ADDRESS)
+            .map(|node| node.call(method, request));
+        Box::pin(async move {
+            let reason = "no such node".to_owned();
+            let Some(called) = called else {
+                return Err(TransportError::Unreachable { address, reason });
+            };
+            called.await.map_err(|error| match error {
+                CallError::Api(error) => TransportError::Api { address, error },
+                other => TransportError::Rejected {
+                    address,
+                    reason: other.to_string(),
+                },
+            })
+        })
+    }
+
+    fn open(
+        &self,
+        address: &str,
+        _class: Class,
+        _method: Method,
+    ) -> BoxFuture<'static, Result<(StreamSender, StreamReceiver), TransportError>> {
+        let (address, reason) = (address.to_owned(), "a node alone has no peers".to_owned());
+        Box::pin(async move { Err(TransportError::Unreachable { address, reason }) })
+    }
+}
+
+/// There is nobody to send a snapshot to.
+struct NoCheckpoints;
+
+impl Checkpoints for NoCheckpoints {
+    fn create(&self, name: &str) -> Result<(), EngineError> {
+        Err(EngineError::Io(format!("no checkpoint {name}")))
+    }
+    fn open(&self, _: &str) -> Result<Option<Box<dyn EngineRead + Send + Sync>>, EngineError> {
+        Ok(None)
+    }
+    fn remove(&self, _: &str) -> Result<(), EngineError> {
+        Ok(())
+    }
+    fn list(&self) -> Result<Vec<String>, EngineError> {
+        Ok(Vec::new())
+    }
+}
+
+struct NoProbe;
+
+impl StatusProbe for NoProbe {
+    fn fill(&self, _: &mut pb::NodeStatus) {}
+}
+
+struct Lone {
+    service: NodeService,
+    /// Says why a replica has stopped.
+    fatal: Mutex<mpsc::UnboundedReceiver<String>>,
+}
+
+impl Lone {
+    /// Starts a cluster of one node with two data shards.
+    async fn start() -> Self {
+        let disk = Arc::new(MemDisk::new(1));
+        let store_id = StoreId([9; 16]);
+        let store = Store::open(disk.clone(), store_id, 0).await.expect("in memory");
+        let options = WalOptions::new(store_id, 1, Arc::new(|_| {}));
+        let (wal, _) = Wal::open(disk.clone(), options).await.expect("in memory");
+        let transport = Arc::new(Loopback::default());
+        let (node, fatal) = Node::start(NodeParts {
+            settings: Settings::default(),
+            address: ADDRESS.into(),
+            store,
+            disk,
+            wal,
+            engine: Arc::new(MemEngine::new()),
+            checkpoints: Arc::new(NoCheckpoints),
+            transport: transport.clone(),
+            metrics: Metrics::new(),
+            probe: Arc::new(NoProbe),
+        })
+        .await
+        .expect("in memory");
+        let service = NodeService(node);
+        // Of an empty cell.
+        let _ = transport.0.set(service.clone());
+        let request = pb::BootstrapRequest {
+            addresses: vec![ADDRESS.into()],
+            shards: 2,
+            replication: 1,
+            cluster_name: "fuzz".into(),
+        };
+        let bootstrapped = service.call(Method::AdminBootstrap, request.encode_to_vec().into());
+        bootstrapped.await.expect("a cluster of one node");
+        let lone = Self {
+            service,
+            fatal: Mutex::new(fatal),
+        };
+        while lone.put().await.is_err() {
+            sleep(STREAM_TIME).await;
+        }
+        lone
+    }
+
+    async fn put(&self) -> Result<Bytes, CallError> {
+        let request = pb::PutRequest {
+            partition: Some(pb::Partition {
+                region: 0,
+                name: Bytes::from_static(b"alice"),
+            }),
+            put: Some(pb::Put {
+                key: Bytes::from_static(b"key"),
+                value: Bytes::from_static(b"value"),
+                ..Default::default()
+            }),
+        };
+        self.service
+            .call(Method::KvPut, request.encode_to_vec().into())
+            .await
+    }
+
+    async fn send(&self, method: Method, message: Bytes) {
+        let called = self.service.call(method, message.clone());
+        // Any answer and any refusal will do.
+        let _ = timeout(PATIENCE, called).await.expect("an answer in time");
+        let (output, mut answers) = mpsc::channel(STREAM_QUEUE);
+        let input = StreamReceiver::new(One(Some(message)));
+        let served = self.service.open(method, input, output);
+        let read = async { while answers.recv().await.is_some() {} };
+        // Watches have no end.
+        let _ = timeout(STREAM_TIME, futures::future::join(served, read)).await;
+    }
+
+    async fn check(&self) {
+        if let Ok(reason) = self.fatal.lock().try_recv() {
+            panic!("a replica has stopped: {reason}");
+        }
+        let put = timeout(PATIENCE, self.put()).await.expect("an answer in time");
+        put.expect("the node goes on");
+    }
+}
+
+/// A stream of one message.
+struct One(Option<Bytes>);
+
+impl ReceiveMessages for One {
+    fn receive(&mut self) -> BoxFuture<'_, Option<Result<Bytes, TransportError>>> {
+        let next = self.0.take().map(Ok);
+        Box::pin(async { next })
+    }
+}
+
+/// Any message by any method (its number is the first byte), as a call and as a stream: an answer or a refusal, and the node goes on.
+pub fn api_message(data: &[u8]) {
+    static LONE: OnceLock<Lone> = OnceLock::new();
+    let lone = LONE.get_or_init(|| block_on(Lone::start()));
+    let Some((choice, message)) = data.split_first() else {
+        return;
+    };
+    let method = Method::ALL[usize::from(*choice) % Method::ALL.len()];
+    block_on(async {
+        lone.send(method, Bytes::copy_from_slice(message)).await;
+        lone.check().await;
+    });
+}
