@@ -15,7 +15,7 @@ while [ $# -gt 0 ]; do
     *) die "unknown flag $1" ;;
   esac
 done
-scripts/setup.sh --etcd
+set_up --etcd
 build_release
 mkdir -p "$OUT"
 WORK=$(mktemp -d "${TMPDIR:-/tmp}/kvsvr-bench.XXXXXX")

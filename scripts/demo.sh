@@ -5,7 +5,7 @@
 CHECK=""
 case "${1:-}" in "") ;; --check) CHECK=1 ;; -h|--help) sed -n '2,3s/^# //p' "$0"; exit 0 ;; *) die "unknown flag $1" ;; esac
 
-scripts/setup.sh
+set_up
 build_release
 WORK=$(mktemp -d "${TMPDIR:-/tmp}/kvsvr-demo.XXXXXX")
 export KVSVR_BASE_PORT="${KVSVR_BASE_PORT:-7100}"

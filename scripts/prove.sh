@@ -7,7 +7,7 @@ case "${1:-}" in
   -h|--help) sed -n '2,3s/^# //p' "$0"; exit 0 ;;
   -*) die "unknown flag $1" ;;
 esac
-scripts/setup.sh
+set_up --test
 # The scenario with 10,000 connections needs as many file handles; the nodes raise their own limit.
 ulimit -n "$(ulimit -Hn)" 2>/dev/null || true
 

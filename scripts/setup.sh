@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Installs what a build and the tests need and is not there: Debian/Ubuntu packages, and the tools of the test run. Safe to repeat.
-# The other scripts call it. `setup.sh --etcd` installs etcd too, for the benchmark.
+# The other scripts call it. `--test` installs what the tests need besides, `--etcd` what the benchmark does.
 . "$(dirname "$0")/lib/common.sh"
 
 RUST_MIN=$(sed -n 's/^rust-version = "\(.*\)"/\1/p' Cargo.toml)
@@ -16,8 +16,9 @@ need make make
 need ccache ccache
 need curl curl
 need python3 python3
-# bindgen looks for libclang at build time.
-ls /usr/lib/llvm-*/lib/libclang*.so* /usr/lib/*/libclang*.so* >/dev/null 2>&1 || missing+=(libclang-dev)
+# bindgen loads libclang at build time; libclang-cpp, which comes with LLVM, is another library.
+compgen -G '/usr/lib/llvm-*/lib/libclang[-.][0-9s]*' >/dev/null || compgen -G '/usr/lib/*/libclang[-.][0-9s]*' >/dev/null ||
+  missing+=(libclang-dev)
 if [ ${#missing[@]} -gt 0 ]; then
   command -v apt-get >/dev/null 2>&1 || die "install these with your package manager: ${missing[*]}"
   sudo=""
@@ -44,7 +45,7 @@ if [ "${1:-}" = "--etcd" ] && ! command -v etcd >/dev/null 2>&1; then
   ln -sf "$binary" "$TOOLS/bin/etcd"
 fi
 
-if ! command -v cargo-nextest >/dev/null 2>&1; then
+if [ "${1:-}" = "--test" ] && ! command -v cargo-nextest >/dev/null 2>&1; then
   say "installing cargo-nextest"
   cargo install --locked --root "$TOOLS" cargo-nextest
 fi

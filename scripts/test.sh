@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # From a fresh clone: sets up, then format, lint and every test. Budget on two cores: 60 minutes cold, 15 warm.
 . "$(dirname "$0")/lib/common.sh"
-scripts/setup.sh
+set_up --test
 
 say "format"
 cargo fmt --all -- --check

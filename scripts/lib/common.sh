@@ -11,10 +11,17 @@ mkdir -p "$CACHE" "$TOOLS"
 export PATH="$TOOLS/bin:$PATH"
 
 # RocksDB compiles in minutes once, and comes from the cache after that.
-if command -v ccache >/dev/null 2>&1; then
+use_ccache() {
+  command -v ccache >/dev/null 2>&1 || return 0
   export CC="ccache gcc" CXX="ccache g++"
   export CCACHE_MAXSIZE="${CCACHE_MAXSIZE:-5G}"
-fi
+}
+
+# Installs what is missing, for this script: setup.sh and its options.
+set_up() {
+  "$ROOT/scripts/setup.sh" "$@"
+  use_ccache
+}
 
 bold=""; dim=""; red=""; plain=""
 if [ -t 1 ] && [ -z "${NO_COLOR:-}" ]; then
