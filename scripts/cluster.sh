@@ -20,7 +20,12 @@ mkdir -p "$DATA"
 
 port() { echo $((${KVSVR_BASE_PORT:-7100} + $1)); }
 pid_file() { echo "$DATA/node$1.pid"; }
-running() { [ -f "$(pid_file "$1")" ] && kill -0 "$(cat "$(pid_file "$1")")" 2>/dev/null; }
+running() {
+  local pid
+  pid=$(cat "$(pid_file "$1")" 2>/dev/null) && kill -0 "$pid" 2>/dev/null || return 1
+  # A process that was killed and that nobody has waited for yet is not running.
+  ! grep -q '^State:[[:space:]]*Z' "/proc/$pid/status" 2>/dev/null
+}
 nodes() { for f in "$DATA"/node*.pid; do [ -e "$f" ] && basename "$f" .pid | sed 's/node//'; done | sort -n; }
 
 start_node() {
