@@ -1,17 +1,20 @@
 #!/usr/bin/env bash
 # kvsvr beside etcd on this host: three nodes each, the same driver and parameters, fsync on in both, alternating and repeated.
-# Writes a table to the terminal, docs/bench.json and docs/bench.svg. `bench.sh --quick` is one short round, for a look.
+# Writes a table to the terminal, docs/bench.json and docs/bench.svg, and what the row cache does under a zipfian load. `bench.sh --quick`
+# is one short round, for a look; its files go to the cache folder.
 . "$(dirname "$0")/lib/common.sh"
 
-ROUNDS=3; SECONDS_EACH=8; WARMUP=2; KEYS=100000; VALUE=256; SHARDS="${KVSVR_BENCH_SHARDS:-3}"
+ROUNDS=3; SECONDS_EACH=8; WARMUP=2; KEYS=100000; VALUE=256; SHARDS="${KVSVR_BENCH_SHARDS:-1}"
+# Connections (etcd) or client instances (kvsvr), as suits each best; ZIPF_KEYS do not fit into the caches.
+CONNECTIONS_etcd=8; CONNECTIONS_kvsvr=2; ZIPF_KEYS=1000000
 CLIENTS_PUT="1 64 256 1024"; CLIENTS_GET="1 64 256 1024"
 OUT="$ROOT/docs"
 while [ $# -gt 0 ]; do
   case "$1" in
-    --quick) ROUNDS=1; SECONDS_EACH=3; WARMUP=1; CLIENTS_PUT="1 64 1024"; CLIENTS_GET="1 64 1024"; OUT="$CACHE/bench"; shift ;;
+    --quick) ROUNDS=1; SECONDS_EACH=3; WARMUP=1; CLIENTS_PUT="1 64 1024"; CLIENTS_GET="1 64 1024"; ZIPF_KEYS=200000; OUT="$CACHE/bench"; shift ;;
     --rounds) ROUNDS="${2:?}"; shift 2 ;;
     --out) OUT="${2:?}"; shift 2 ;;
-    -h|--help) sed -n '2,3s/^# //p' "$0"; exit 0 ;;
+    -h|--help) sed -n '2,4s/^# //p' "$0"; exit 0 ;;
     *) die "unknown flag $1" ;;
   esac
 done
@@ -54,8 +57,10 @@ RESULTS="$WORK/results.jsonl"; : >"$RESULTS"
 one() { # target workload clients
   local endpoints=$KV_ENDPOINTS
   [ "$1" = kvsvr ] || endpoints=$ET_ENDPOINTS
-  "$BIN/kvctl" --endpoints "$endpoints" -o json bench "$2" --target "$1" --clients "$3" --keys "$KEYS" --value-size "$VALUE" \
-    --duration "${SECONDS_EACH}s" --warmup "${WARMUP}s" ${4:-} | tr -d '\n' >>"$RESULTS"
+  local connections="CONNECTIONS_$1"
+  connections=$((${!connections} < $3 ? ${!connections} : $3))
+  "$BIN/kvctl" --endpoints "$endpoints" -o json bench "$2" --target "$1" --clients "$3" --connections "$connections" --keys "$KEYS" \
+    --value-size "$VALUE" --duration "${SECONDS_EACH}s" --warmup "${WARMUP}s" | tr -d '\n' >>"$RESULTS"
   echo >>"$RESULTS"
   tail -1 "$RESULTS" | python3 -c 'import json,sys; r=json.load(sys.stdin); print("    {target:6} {workload:6} {clients:5} clients  {ops_per_s:10.0f}/s  p50 {p50_ms:7.3f} ms  p99 {p99_ms:8.3f} ms  errors {errors}".format(**r))'
 }
@@ -77,6 +82,32 @@ for round in $(seq "$ROUNDS"); do
   done
 done
 
-python3 scripts/lib/bench_report.py "$RESULTS" "$OUT" \
+# The row cache: the same zipfian reads (5 % writes) with it and without.
+ZIPF="$WORK/zipf.jsonl"; : >"$ZIPF"
+lookups() { # hits or misses, all nodes
+  for i in 1 2 3; do curl -fs "http://127.0.0.1:$((8300 + i))/metrics" | sed -n "s/^kvsvr_row_cache_$1_total //p"; done |
+    awk '{n += $1} END {printf "%d", n}'
+}
+zipf() { # on or off
+  say "row cache $1: zipfian over $ZIPF_KEYS keys"
+  local flags=""
+  [ "$1" = on ] || flags="--set memory.row_cache=0"
+  KVSVR_SERVE_FLAGS=$flags start_kvsvr
+  "$BIN/kvctl" --endpoints $KV_ENDPOINTS bench ycsb-b --load --clients 256 --keys "$ZIPF_KEYS" --value-size "$VALUE" --duration 1s \
+    --warmup 0s >/dev/null
+  "$BIN/kvctl" --endpoints $KV_ENDPOINTS bench ycsb-b --clients 256 --keys "$ZIPF_KEYS" --value-size "$VALUE" --duration "${SECONDS_EACH}s" \
+    --warmup 0s >/dev/null
+  local hits misses
+  hits=$(lookups hits); misses=$(lookups misses)
+  "$BIN/kvctl" --endpoints $KV_ENDPOINTS -o json bench ycsb-b --clients 256 --connections 2 --keys "$ZIPF_KEYS" --value-size "$VALUE" \
+    --duration "${SECONDS_EACH}s" --warmup 0s | tr -d '\n' |
+    python3 -c 'import json,sys; r=json.load(sys.stdin); r.update(row_cache=sys.argv[1], hits=int(sys.argv[2]), misses=int(sys.argv[3])); print(json.dumps(r))' \
+      "$1" "$(($(lookups hits) - hits))" "$(($(lookups misses) - misses))" >>"$ZIPF"
+  stop_kvsvr
+}
+for round in $(seq "$ROUNDS"); do zipf on; zipf off; done
+
+python3 scripts/lib/bench_report.py "$RESULTS" "$OUT" --zipf "$ZIPF" \
   --kvsvr "$("$BIN/kvsvr" version | head -1)" --etcd "$(etcd --version | head -1)" \
-  --param keys="$KEYS" --param value_bytes="$VALUE" --param rounds="$ROUNDS" --param seconds="$SECONDS_EACH" --param shards="$SHARDS"
+  --param keys="$KEYS" --param value_bytes="$VALUE" --param rounds="$ROUNDS" --param seconds="$SECONDS_EACH" --param shards="$SHARDS" \
+  --param connections_etcd="$CONNECTIONS_etcd" --param connections_kvsvr="$CONNECTIONS_kvsvr" --param zipf_keys="$ZIPF_KEYS"

@@ -16,6 +16,8 @@ RUSTDOCFLAGS="-D warnings -A rustdoc::private_intra_doc_links" cargo doc --works
 if command -v cargo-deny >/dev/null 2>&1; then
   say "licences and duplicate dependencies"
   cargo deny --offline --locked check licenses bans sources
+else
+  note "licences are not checked: cargo-deny is not installed (cargo install --locked cargo-deny)"
 fi
 
 say "tests"

@@ -8,6 +8,9 @@ import statistics
 from collections import defaultdict
 
 FIELDS = ["ops_per_s", "p50_ms", "p99_ms", "p999_ms", "errors"]
+# What we aim at: at least this much (throughput), or less than this (latency).
+AIMS = {"put_64": 6, "put_best": 10, "get_64": 12, "get_best": 20, "put_1_p50": 1, "get_1_p50": 1, "p99_worst": 1}
+LATENCIES = ("put_1_p50", "get_1_p50", "p99_worst")
 
 
 def medians(lines):
@@ -38,7 +41,19 @@ def ratios(rows):
         out[f"{workload}_64"] = pick(rows, "kvsvr", workload, 64)["ops_per_s"] / pick(rows, "etcd", workload, 64)["ops_per_s"]
         out[f"{workload}_best"] = best(rows, "kvsvr", workload) / best(rows, "etcd", workload)
         out[f"{workload}_1_p50"] = pick(rows, "kvsvr", workload, 1)["p50_ms"] / pick(rows, "etcd", workload, 1)["p50_ms"]
+    pairs = {(r["workload"], r["clients"]) for r in rows}
+    out["p99_worst"] = max(pick(rows, "kvsvr", *p)["p99_ms"] / pick(rows, "etcd", *p)["p99_ms"] for p in pairs)
     return {k: round(v, 2) for k, v in out.items()}
+
+
+def row_cache(lines):
+    """Medians with and without the row cache, and what the cache answered."""
+    runs = [json.loads(line) for line in lines]
+    median = lambda state, field: statistics.median(r[field] for r in runs if r["row_cache"] == state)
+    on = [r for r in runs if r["row_cache"] == "on"]
+    hits, misses = sum(r["hits"] for r in on), sum(r["misses"] for r in on)
+    out = {f"{field}_{state}": round(median(state, field), 3) for state in ("on", "off") for field in ("ops_per_s", "p50_ms", "p99_ms")}
+    return out | {"hit_rate": round(hits / max(1, hits + misses), 4), "speed_up": round(median("on", "ops_per_s") / median("off", "ops_per_s"), 2)}
 
 
 def table(rows):
@@ -81,6 +96,7 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("results")
     parser.add_argument("out")
+    parser.add_argument("--zipf", required=True)
     parser.add_argument("--kvsvr", default="")
     parser.add_argument("--etcd", default="")
     parser.add_argument("--param", action="append", default=[])
@@ -89,15 +105,22 @@ def main():
         rows = medians(line for line in f if line.strip())
     table(rows)
     found = ratios(rows)
-    print("\nkvsvr over etcd (throughput: higher is better; p50 of one client: lower is better)")
+    print("\nkvsvr over etcd (throughput: higher is better; latency: lower is better; p99_worst is of all rows)")
+    print(f"  {'':11}{'measured':>9}{'aim':>8}")
     for name, value in found.items():
-        print(f"  {name:11} {value:8.2f}")
+        aim = AIMS[name]
+        held = value < aim if name in LATENCIES else value >= aim
+        print(f"  {name:11}{value:>9.2f}{('<' if name in LATENCIES else '>=') + str(aim):>8}  {'' if held else 'falls short'}")
+    with open(args.zipf) as f:
+        cache = row_cache(line for line in f if line.strip())
+    print("\nrow cache, YCSB-B zipfian, 256 clients: hit rate {hit_rate:.1%}; {ops_per_s_on:.0f}/s with it, {ops_per_s_off:.0f}/s without ({speed_up} times)".format(**cache))
     document = {
         "host": {"cores": os.cpu_count(), "machine": platform.machine(), "kernel": platform.release()},
         "versions": {"kvsvr": args.kvsvr, "etcd": args.etcd},
         "parameters": dict(p.split("=", 1) for p in args.param) | {"nodes": 3, "fsync": "on in both"},
         "results": rows,
         "ratios": found,
+        "row_cache": cache,
     }
     with open(os.path.join(args.out, "bench.json"), "w") as f:
         json.dump(document, f, indent=1)

@@ -84,6 +84,9 @@ pub enum Write {
     DeleteRange(Cf, Bytes, Bytes),
 }
 
+/// A key's newest value, borrowed; no value = it is deleted.
+pub type RowRef<'a> = (Cf, &'a [u8], Option<&'a [u8]>);
+
 /// Changes that become visible and durable together, applied in order.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct WriteBatch {
@@ -115,6 +118,24 @@ pub trait EngineSnapshot: EngineRead + Send {}
 pub trait Engine: EngineRead + Send + Sync + 'static {
     /// Writes the batch atomically. It is visible when this returns, and durable after the next [`Engine::flush`].
     fn write(&self, batch: WriteBatch) -> Result<(), EngineError>;
+
+    /// Like [`Engine::write`], for many rows that the caller keeps: of different keys, by column family and key. `bytes`: about how many they have.
+    fn write_rows(
+        &self,
+        rows: &mut dyn Iterator<Item = RowRef<'_>>,
+        bytes: usize,
+    ) -> Result<(), EngineError> {
+        let _ = bytes;
+        let writes = rows.map(|(cf, key, value)| {
+            let key = Bytes::copy_from_slice(key);
+            match value {
+                Some(value) => Write::Put(cf, key, Bytes::copy_from_slice(value)),
+                None => Write::Delete(cf, key),
+            }
+        });
+        let writes = writes.collect();
+        self.write(WriteBatch { writes })
+    }
 
     /// The present state.
     fn snapshot(&self) -> Box<dyn EngineSnapshot + '_>;

@@ -20,6 +20,8 @@ pub const MAX_RANGE_KEYS: u32 = 10_000;
 pub const MAX_RANGE_BYTES: usize = 4 << 20;
 /// Keys that one DeleteRange may delete.
 pub const MAX_DELETE_RANGE_KEYS: usize = 10_000;
+/// Bytes of keys, partitions' names counted, that one DeleteRange or the end of one lease may delete: a revision is one message to a watch.
+pub const MAX_DELETED_KEY_BYTES: usize = 4 << 20;
 /// Keys and leases removed by one Expire; the leader proposes the next at once.
 pub const MAX_EXPIRE: usize = 1_000;
 /// Milliseconds of the shortest TTL of a lease: keep-alives go through the log.
@@ -64,3 +66,4 @@ const _: () = assert!(MAX_SESSION_WINDOW * REMEMBERED_OVERHEAD < MAX_SESSION_BYT
 const _: () = assert!(MAX_REMEMBERED_OUTCOME < MAX_SESSION_BYTES);
 const _: () = assert!(MAX_SESSION_BYTES < MAX_SESSIONS_BYTES);
 const _: () = assert!(MAX_DELETE_RANGE_KEYS <= MAX_LEASE_KEYS);
+const _: () = assert!(MAX_EXPIRE * (MAX_KEY + MAX_PARTITION_NAME) < 2 * MAX_DELETED_KEY_BYTES);

@@ -53,9 +53,9 @@
 //!
 //! # Memory
 //!
-//! [`BufferedEngine::needs_flush`] says when a flush is due. It is the caller's to run it on a blocking thread. A writer that finds
-//! the active buffer at [`BUFFER_MAX_BYTES`] all the same drains it itself, and so waits: memory stays bounded also where nobody limits
-//! the writers, as while a snapshot is installed or a log is replayed.
+//! The two buffers together have a budget. A flush is due ([`BufferedEngine::flush_due`]) when the active one has a third of it; it is
+//! the caller's to run it on a blocking thread. A writer that finds the active buffer at half of the budget all the same drains it
+//! itself, and so waits: memory stays bounded also where nobody limits the writers, as while a snapshot is installed or a log is replayed.
 //!
 //! # What it does not do
 //!
@@ -69,12 +69,12 @@ use kvsvr_core::{
     types::{Revision, ShardId},
 };
 use parking_lot::{Mutex, RwLock};
+use tokio::sync::Notify;
 
 use self::{
     merge::{Above, merged_scan},
     table::{Buffer, HeldSequence, NEWEST},
 };
-use crate::limits::{BUFFER_BYTES, BUFFER_MAX_BYTES};
 
 mod merge;
 mod order;
@@ -89,8 +89,12 @@ pub struct BufferedEngine {
     /// Held over a drain, and over a batch that goes past the buffer.
     draining: Mutex<()>,
     hasher: RandomState,
+    /// Bytes of the active buffer from which on it should be flushed.
+    due_bytes: usize,
     /// Bytes of the active buffer from which on a writer drains it.
     max_bytes: usize,
+    /// A flush has become due.
+    due: Notify,
 }
 
 struct Layers {
@@ -100,12 +104,12 @@ struct Layers {
 }
 
 impl BufferedEngine {
-    /// Puts an empty buffer before the engine. From here on, all writes must go through this.
-    pub fn new(inner: Arc<dyn Engine>) -> Self {
-        Self::with_max_bytes(inner, BUFFER_MAX_BYTES)
+    /// Puts an empty buffer before the engine. From here on, all writes must go through this. `bytes`: the budget, see the module.
+    pub fn new(inner: Arc<dyn Engine>, bytes: usize) -> Self {
+        Self::with_bounds(inner, bytes / 3, bytes / 2)
     }
 
-    fn with_max_bytes(inner: Arc<dyn Engine>, max_bytes: usize) -> Self {
+    fn with_bounds(inner: Arc<dyn Engine>, due_bytes: usize, max_bytes: usize) -> Self {
         // Seeded, because clients choose the keys.
         let hasher = RandomState::new();
         Self {
@@ -116,7 +120,9 @@ impl BufferedEngine {
             }),
             draining: Mutex::new(()),
             hasher,
+            due_bytes,
             max_bytes,
+            due: Notify::new(),
         }
     }
 
@@ -128,7 +134,14 @@ impl BufferedEngine {
 
     /// True if so much is in the active buffer that it should be flushed now.
     pub fn needs_flush(&self) -> bool {
-        self.layers.read().active.bytes() >= BUFFER_BYTES
+        self.layers.read().active.bytes() >= self.due_bytes
+    }
+
+    /// Waits until [`BufferedEngine::needs_flush`]. For one waiter at a time.
+    pub async fn flush_due(&self) {
+        while !self.needs_flush() {
+            self.due.notified().await;
+        }
     }
 
     fn empty_buffer(&self) -> Arc<Buffer> {
@@ -171,9 +184,7 @@ impl BufferedEngine {
 
     /// Writes the frozen buffer to the inner engine, then drops it.
     fn push_down(&self, frozen: &Buffer) -> Result<(), EngineError> {
-        self.inner.write(WriteBatch {
-            writes: frozen.sorted(),
-        })?;
+        frozen.with_sorted(|rows| self.inner.write_rows(rows, frozen.bytes()))?;
         let done = self.layers.write().frozen.take();
         // Freeing its rows takes a while: not under the lock.
         drop(done);
@@ -187,7 +198,7 @@ impl BufferedEngine {
         self.drain_exclusively()?;
         let fresh = self.empty_buffer();
         let mut layers = self.layers.write();
-        let mut writes = layers.active.sorted();
+        let mut writes = layers.active.sorted_writes();
         writes.extend(batch.writes);
         self.inner.write(WriteBatch { writes })?;
         let done = mem::replace(&mut layers.active, fresh);
@@ -248,6 +259,9 @@ impl Engine for BufferedEngine {
         // Held to the end: a buffer that is frozen gets no more rows.
         let layers = self.layers.read();
         layers.active.write(batch.writes);
+        if layers.active.bytes() >= self.due_bytes {
+            self.due.notify_one();
+        }
         Ok(())
     }
 

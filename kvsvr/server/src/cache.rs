@@ -5,9 +5,9 @@
 //!
 //! # What holds
 //!
-//! **While the cache holds a row for a key, the engine's newest state holds the same row.** A hit is therefore a read of the
-//! engine's newest state at the moment of the look-up, and everything that the engine promises carries over: whoever has seen one
-//! key of a batch new sees all of its keys new, because the batch is visible in the engine by then.
+//! **While no write is in flight on a key's stripe (below), a row that the cache holds for it is the one that the engine's newest state
+//! holds.** A hit is therefore a read of the engine's newest state at the moment when the stripe was found quiet, and everything that the engine
+//! promises carries over: whoever has seen one key of a batch new sees all of its keys new, because all their stripes were claimed before.
 //!
 //! # Why it holds
 //!
@@ -15,23 +15,23 @@
 //! that every write moves. Both change only under the stripe's lock.
 //!
 //! A write
-//! 1. claims the stripes of all keys of the batch (count and version go up) and marks their entries as being written, so that
-//!    look-ups of them go to the engine;
+//! 1. claims the stripes of all keys of the batch (count and version go up), so that look-ups on them go to the engine;
 //! 2. writes the batch to the engine, which makes it visible at one instant;
-//! 3. stripe by stripe, under its lock: puts the new rows in and releases the claim (the count goes down).
+//! 3. stripe by stripe, under its lock: replaces the entries by the new rows and releases the claim (the count goes down).
 //!
-//! A reader that misses notes its stripe's state *before* it reads the engine. It puts the row in under the stripe's lock, and only
-//! if nothing was in flight when it looked and the version has not moved since.
+//! A reader notes its stripe's state first. If a write is in flight on it, the reader asks the engine and leaves the cache alone. If it
+//! misses, it reads the engine and puts the row in under the stripe's lock, and only if the version has not moved since the note.
 //!
 //! - A reader's row is the newest one: no write on the stripe was in flight when it noted the state and none began until it
-//!   put the row in, so the engine's row did not change in between. A write that begins after that marks the entry first.
+//!   put the row in, so the engine's row did not change in between. A write that begins after that replaces it before it releases.
 //! - A writer's row is the newest one: it puts rows in only if it was alone on the stripe from the claim to the release. When two
-//!   writes overlap on a stripe neither does, and the next reader fills the entry. So nothing depends on who calls
+//!   writes overlap on a stripe both remove their keys' entries instead, and the next reader fills them. So nothing depends on who calls
 //!   `write` from where; a shard's one apply task and another shard's merely cost each other an entry now and then.
-//! - Between marking and release nobody puts rows in, so no entry can be older than the batch once it is visible.
+//! - Between claim and release nobody but the writer puts rows in or takes rows out, and after the last release no entry is older than
+//!   the batch.
 //!
 //! A range delete, or any other change of a range ([`CachedEngine::change_range`]), claims all stripes and drops the entries in the range. A
-//! failed or panicking engine write leaves the entries marked or the claims held: slower, never wrong.
+//! failed or panicking engine write leaves no entries, or the claims held: slower, never wrong.
 
 use std::{
     hash::{BuildHasher, BuildHasherDefault, Hash, Hasher, RandomState},
@@ -118,11 +118,11 @@ impl EngineRead for CachedEngine {
             return self.engine.get(cf, key);
         }
         let hash = self.rows.hash(key);
-        if let Some(row) = self.rows.look_up(hash, key) {
-            return Ok(row);
-        }
         let stripe = self.rows.stripe(hash);
         let quiet = stripe.note();
+        if let Some(row) = self.rows.look_up(hash, key, quiet.is_some()) {
+            return Ok(row);
+        }
         let row = self.engine.get(cf, key)?;
         if let Some(quiet) = quiet {
             stripe.fill(quiet, || {
@@ -156,7 +156,7 @@ impl Engine for CachedEngine {
         for (start, end) in &touched.ranges {
             self.rows.drop_range(start, end);
         }
-        touched.rows.iter().for_each(|row| self.rows.mark(row));
+        touched.rows.iter().for_each(|row| self.rows.remove(&row.key));
         let result = self.engine.write(batch);
         self.rows.release_all(claims);
         result
@@ -195,7 +195,8 @@ struct RowWrite {
 /// The map, the stripes and the counters.
 struct RowCache {
     hasher: RandomState,
-    rows: Cache<RowKey, Slot, RowWeight, BuildHasherDefault<PassThrough>>,
+    /// No row: the engine has none.
+    rows: Cache<RowKey, Option<Bytes>, RowWeight, BuildHasherDefault<PassThrough>>,
     stripes: Box<[Stripe]>,
     counters: Box<[Counters]>,
 }
@@ -242,14 +243,13 @@ impl RowCache {
         &self.stripes[self.stripe_index(hash)]
     }
 
-    /// The cached row (`Some(None)`: it is known that there is none), or `None` if the engine must be asked.
-    fn look_up(&self, hash: u64, key: &[u8]) -> Option<Option<Bytes>> {
+    /// The cached row (`Some(None)`: it is known that there is none), or `None` if the engine must be asked. `quiet`: the key's stripe is.
+    fn look_up(&self, hash: u64, key: &[u8], quiet: bool) -> Option<Option<Bytes>> {
         let counters = &self.counters[(hash as usize) % ROW_CACHE_SHARDS];
-        let slot = self.rows.get(&RowLookup { hash, key });
-        let row = match slot {
-            Some(Slot::Row(row)) => Some(Some(row)),
-            Some(Slot::NoRow) => Some(None),
-            Some(Slot::BeingWritten) | None => None,
+        let row = if quiet {
+            self.rows.get(&RowLookup { hash, key })
+        } else {
+            None
         };
         let counter = if row.is_some() {
             &counters.hits
@@ -263,19 +263,17 @@ impl RowCache {
     /// Puts a row in. Only under the lock of its stripe, by the rules of the module.
     fn put(&self, key: RowKey, row: Option<Bytes>) {
         if key.key.len() + row.as_ref().map_or(0, Bytes::len) > ROW_CACHE_MAX_ROW {
-            self.rows.remove(&RowLookup {
-                hash: key.hash,
-                key: &key.key,
-            });
+            self.remove(&key);
             return;
         }
-        self.rows.insert(key, row.map_or(Slot::NoRow, Slot::Row));
+        self.rows.insert(key, row);
     }
 
-    /// Makes look-ups of the key go to the engine. The entry stays, so that a key that is read and written often stays hot.
-    fn mark(&self, write: &RowWrite) {
-        // The error says that there was no entry: nothing to mark.
-        let _ = self.rows.replace(write.key.clone(), Slot::BeingWritten, true);
+    fn remove(&self, key: &RowKey) {
+        self.rows.remove(&RowLookup {
+            hash: key.hash,
+            key: &key.key,
+        });
     }
 
     fn touched_by(&self, batch: &WriteBatch) -> Touched {
@@ -319,7 +317,6 @@ impl RowCache {
         let mut claims = Vec::with_capacity(rows.len());
         for group in rows.chunk_by(|a, b| stripe_of(a) == stripe_of(b)) {
             claims.push(self.claim_stripe(stripe_of(&group[0]), group.len()));
-            group.iter().for_each(|row| self.mark(row));
         }
         claims
     }
@@ -333,6 +330,8 @@ impl RowCache {
                 for write in group {
                     if alone && written {
                         self.put(write.key, write.row);
+                    } else {
+                        self.remove(&write.key);
                     }
                 }
             });
@@ -388,16 +387,6 @@ struct Counters {
     misses: AtomicU64,
 }
 
-/// What the map holds for a key.
-#[derive(Clone)]
-enum Slot {
-    Row(Bytes),
-    /// The engine has no row.
-    NoRow,
-    /// Ask the engine.
-    BeingWritten,
-}
-
 /// A key with its hash, which is computed once. The order is by hash first.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord)]
 struct RowKey {
@@ -450,12 +439,9 @@ impl Hasher for PassThrough {
 #[derive(Clone)]
 struct RowWeight;
 
-impl Weighter<RowKey, Slot> for RowWeight {
-    fn weight(&self, key: &RowKey, slot: &Slot) -> u64 {
-        let row = match slot {
-            Slot::Row(row) => row.len(),
-            Slot::NoRow | Slot::BeingWritten => 0,
-        };
+impl Weighter<RowKey, Option<Bytes>> for RowWeight {
+    fn weight(&self, key: &RowKey, row: &Option<Bytes>) -> u64 {
+        let row = row.as_ref().map_or(0, Bytes::len);
         (key.key.len() + row + ROW_CACHE_ENTRY_OVERHEAD) as u64
     }
 }

@@ -131,6 +131,8 @@ pub struct MemoryConfig {
     pub limit: usize,
     /// RocksDB's block cache.
     pub block_cache: usize,
+    /// Rows that are applied and not flushed.
+    pub write_buffer: usize,
     /// RocksDB's memtables.
     pub memtables: usize,
     /// The row cache; 0: none.
@@ -181,6 +183,7 @@ impl Default for Config {
             memory: MemoryConfig {
                 limit: limits::MEMORY_LIMIT_BYTES,
                 block_cache: limits::ROCKS_BLOCK_CACHE_BYTES,
+                write_buffer: limits::BUFFER_BYTES,
                 memtables: limits::ROCKS_MEMTABLE_BYTES,
                 row_cache: limits::ROW_CACHE_BYTES,
                 wal_cache: limits::WAL_CACHE_BYTES,
@@ -205,6 +208,10 @@ pub struct Settings {
     pub timing: Timing,
     /// Bytes of recent events that each shard keeps for watches.
     pub hub_bytes: usize,
+    /// Bytes of rows that are applied and not flushed.
+    pub write_buffer_bytes: usize,
+    /// Bytes of the row cache; 0: none.
+    pub row_cache_bytes: usize,
     /// Bytes written to the WAL after which the engine is flushed.
     pub flush_bytes: u64,
     /// Bytes of applied log that each shard keeps for followers that are behind.
@@ -355,11 +362,12 @@ impl Config {
     }
 
     /// What counts towards `memory.limit`, in bytes.
-    fn budgets(&self) -> [(&'static str, u64); 7] {
+    fn budgets(&self) -> [(&'static str, u64); 8] {
         let memory = &self.memory;
         let each_shard = |bytes: usize| bytes.saturating_mul(limits::BUDGET_SHARDS) as u64;
         [
             ("memory.block_cache", memory.block_cache as u64),
+            ("memory.write_buffer", memory.write_buffer as u64),
             ("memory.memtables", memory.memtables as u64),
             ("memory.row_cache", memory.row_cache as u64),
             ("memory.wal_cache", memory.wal_cache as u64),
@@ -374,6 +382,8 @@ impl Config {
         Settings {
             timing: self.raft.timing,
             hub_bytes: self.memory.watch_ring,
+            write_buffer_bytes: self.memory.write_buffer,
+            row_cache_bytes: self.memory.row_cache,
             flush_bytes: self.wal.flush,
             keep_log_bytes: self.raft.keep_log,
             keep_revisions: self.history.revisions,

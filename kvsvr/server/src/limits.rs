@@ -76,10 +76,8 @@ pub const DISK_RESERVE_BYTES: u64 = 256 << 20;
 pub const ROCKS_BLOCK_CACHE_BYTES: usize = 128 << 20;
 /// Bytes of all memtables together.
 pub const ROCKS_MEMTABLE_BYTES: usize = 96 << 20;
-/// Bytes in the active write buffer from which on it should be flushed.
-pub const BUFFER_BYTES: usize = 64 << 20;
-/// Bytes in the active write buffer from which on a writer moves it to RocksDB before it goes on.
-pub const BUFFER_MAX_BYTES: usize = 96 << 20;
+/// Bytes of the write buffer: what is written to and what is being flushed.
+pub const BUFFER_BYTES: usize = 128 << 20;
 /// Bytes that a row of the write buffer costs besides its key and its value: handles, hash slot, allocator headers.
 pub const BUFFER_ROW_OVERHEAD: usize = 192;
 /// Bytes that an older version of a row costs besides its value.
@@ -91,7 +89,7 @@ pub const ROCKS_BACKGROUND_JOBS: i32 = 2;
 /// Files that RocksDB keeps open.
 pub const ROCKS_OPEN_FILES: i32 = 1024;
 
-const _: () = assert!(BUFFER_BYTES < BUFFER_MAX_BYTES && BUFFER_SCAN_ROWS > 0);
+const _: () = assert!(BUFFER_SCAN_ROWS > 0);
 const _: () = assert!(WAL_WRITE_BYTES as u64 * 4 <= WAL_SEGMENT_BYTES);
 const _: () = assert!(kvsvr_core::limits::MAX_COMMAND + (1 << 20) <= WAL_MAX_PAYLOAD);
 const _: () = assert!(WAL_MAX_PAYLOAD + WAL_WRITE_BYTES < u32::MAX as usize / 4);

@@ -38,11 +38,14 @@ where
     }
 }
 
-/// Flushes the engine when much of the log is not flushed yet, so that a restart stays short, and purges the log behind.
+/// Flushes the engine when its write buffer is full, or when much of the log is not flushed yet, so that a restart stays short; and purges
+/// the log behind.
 async fn flush_and_purge(node: Arc<Node>) {
     loop {
-        sleep(MAINTENANCE_INTERVAL).await;
-        let due = node.unflushed_bytes() >= node.settings().flush_bytes;
+        let full = timeout(MAINTENANCE_INTERVAL, node.buffer().flush_due())
+            .await
+            .is_ok();
+        let due = full || node.unflushed_bytes() >= node.settings().flush_bytes;
         if due && let Err(e) = flush(&node).await {
             node.fail(format!("the engine cannot flush: {e}"));
             return;

@@ -10,9 +10,11 @@ use std::{
     time::Duration,
 };
 
+use bytes::Bytes;
 use kvsvr_client::{mux::NodeStream, transport::Transport};
 use kvsvr_core::{
     engine::Engine,
+    machine::ConsumerRow,
     types::{META_SHARD, ShardId},
 };
 use kvsvr_proto::v1::{self as pb, ErrorCode};
@@ -24,6 +26,8 @@ use tokio::{
 
 use crate::{
     admin,
+    buffer::BufferedEngine,
+    cache::CachedEngine,
     config::Settings,
     disk::DynDisk,
     limits::{INITIALIZE_PATIENCE, UNCONFIRMED_WARNING},
@@ -53,7 +57,7 @@ pub struct NodeParts {
     pub disk: DynDisk,
     /// Its log.
     pub wal: Wal,
-    /// Its state, row cache included.
+    /// Where its state becomes durable; the node puts its write buffer and its row cache before it.
     pub engine: Arc<dyn Engine>,
     /// The engine's checkpoints, for snapshots.
     pub checkpoints: Arc<dyn Checkpoints>,
@@ -90,6 +94,9 @@ pub struct Node {
     store: tokio::sync::Mutex<Store>,
     disk: DynDisk,
     wal: Wal,
+    buffer: Arc<BufferedEngine>,
+    cache: Arc<CachedEngine>,
+    /// `cache`, over `buffer`, over what the process gave.
     engine: Arc<dyn Engine>,
     transport: Arc<dyn Transport>,
     metrics: Arc<Metrics>,
@@ -126,6 +133,9 @@ impl Node {
             parts.metrics.clone(),
         );
         snapshots.remove_stale().map_err(io::Error::other)?;
+        let settings = parts.settings;
+        let buffer = Arc::new(BufferedEngine::new(parts.engine, settings.write_buffer_bytes));
+        let cache = Arc::new(CachedEngine::new(buffer.clone(), settings.row_cache_bytes as u64));
         let node = Arc::new(Node {
             receiver: SnapshotReceiver::new(parts.disk.clone(), transfers.clone(), parts.metrics.clone()),
             snapshots: Arc::new(snapshots),
@@ -140,13 +150,15 @@ impl Node {
             fatal,
             flushed_bytes: AtomicU64::new(0),
             started: Instant::now(),
-            settings: parts.settings,
+            settings,
             address: parts.address,
             store_id,
             store: tokio::sync::Mutex::new(parts.store),
             disk: parts.disk,
             wal: parts.wal,
-            engine: parts.engine,
+            engine: cache.clone(),
+            cache,
+            buffer,
             transport: parts.transport,
             metrics: parts.metrics,
             probe: parts.probe,
@@ -439,6 +451,14 @@ impl Node {
     pub fn wal(&self) -> &Wal {
         &self.wal
     }
+    /// The node's rows that are not flushed.
+    pub fn buffer(&self) -> &Arc<BufferedEngine> {
+        &self.buffer
+    }
+    /// The node's row cache.
+    pub fn cache(&self) -> &Arc<CachedEngine> {
+        &self.cache
+    }
     /// The node's state.
     pub fn engine(&self) -> &Arc<dyn Engine> {
         &self.engine
@@ -497,6 +517,30 @@ impl Node {
         messages
     }
 
+    /// What somebody must do, though the node serves.
+    fn warnings(&self) -> Vec<String> {
+        let led = self.shards().into_iter().filter(|shard| shard.leader().is_me());
+        led.flat_map(|shard| {
+            shard.machine().with_machine(|machine, _| {
+                let cut_off = |row: &ConsumerRow| row.cursor < machine.floor();
+                let consumers = machine.consumers().filter(|(_, row)| cut_off(row));
+                let message = |(name, row): (&Bytes, ConsumerRow)| {
+                    let name = String::from_utf8_lossy(name);
+                    format!(
+                        "consumer {name:?} of shard {shard} was too far behind and has lost events: it is at revision {}, compaction at {}; read what it \
+                         needs anew, then: kvctl consumer reset {shard} {name:?} {}",
+                        row.cursor,
+                        machine.floor(),
+                        machine.revision(),
+                        shard = shard.id(),
+                    )
+                };
+                consumers.map(message).collect::<Vec<_>>()
+            })
+        })
+        .collect()
+    }
+
     /// For how long no quorum has confirmed the leader of this replica's shard, if that is too long.
     fn unconfirmed(&self, shard: &Shard) -> Option<Duration> {
         let silence = shard.reads().age().unwrap_or_else(|| self.started.elapsed());
@@ -527,9 +571,14 @@ impl Node {
             disk_free_bytes: self.disk.free_bytes().await.unwrap_or(0),
             wal_bytes: self.wal.total_bytes(),
             replicas: self.shards().iter().map(|s| s.status()).collect(),
-            messages: self.messages(),
+            messages: [self.messages(), self.warnings()].concat(),
             ..Default::default()
         };
+        let cache = self.cache.stats();
+        let looked_up = cache.hits + cache.misses;
+        if looked_up > 0 {
+            status.cache_hit_rate = cache.hits as f64 / looked_up as f64;
+        }
         self.probe.fill(&mut status);
         status
     }

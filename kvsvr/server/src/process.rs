@@ -15,7 +15,6 @@ use kvsvr_proto::v1 as pb;
 
 use crate::{
     api::NodeService,
-    cache::CachedEngine,
     cli::{Exit, Failure, Shutdown},
     config::Config,
     disk::{DynDisk, fs::FsDisk},
@@ -56,10 +55,8 @@ pub async fn run(config: Config, shutdown: Shutdown) -> Result<(), Failure> {
     let metrics = Metrics::new();
     let wal = open_wal(&config, &store, disk.clone(), &metrics).await?;
     let rocks = open_rocks(&config)?;
-    let cache = Arc::new(CachedEngine::new(rocks.clone(), config.memory.row_cache as u64));
     let probe = Arc::new(Probe {
         rocks: rocks.clone(),
-        cache: cache.clone(),
         metrics: metrics.clone(),
     });
     let parts = NodeParts {
@@ -68,15 +65,15 @@ pub async fn run(config: Config, shutdown: Shutdown) -> Result<(), Failure> {
         store,
         disk,
         wal,
-        engine: cache,
+        engine: rocks.clone(),
         checkpoints: rocks,
         transport: Arc::new(GrpcTransport::new()),
         metrics: metrics.clone(),
-        probe: probe.clone(),
+        probe,
     };
     let (node, mut fatal) = Node::start(parts).await.map_err(storage)?;
     maintenance::spawn(&node);
-    serve(config, node, probe, grpc, http, shutdown, &mut fatal).await
+    serve(config, node, grpc, http, shutdown, &mut fatal).await
 }
 
 async fn open_wal(
@@ -150,7 +147,6 @@ fn open_rocks(config: &Config) -> Result<Arc<RocksEngine>, Failure> {
 async fn serve(
     config: Config,
     node: Arc<Node>,
-    probe: Arc<Probe>,
     grpc: GrpcServer,
     http: Option<HttpServer>,
     shutdown: Shutdown,
@@ -170,7 +166,6 @@ async fn serve(
     if let Some(http) = http {
         let view = Arc::new(View {
             node: node.clone(),
-            probe,
             seen_hits: AtomicU64::new(0),
             seen_misses: AtomicU64::new(0),
         });
@@ -209,23 +204,15 @@ async fn serve(
 /// What the parts outside the node know of it.
 struct Probe {
     rocks: Arc<RocksEngine>,
-    cache: Arc<CachedEngine>,
     metrics: Arc<Metrics>,
 }
 
 impl StatusProbe for Probe {
     fn fill(&self, status: &mut pb::NodeStatus) {
         let rocks = self.rocks.stats();
-        let cache = self.cache.stats();
         status.data_bytes = rocks.file_bytes;
         status.fsync_p99_us = self.metrics.fsync_p99_us();
         status.rss_bytes = resident_bytes();
-        let looked_up = cache.hits + cache.misses;
-        status.cache_hit_rate = if looked_up == 0 {
-            0.0
-        } else {
-            cache.hits as f64 / looked_up as f64
-        };
         if rocks.write_stopped {
             status
                 .messages
@@ -243,7 +230,6 @@ impl StatusProbe for Probe {
 /// What the HTTP port shows.
 struct View {
     node: Arc<Node>,
-    probe: Arc<Probe>,
     /// Look-ups that the metrics have counted.
     seen_hits: AtomicU64,
     seen_misses: AtomicU64,
@@ -260,7 +246,7 @@ impl NodeView for View {
     }
 
     fn refresh(&self, metrics: &Metrics) {
-        let cache = self.probe.cache.stats();
+        let cache = self.node.cache().stats();
         let hits = cache.hits - self.seen_hits.swap(cache.hits, Ordering::AcqRel).min(cache.hits);
         let misses = cache.misses
             - self

@@ -12,19 +12,21 @@
 use std::{
     fmt, fs, io,
     ops::ControlFlow,
+    os::unix::fs::OpenOptionsExt as _,
     path::{Path, PathBuf},
     sync::Arc,
 };
 
 use bytes::Bytes;
 use kvsvr_core::{
-    engine::{Cf, Engine, EngineError, EngineRead, EngineSnapshot, Scan, Visit, Write, WriteBatch},
+    engine::{Cf, Engine, EngineError, EngineRead, EngineSnapshot, RowRef, Scan, Visit, Write, WriteBatch},
     types::{Revision, ShardId},
 };
 use rocksdb::{
     ColumnFamily, DB, ErrorKind, FlushOptions, ReadOptions, ReadTier, SnapshotWithThreadMode, WriteOptions,
     checkpoint::Checkpoint,
 };
+use rustix::fs::OFlags;
 
 use crate::{
     limits::{ROCKS_BLOCK_CACHE_BYTES, ROCKS_MEMTABLE_BYTES},
@@ -153,6 +155,21 @@ fn scan(
     iterator.status().map_err(|e| error(&e))
 }
 
+/// True if files in the directory can be written past the kernel's cache; some file systems in memory cannot.
+fn has_direct_io(dir: &Path) -> bool {
+    let probe = dir.join("direct-io-probe");
+    let flags = OFlags::DIRECT.bits().cast_signed();
+    let opened = fs::OpenOptions::new()
+        .write(true)
+        .create(true)
+        .truncate(true)
+        .custom_flags(flags)
+        .open(&probe);
+    // It may not have been created.
+    let _ = fs::remove_file(&probe);
+    opened.is_ok()
+}
+
 /// Reads everything once, so that every block's checksum is looked at. Returns the number of pairs. `progress` gets the pairs
 /// so far now and then.
 fn verify(db: &DB, progress: &dyn Fn(u64)) -> Result<u64, EngineError> {
@@ -191,7 +208,7 @@ impl RocksEngine {
             let dir = path.join(dir);
             fs::create_dir_all(&dir).map_err(|e| io_error("create", &dir, &e))?;
         }
-        let shared = Shared::new(options);
+        let shared = Shared::new(options, has_direct_io(path));
         let db = DB::open_cf_descriptors(&shared.database(), path.join(DB_DIR), shared.column_families())
             .map_err(|e| error(&e))?;
         Ok(Arc::new(Self {
@@ -205,6 +222,17 @@ impl RocksEngine {
     /// pairs so far now and then.
     pub fn verify(&self, progress: &dyn Fn(u64)) -> Result<u64, EngineError> {
         verify(&self.db, progress)
+    }
+
+    /// By the numbers of [`Cf`].
+    fn families(&self) -> Result<Vec<&ColumnFamily>, EngineError> {
+        Cf::ALL.iter().map(|cf| family(&self.db, *cf)).collect()
+    }
+
+    fn write_unlogged(&self, writes: rocksdb::WriteBatch) -> Result<(), EngineError> {
+        let mut options = WriteOptions::default();
+        options.disable_wal(true);
+        self.db.write_opt(writes, &options).map_err(|e| error(&e))
     }
 
     /// Sizes and states now.
@@ -267,22 +295,37 @@ impl EngineRead for RocksEngine {
 
 impl Engine for RocksEngine {
     fn write(&self, batch: WriteBatch) -> Result<(), EngineError> {
+        let families = self.families()?;
         let mut writes = rocksdb::WriteBatch::default();
         for write in batch.writes {
             match write {
-                Write::Put(cf, key, value) => writes.put_cf(family(&self.db, cf)?, key, value),
-                Write::Delete(cf, key) => writes.delete_cf(family(&self.db, cf)?, key),
+                Write::Put(cf, key, value) => writes.put_cf(families[cf as usize], key, value),
+                Write::Delete(cf, key) => writes.delete_cf(families[cf as usize], key),
                 Write::DeleteRange(cf, start, end) => {
                     let end: &[u8] = if end.is_empty() { &AFTER_ALL_KEYS } else { &end };
                     if *start < *end {
-                        writes.delete_range_cf(family(&self.db, cf)?, &*start, end);
+                        writes.delete_range_cf(families[cf as usize], &*start, end);
                     }
                 }
             }
         }
-        let mut options = WriteOptions::default();
-        options.disable_wal(true);
-        self.db.write_opt(writes, &options).map_err(|e| error(&e))
+        self.write_unlogged(writes)
+    }
+
+    fn write_rows(
+        &self,
+        rows: &mut dyn Iterator<Item = RowRef<'_>>,
+        bytes: usize,
+    ) -> Result<(), EngineError> {
+        let families = self.families()?;
+        let mut writes = rocksdb::WriteBatch::with_capacity_bytes(bytes);
+        for (cf, key, value) in rows {
+            match value {
+                Some(value) => writes.put_cf(families[cf as usize], key, value),
+                None => writes.delete_cf(families[cf as usize], key),
+            }
+        }
+        self.write_unlogged(writes)
     }
 
     fn snapshot(&self) -> Box<dyn EngineSnapshot + '_> {
@@ -296,10 +339,7 @@ impl Engine for RocksEngine {
     }
 
     fn flush(&self) -> Result<(), EngineError> {
-        let families: Vec<&ColumnFamily> = Cf::ALL
-            .iter()
-            .map(|cf| family(&self.db, *cf))
-            .collect::<Result<_, _>>()?;
+        let families = self.families()?;
         let mut options = FlushOptions::default();
         options.set_wait(true);
         self.db.flush_cfs_opt(&families, &options).map_err(|e| error(&e))
@@ -367,7 +407,7 @@ impl RocksView {
             block_cache_bytes: 16 << 20,
             ..RocksOptions::default()
         };
-        Self::open(&path, &Shared::new(&options)).map(Some)
+        Self::open(&path, &Shared::new(&options, false)).map(Some)
     }
 
     fn open(path: &Path, shared: &Shared) -> Result<Self, EngineError> {

@@ -84,6 +84,8 @@ async fn connect(shared: &Arc<Shared>) -> Option<(StreamSender, StreamReceiver)>
             shared.state.lock().pause = RECONNECT_PAUSE;
             return Some(stream);
         }
+        // The address is said again below.
+        Ok(Err(TransportError::Unreachable { reason, .. })) => reason,
         Ok(Err(error)) => error.to_string(),
         Err(_) => format!("the stream to {} could not be opened in time", shared.address),
     };

@@ -6,6 +6,7 @@ use bytes::Bytes;
 
 use super::{
     Machine, Step,
+    leases::Attached,
     tx::{Change, Touched, Tx},
 };
 use crate::{
@@ -13,7 +14,7 @@ use crate::{
     error::{ErrorCode, Rejection},
     event::{Event, EventKind},
     keys,
-    limits::{LOG_ROW_BYTES, MAX_LEASE_KEYS},
+    limits::{LOG_ROW_BYTES, MAX_DELETED_KEY_BYTES, MAX_LEASE_KEYS},
     rows::{DataRow, HistRow, MARK},
 };
 
@@ -111,12 +112,12 @@ impl Machine {
         }
         if old_lease != new_lease {
             if old_lease != 0 {
-                self.leases.detach(old_lease);
+                self.leases.detach(old_lease, data_key);
                 step.overlay
                     .delete(Cf::State, keys::attached_key(data_key, old_lease));
             }
             if new_lease != 0 {
-                self.leases.attach(new_lease);
+                self.leases.attach(new_lease, data_key);
                 step.overlay
                     .put(Cf::State, keys::attached_key(data_key, new_lease), MARK);
             }
@@ -124,22 +125,29 @@ impl Machine {
     }
 
     fn check_lease_keys(&self, tx: &Tx) -> Result<(), Rejection> {
-        let mut more = BTreeMap::<u64, usize>::new();
+        let mut more = BTreeMap::<u64, Attached>::new();
         for touched in &tx.touched {
             let Change::Put(_, row) = &touched.new else {
                 continue;
             };
             let before = touched.old.as_ref().map_or(0, |(_, row)| row.lease);
             if row.lease != 0 && row.lease != before {
-                *more.entry(row.lease).or_default() += 1;
+                let more = more.entry(row.lease).or_default();
+                more.keys += 1;
+                more.bytes += touched.data_key.len();
             }
         }
         for (lease, more) in more {
-            if self.leases.keys(lease) + more > MAX_LEASE_KEYS {
-                let message =
-                    format!("lease {lease} would have more than {MAX_LEASE_KEYS} keys, use more leases");
-                return Err(Rejection::new(ErrorCode::Refused, message));
-            }
+            let has = self.leases.attached(lease);
+            let too_much = if has.keys + more.keys > MAX_LEASE_KEYS {
+                format!("{MAX_LEASE_KEYS} keys")
+            } else if has.bytes + more.bytes > MAX_DELETED_KEY_BYTES {
+                format!("{MAX_DELETED_KEY_BYTES} bytes of keys")
+            } else {
+                continue;
+            };
+            let message = format!("lease {lease} would have more than {too_much}, use more leases");
+            return Err(Rejection::new(ErrorCode::Refused, message));
         }
         Ok(())
     }

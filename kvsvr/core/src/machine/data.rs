@@ -14,7 +14,7 @@ use crate::{
     error::{Corrupt, ErrorCode, Failure, Rejection},
     event::EventKind,
     keys,
-    limits::MAX_DELETE_RANGE_KEYS,
+    limits::{MAX_DELETE_RANGE_KEYS, MAX_DELETED_KEY_BYTES},
     read::{ResultBudget, View, within},
     rows::DataRow,
     types::{Partition, StampMs},
@@ -33,6 +33,8 @@ struct Place<'a, 'e> {
     partition: &'a Partition,
     /// Keys that DeleteRange may still delete.
     deletions: usize,
+    /// Bytes of keys that it may still delete.
+    deletion_bytes: usize,
 }
 
 impl Machine {
@@ -52,6 +54,7 @@ impl Machine {
             step,
             partition,
             deletions: MAX_DELETE_RANGE_KEYS,
+            deletion_bytes: MAX_DELETED_KEY_BYTES,
         };
         let result = match op {
             Op::Put {
@@ -107,6 +110,7 @@ impl Machine {
             step,
             partition,
             deletions: MAX_DELETE_RANGE_KEYS,
+            deletion_bytes: MAX_DELETED_KEY_BYTES,
         };
         let mut results = Vec::with_capacity(ops.len());
         for (i, op) in ops.into_iter().enumerate() {
@@ -248,6 +252,7 @@ impl Machine {
             [&prefix, end].concat().into()
         };
         let mut found: Vec<Bytes> = Vec::new();
+        let mut bytes = 0;
         let read = TxRead {
             overlay: &place.step.overlay,
             tx,
@@ -260,9 +265,10 @@ impl Machine {
                 reverse: false,
             },
             &mut |data_key, _| {
-                if found.len() > place.deletions {
+                if found.len() > place.deletions || bytes > place.deletion_bytes {
                     return ControlFlow::Break(());
                 }
+                bytes += data_key.len();
                 found.push(Bytes::copy_from_slice(&data_key[prefix.len()..]));
                 ControlFlow::Continue(())
             },
@@ -273,10 +279,17 @@ impl Machine {
             );
             return Err(Rejection::new(ErrorCode::Refused, message).into());
         }
+        if bytes > place.deletion_bytes {
+            let message = format!(
+                "the range's keys have more than the {MAX_DELETED_KEY_BYTES} bytes that one command may delete, delete smaller ranges"
+            );
+            return Err(Rejection::new(ErrorCode::Refused, message).into());
+        }
         for key in &found {
             delete(tx, place, key)?;
         }
         place.deletions -= found.len();
+        place.deletion_bytes -= bytes;
         Ok(found.len() as u64)
     }
 }

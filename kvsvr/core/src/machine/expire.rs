@@ -15,7 +15,7 @@ use crate::{
     error::{Corrupt, Failure},
     event::EventKind,
     keys::{self, Due, place},
-    limits::MAX_EXPIRE,
+    limits::{MAX_DELETED_KEY_BYTES, MAX_EXPIRE},
     types::StampMs,
 };
 
@@ -30,7 +30,7 @@ impl Machine {
         let mut tx = Tx::indexed(self.head.revision + 1);
         let mut leases = Vec::new();
         for due in due {
-            if tx.touched.len() >= MAX_EXPIRE {
+            if tx.touched.len() >= MAX_EXPIRE || tx.key_bytes >= MAX_DELETED_KEY_BYTES {
                 more = true;
                 break;
             }

@@ -21,8 +21,15 @@ use crate::{
 #[derive(Debug)]
 struct Lease {
     row: LeaseRow,
-    /// Attached keys.
-    keys: usize,
+    attached: Attached,
+}
+
+/// The keys of a lease.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Attached {
+    pub(super) keys: usize,
+    /// Bytes of their data keys.
+    pub(super) bytes: usize,
 }
 
 /// The leases of a shard.
@@ -67,19 +74,23 @@ impl Leases {
         })
     }
 
-    pub(super) fn keys(&self, id: u64) -> usize {
-        self.0.get(&id).map_or(0, |lease| lease.keys)
+    pub(super) fn attached(&self, id: u64) -> Attached {
+        self.0
+            .get(&id)
+            .map_or(Attached::default(), |lease| lease.attached)
     }
 
-    pub(super) fn attach(&mut self, id: u64) {
+    pub(super) fn attach(&mut self, id: u64, data_key: &[u8]) {
         if let Some(lease) = self.0.get_mut(&id) {
-            lease.keys += 1;
+            lease.attached.keys += 1;
+            lease.attached.bytes += data_key.len();
         }
     }
 
-    pub(super) fn detach(&mut self, id: u64) {
+    pub(super) fn detach(&mut self, id: u64, data_key: &[u8]) {
         if let Some(lease) = self.0.get_mut(&id) {
-            lease.keys -= 1;
+            lease.attached.keys -= 1;
+            lease.attached.bytes -= data_key.len();
         }
     }
 }
@@ -91,12 +102,15 @@ fn load_row(leases: &mut BTreeMap<u64, Lease>, key: &[u8], value: &[u8]) -> Resu
                 id,
                 Lease {
                     row: LeaseRow::decode(key, value)?,
-                    keys: 0,
+                    attached: Attached::default(),
                 },
             );
         }
         Key::LeaseKey { lease, .. } => match leases.get_mut(&lease) {
-            Some(lease) => lease.keys += 1,
+            Some(lease) => {
+                lease.attached.keys += 1;
+                lease.attached.bytes += keys::attached_data_key(key).map_or(0, |data_key| data_key.len());
+            }
             None => {
                 return Err(Corrupt::new(
                     place(Cf::State, key),
@@ -174,8 +188,8 @@ impl Machine {
             .put(Cf::Ttl, keys::ttl_lease_key(self.shard, row.expires_at, id), MARK);
         step.overlay
             .put(Cf::State, keys::lease_key(self.shard, id), row.encode());
-        let keys = self.leases.keys(id);
-        self.leases.0.insert(id, Lease { row, keys });
+        let attached = self.leases.attached(id);
+        self.leases.0.insert(id, Lease { row, attached });
     }
 
     pub(super) fn lease_revoke(&mut self, step: &mut Step<'_>, id: u64) -> Result<OutcomeResult, Failure> {

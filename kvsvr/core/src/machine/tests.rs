@@ -490,6 +490,49 @@ fn one_command_deletes_a_bounded_number_of_keys() {
     );
 }
 
+/// What one command deletes is one revision, and so one message to each watch: its keys are bounded in bytes too.
+#[test]
+fn one_revision_deletes_a_bounded_number_of_bytes() {
+    let long = |i: usize| Bytes::from(format!("{i:0>len$}", len = MAX_KEY));
+    let mut shard = Shard::new();
+    let granted = (1..=2).map(|id| op(Op::LeaseGrant { id, ttl_ms: 1000 }));
+    shard.run(0, granted);
+    let attach = |i: usize, lease: u64| {
+        op(Op::Put {
+            key: long(i),
+            value: Bytes::new(),
+            ttl_ms: 0,
+            lease,
+        })
+    };
+    let fits = (MAX_DELETED_KEY_BYTES - 1) / MAX_KEY;
+    let results = shard.run(0, (0..=fits).map(|i| attach(i, 1)));
+    let refused = results.iter().position(|result| code(result).is_some());
+    let attached = refused.expect("one lease cannot have all of them");
+    assert!(attached > fits - 50, "{attached} of {fits}");
+    shard.run(0, (attached..2 * attached).map(|i| attach(i, 2)));
+    shard.restart();
+    assert_eq!(code(&shard.one(0, attach(fits, 1))), Some(ErrorCode::Refused));
+    let all = Op::DeleteRange {
+        start: Bytes::new(),
+        end: Bytes::new(),
+    };
+    assert_eq!(code(&shard.one(0, op(all))), Some(ErrorCode::Refused));
+    let half = Op::DeleteRange {
+        start: Bytes::new(),
+        end: long(attached / 2),
+    };
+    let result = shard.one(0, op(half));
+    let deleted = (attached / 2) as u64;
+    assert_eq!(result, OutcomeResult::Delete { deleted });
+    // The first one's rest leaves room, so both end at once: twice the bound is the most that one revision deletes.
+    let result = shard.one(1000, op(Op::Expire { up_to_ms: u64::MAX }));
+    let keys = 2 * attached as u64 - deleted;
+    let (leases, more) = (2, false);
+    assert_eq!(result, OutcomeResult::Expire { keys, leases, more });
+    assert_eq!(shard.machine.leases(), 0);
+}
+
 #[test]
 fn the_answers_of_a_transaction_are_bounded() {
     let mut shard = Shard::new();

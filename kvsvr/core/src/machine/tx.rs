@@ -60,6 +60,8 @@ pub(super) struct Tx {
     pub(super) revision: Revision,
     /// In the order of first touch.
     pub(super) touched: Vec<Touched>,
+    /// Bytes of the touched keys, partitions' names counted.
+    pub(super) key_bytes: usize,
     /// Data key -> index in `touched`. Commands that touch one or two different keys go without.
     index: Option<BTreeMap<Bytes, usize>>,
 }
@@ -70,6 +72,7 @@ impl Tx {
         Self {
             revision,
             touched: Vec::with_capacity(1),
+            key_bytes: 0,
             index: None,
         }
     }
@@ -79,6 +82,7 @@ impl Tx {
         Self {
             revision,
             touched: Vec::new(),
+            key_bytes: 0,
             index: Some(BTreeMap::new()),
         }
     }
@@ -123,6 +127,7 @@ impl Tx {
                 if let Some(index) = &mut self.index {
                     index.insert(data_key.clone(), self.touched.len());
                 }
+                self.key_bytes += data_key.len();
                 self.touched.push(Touched {
                     data_key,
                     partition,

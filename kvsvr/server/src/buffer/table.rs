@@ -27,7 +27,7 @@ use std::{
 
 use bytes::Bytes;
 use hashbrown::{HashTable, hash_table::Entry};
-use kvsvr_core::engine::{Cf, Scan, Write};
+use kvsvr_core::engine::{Cf, RowRef, Scan, Write};
 use parking_lot::{Mutex, RwLock};
 
 use super::{
@@ -281,21 +281,29 @@ impl Buffer {
         out.extend(visible.map(|(key, value)| (key.clone(), value.clone())));
     }
 
-    /// The newest version of every row, by column family and key. Holds the locks for long: nobody may be writing.
-    pub(super) fn sorted(&self) -> Vec<Write> {
-        let mut writes = Vec::new();
-        for cf in Cf::ALL {
-            let order = self.orders[cf as usize].lock();
-            let tables = self.tables.read();
-            let rows = order.sorted_rows(tables.of(cf));
-            drop(order);
-            let newest = rows.iter().filter_map(|row| tables.of(cf).row_at(*row, NEWEST));
-            writes.extend(newest.map(|(key, value)| match value {
-                Some(value) => Write::Put(cf, key.clone(), value.clone()),
-                None => Write::Delete(cf, key.clone()),
-            }));
-        }
-        writes
+    /// Calls `take` with the newest version of every row, by column family and key. Nobody may be writing.
+    pub(super) fn with_sorted<T>(&self, take: impl FnOnce(&mut dyn Iterator<Item = RowRef<'_>>) -> T) -> T {
+        let tables = self.tables.read();
+        let sorted = Cf::ALL.map(|cf| self.orders[cf as usize].lock().sorted_rows(tables.of(cf)));
+        let mut rows = Cf::ALL.into_iter().flat_map(|cf| {
+            let table = tables.of(cf);
+            sorted[cf as usize].iter().map(move |row| {
+                let row = row_of(&table.rows, *row as usize);
+                (cf, &row.key[..], row.newest.value.as_deref())
+            })
+        });
+        take(&mut rows)
+    }
+
+    /// The same as writes of their own.
+    pub(super) fn sorted_writes(&self) -> Vec<Write> {
+        self.with_sorted(|rows| {
+            let write = |(cf, key, value): RowRef<'_>| match value {
+                Some(value) => Write::Put(cf, Bytes::copy_from_slice(key), Bytes::copy_from_slice(value)),
+                None => Write::Delete(cf, Bytes::copy_from_slice(key)),
+            };
+            rows.map(write).collect()
+        })
     }
 }
 

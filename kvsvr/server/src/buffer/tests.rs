@@ -3,6 +3,7 @@ use std::{
     sync::atomic::{AtomicBool, Ordering},
 };
 
+use futures::FutureExt as _;
 use kvsvr_core::{mem::MemEngine, testing};
 use proptest::{collection::vec, prelude::*};
 
@@ -14,13 +15,26 @@ mod times;
 type Rows = BTreeMap<(Cf, Bytes), Bytes>;
 type Hook = Box<dyn FnOnce() -> Result<(), EngineError> + Send>;
 
-/// A [`MemEngine`] that does what a test says just before and after it takes in a batch, once.
+/// A [`MemEngine`] that does what a test says just before and after it takes in a batch, once. It remembers its states.
 #[derive(Default)]
 struct Hooked {
     engine: MemEngine,
     before_write: Mutex<Option<Hook>>,
     after_write: Mutex<Option<Hook>>,
     fail_flush: AtomicBool,
+    /// After each batch, if `remember`: each may become durable, an engine flushes by itself when it likes.
+    states: Mutex<Vec<Rows>>,
+    remember: AtomicBool,
+}
+
+impl Hooked {
+    fn failing_flush(&self, engine: &BufferedEngine) {
+        *self.before_write.lock() = Some(Box::new(|| Err(broken())));
+        self.fail_flush.store(true, Ordering::Relaxed);
+        engine.flush().unwrap_err();
+        self.fail_flush.store(false, Ordering::Relaxed);
+        *self.before_write.lock() = None;
+    }
 }
 
 fn run(hook: &Mutex<Option<Hook>>) -> Result<(), EngineError> {
@@ -46,10 +60,15 @@ impl Engine for Hooked {
     fn write(&self, batch: WriteBatch) -> Result<(), EngineError> {
         run(&self.before_write)?;
         self.engine.write(batch)?;
+        if self.remember.load(Ordering::Relaxed) {
+            self.states.lock().push(content(&self.engine));
+        }
         run(&self.after_write)
     }
 
     fn snapshot(&self) -> Box<dyn EngineSnapshot + '_> {
+        // Whatever can happen here should.
+        (0..3).for_each(|_| std::thread::yield_now());
         self.engine.snapshot()
     }
 
@@ -71,7 +90,10 @@ impl Engine for Hooked {
 
 fn buffered(max_bytes: usize) -> (Arc<Hooked>, BufferedEngine) {
     let inner = Arc::new(Hooked::default());
-    (inner.clone(), BufferedEngine::with_max_bytes(inner, max_bytes))
+    (
+        inner.clone(),
+        BufferedEngine::with_bounds(inner, max_bytes / 2, max_bytes),
+    )
 }
 
 fn apply(rows: &mut Rows, writes: &[Write]) {
@@ -142,7 +164,7 @@ fn check(engine: &dyn EngineRead, rows: &Rows) {
 
 #[test]
 fn conforms() {
-    testing::engine_conformance(|| Box::new(BufferedEngine::new(Arc::new(MemEngine::new()))));
+    testing::engine_conformance(|| Box::new(BufferedEngine::new(Arc::new(MemEngine::new()), 1 << 20)));
 }
 
 #[test]
@@ -162,7 +184,8 @@ fn conforms_under_the_row_cache() {
 
 #[derive(Clone, Debug)]
 enum Step {
-    Write(Vec<Write>),
+    /// A batch with a range delete; these happen when what was buffered before it is drained, if something was.
+    DeleteRange(Vec<Write>, Vec<Meanwhile>),
     /// Flushes; while the inner engine has not taken the rows yet, and when it has, these happen.
     Flush(Vec<Meanwhile>, Vec<Meanwhile>),
     /// The inner engine fails to take the rows.
@@ -208,7 +231,7 @@ fn any_step() -> impl Strategy<Value = Step> {
     });
     prop_oneof![
         6 => any_meanwhile().prop_map(Step::Meanwhile),
-        2 => batch.prop_map(Step::Write),
+        2 => (batch, vec(any_meanwhile(), 0..4)).prop_map(|(batch, m)| Step::DeleteRange(batch, m)),
         2 => (vec(any_meanwhile(), 0..4), vec(any_meanwhile(), 0..4)).prop_map(|(b, a)| Step::Flush(b, a)),
         1 => Just(Step::FailingFlush),
         2 => any::<prop::sample::Index>().prop_map(Step::CloseSnapshot),
@@ -219,6 +242,8 @@ fn any_step() -> impl Strategy<Value = Step> {
 struct Pair {
     engine: &'static BufferedEngine,
     rows: Rows,
+    /// After each batch, and before the first.
+    states: Vec<Rows>,
     snapshots: Vec<(Box<dyn EngineSnapshot + 'static>, Rows)>,
 }
 
@@ -226,12 +251,17 @@ impl Pair {
     fn meanwhile(&mut self, step: Meanwhile) {
         match step {
             Meanwhile::Write(writes) => {
-                apply(&mut self.rows, &writes);
+                self.wrote(&writes);
                 self.engine.write(WriteBatch { writes }).unwrap();
             }
             Meanwhile::OpenSnapshot => self.snapshots.push((self.engine.snapshot(), self.rows.clone())),
             Meanwhile::Check => self.check(),
         }
+    }
+
+    fn wrote(&mut self, writes: &[Write]) {
+        apply(&mut self.rows, writes);
+        self.states.push(self.rows.clone());
     }
 
     fn check(&self) {
@@ -242,14 +272,23 @@ impl Pair {
     }
 }
 
+fn check_inner(inner: &Hooked, drained: &Rows, durable: &Rows) {
+    let now = content(&inner.engine);
+    assert_eq!(now, *drained, "the inner engine is as of the last drain");
+    let left = content(&inner.engine.crash());
+    assert_eq!(left, *durable, "a crash leaves the last flush");
+}
+
 /// Runs the steps and checks, after each, reads, snapshots, what the inner engine holds, and what a crash would leave.
 fn runs_like_maps(steps: Vec<Step>, max_bytes: usize) {
     let (inner, engine) = buffered(max_bytes);
+    inner.remember.store(true, Ordering::Relaxed);
     // Hooks and snapshots refer to it; a test's engine may live to the end of the process.
     let engine: &'static BufferedEngine = Box::leak(Box::new(engine));
     let pair = Arc::new(Mutex::new(Pair {
         engine,
         rows: Rows::new(),
+        states: vec![Rows::new()],
         snapshots: Vec::new(),
     }));
     let (mut drained, mut durable) = (Rows::new(), Rows::new());
@@ -265,10 +304,17 @@ fn runs_like_maps(steps: Vec<Step>, max_bytes: usize) {
     for step in steps {
         match step {
             Step::Meanwhile(step) => pair.lock().meanwhile(step),
-            Step::Write(writes) => {
+            Step::DeleteRange(writes, meanwhile) => {
+                let buffered = engine.bytes() > 0;
+                // Otherwise it would run while the engine is locked.
+                *inner.after_write.lock() = hook(meanwhile).filter(|_| buffered);
+                engine
+                    .write(WriteBatch {
+                        writes: writes.clone(),
+                    })
+                    .unwrap();
                 let mut pair = pair.lock();
-                apply(&mut pair.rows, &writes);
-                engine.write(WriteBatch { writes }).unwrap();
+                pair.wrote(&writes);
                 drained = pair.rows.clone();
             }
             Step::Flush(before, after) => {
@@ -285,13 +331,7 @@ fn runs_like_maps(steps: Vec<Step>, max_bytes: usize) {
                 // Where there was nothing to drain.
                 (*inner.before_write.lock(), *inner.after_write.lock()) = (None, None);
             }
-            Step::FailingFlush => {
-                *inner.before_write.lock() = Some(Box::new(|| Err(broken())));
-                inner.fail_flush.store(true, Ordering::Relaxed);
-                engine.flush().unwrap_err();
-                inner.fail_flush.store(false, Ordering::Relaxed);
-                *inner.before_write.lock() = None;
-            }
+            Step::FailingFlush => inner.failing_flush(engine),
             Step::CloseSnapshot(index) => {
                 let mut pair = pair.lock();
                 if !pair.snapshots.is_empty() {
@@ -301,17 +341,12 @@ fn runs_like_maps(steps: Vec<Step>, max_bytes: usize) {
             }
         }
         pair.lock().check();
+        for state in inner.states.lock().drain(..) {
+            let whole = pair.lock().states.contains(&state);
+            assert!(whole, "a crash could leave {state:?}");
+        }
         if max_bytes == usize::MAX {
-            assert_eq!(
-                content(&inner.engine),
-                drained,
-                "the inner engine is as of the last drain"
-            );
-            assert_eq!(
-                content(&inner.engine.crash()),
-                durable,
-                "a crash leaves the last flush"
-            );
+            check_inner(&inner, &drained, &durable);
         }
     }
     // Refers to the engine through its hooks and snapshots.
@@ -395,10 +430,13 @@ fn bytes_are_counted_also_for_versions() {
 
 #[test]
 fn a_flush_is_due_at_the_limit_and_a_writer_at_the_bound_drains() {
-    let (inner, engine) = buffered(2 * BUFFER_BYTES);
-    let value = Bytes::from(vec![0; BUFFER_BYTES]);
+    const DUE: usize = 1 << 20;
+    let (inner, engine) = buffered(2 * DUE);
+    let value = Bytes::from(vec![0; DUE]);
+    assert_eq!(engine.flush_due().now_or_never(), None);
     write(&engine, [put(Cf::Data, "a", value.clone())]);
     assert!(engine.needs_flush());
+    assert_eq!(engine.flush_due().now_or_never(), Some(()));
     write(&engine, [put(Cf::Data, "b", value)]);
     assert_eq!(inner.engine.get(Cf::Data, b"a").unwrap(), None);
     write(&engine, [put(Cf::Data, "c", "1")]);

@@ -182,8 +182,14 @@ pub const SETTINGS: &[Setting] = &[
         get: |c| quoted(&units::bytes(c.memory.block_cache as u64)),
     },
     Setting {
+        key: "memory.write_buffer",
+        help: "Rows that are applied and not flushed: those being written to and those on their way to RocksDB. A flush starts at a third.",
+        set: |c, v| size(v).map(|v| c.memory.write_buffer = v),
+        get: |c| quoted(&units::bytes(c.memory.write_buffer as u64)),
+    },
+    Setting {
         key: "memory.memtables",
-        help: "RocksDB's memtables, all column families together.",
+        help: "RocksDB's memtables, which the write buffer is flushed through, all column families together.",
         set: |c, v| size(v).map(|v| c.memory.memtables = v),
         get: |c| quoted(&units::bytes(c.memory.memtables as u64)),
     },

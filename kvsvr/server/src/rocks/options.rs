@@ -23,6 +23,11 @@ const INFO_LOG_BYTES: usize = 4 << 20;
 const INFO_LOG_FILES: usize = 3;
 /// Files are compacted at least once in this time, so that garbage and deleted keys go even where nothing is written.
 const COMPACT_EVERY_SECONDS: u64 = 24 * 3600;
+/// Files of the first level that start a compaction: each rewrites what lies below them, so fewer and larger ones write less.
+const COMPACTION_TRIGGER: i32 = 8;
+/// Levels whose files are not compressed, because they are soon rewritten.
+const UNCOMPRESSED_LEVELS: usize = 2;
+const LEVELS: usize = 7;
 /// Memtables of one column family, the one being written included, before writes wait for a flush.
 const MAX_MEMTABLES: i32 = 3;
 
@@ -31,15 +36,18 @@ pub(super) struct Shared {
     cache: Cache,
     memtables: WriteBufferManager,
     memtable_bytes: usize,
+    direct_io: bool,
     pub(super) floors: Arc<FloorHistory>,
 }
 
 impl Shared {
-    pub(super) fn new(options: &RocksOptions) -> Self {
+    /// `direct_io`: the file system has it.
+    pub(super) fn new(options: &RocksOptions, direct_io: bool) -> Self {
         Self {
             cache: Cache::new_lru_cache(options.block_cache_bytes),
             memtables: WriteBufferManager::new_write_buffer_manager(options.memtable_bytes, false),
             memtable_bytes: options.memtable_bytes,
+            direct_io,
             floors: Arc::default(),
         }
     }
@@ -65,6 +73,8 @@ impl Shared {
         options.set_max_file_opening_threads(2);
         // Writes to disk as it goes, so that the sync at the end of a file does not hold up the log's.
         options.set_bytes_per_sync(1 << 20);
+        // Files are read through the block cache and written once: copies in the kernel's cache would cost time and push out the log's.
+        options.set_use_direct_io_for_flush_and_compaction(self.direct_io);
         options.set_log_level(LogLevel::Warn);
         options.set_max_log_file_size(INFO_LOG_BYTES);
         options.set_keep_log_file_num(INFO_LOG_FILES);
@@ -84,7 +94,11 @@ impl Shared {
     fn column_family(&self, cf: Cf) -> Options {
         let mut options = Options::default();
         options.set_block_based_table_factory(&self.table(cf));
-        options.set_compression_type(DBCompressionType::Lz4);
+        let mut compression = [DBCompressionType::Lz4; LEVELS];
+        compression[..UNCOMPRESSED_LEVELS].fill(DBCompressionType::None);
+        options.set_num_levels(LEVELS as i32);
+        options.set_compression_per_level(&compression);
+        options.set_level_zero_file_num_compaction_trigger(COMPACTION_TRIGGER);
         options.set_level_compaction_dynamic_level_bytes(true);
         options.set_target_file_size_base(TARGET_FILE_BYTES);
         options.set_periodic_compaction_seconds(COMPACT_EVERY_SECONDS);

@@ -68,7 +68,14 @@ async fn all_nodes_are_killed_under_load() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_full_log_is_replayed() {
     let flush = size("8MiB", "128MiB");
-    let mut cluster = Cluster::start(3, 1, &["wal.segment=8MiB", &format!("wal.flush={flush}")]).await;
+    // Nothing is flushed before the log is full.
+    let settings = [
+        "wal.segment=8MiB",
+        &format!("wal.flush={flush}"),
+        "memory.write_buffer=1500MiB",
+        "memory.limit=4GiB",
+    ];
+    let mut cluster = Cluster::start(3, 1, &settings).await;
     let clients = clients(&cluster, 8).await;
     let mut load = Load::start(&clients, 256, 0, 256);
     let full = size(6u64 << 20, 124 << 20);

@@ -9,7 +9,9 @@ use std::{
     time::Duration,
 };
 
-use kvsvr_client::{Client, Event, ReadFrom, Watch, WatchItem, WatchOptions, WatchStart};
+use kvsvr_client::{
+    Client, Code, ConsumerStart, Event, ReadFrom, Watch, WatchItem, WatchOptions, WatchStart,
+};
 use tokio::time::{Instant, sleep, timeout};
 
 use crate::{
@@ -223,4 +225,46 @@ async fn compacted(cluster: &Cluster, client: &Client, last: u64, all: &[Seen]) 
     }
     assert!(resumed_at > 0, "no watch was told that its events are compacted");
     resumed_at
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_consumer_that_is_cut_off_is_told_and_so_is_the_operator() {
+    let settings = ["history.revisions=100", "history.consumer_lag=256KiB"];
+    let cluster = Cluster::start(3, 1, &settings).await;
+    let client = cluster.client().await;
+    let open = || client.consumer_open(SHARD, "mailer", ConsumerStart::Now);
+    drop(open().await.unwrap());
+    let value = vec![7; 4096];
+    for i in 0..1200 {
+        client.put(&partition(i), "k", value.clone()).await.unwrap();
+    }
+    let leader = cluster.leader(SHARD).await;
+    let complains = async || {
+        let status = cluster.status(leader).await?;
+        let about = |message: &String| message.contains("\"mailer\"") && message.contains("has lost events");
+        status.messages.into_iter().find(about)
+    };
+    eventually(
+        "the leader says that the consumer is cut off",
+        PATIENCE,
+        complains,
+    )
+    .await;
+    // It still serves.
+    let (code, _) = cluster.nodes[leader].get("/readyz").unwrap();
+    assert_eq!(code, 200);
+    let lost = match open().await {
+        Ok(mut consumer) => timeout(PATIENCE, consumer.next()).await.unwrap().unwrap_err(),
+        Err(error) => error,
+    };
+    assert_eq!((lost.code, lost.is_unknown()), (Code::Compacted, false));
+    client
+        .consumer_reset(SHARD, "mailer", lost.revision)
+        .await
+        .unwrap();
+    let mut consumer = open().await.unwrap();
+    assert_eq!(consumer.cursor(), lost.revision);
+    let batch = timeout(PATIENCE, consumer.next()).await.unwrap().unwrap();
+    assert_eq!(batch.events[0].revision(), lost.revision + 1);
+    cluster.wait_ready().await;
 }

@@ -40,46 +40,64 @@ impl Engine for Nothing {
     fn set_garbage_floor(&self, _: ShardId, _: Revision) {}
 }
 
+/// From the beginning on.
+const FIRST: Scan<'_> = Scan {
+    start: b"",
+    end: b"",
+    reverse: false,
+};
+
+const KEYS: u64 = 100_000;
+const BATCHES: usize = 250;
+const PER_BATCH: usize = 400;
+
+/// Xorshift.
+struct Random(u64);
+
+impl Random {
+    fn next(&mut self) -> u64 {
+        self.0 ^= self.0 << 13;
+        self.0 ^= self.0 >> 7;
+        self.0 ^= self.0 << 17;
+        self.0 % KEYS
+    }
+}
+
+fn key(i: u64) -> Vec<u8> {
+    let slot = (i.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 52) as u16;
+    let name = format!("user{i:08}");
+    let mut key = vec![0, 0, 0, 1];
+    key.extend(slot.to_be_bytes());
+    key.extend([0, 0, 0, name.len() as u8]);
+    key.extend(name.as_bytes());
+    key.extend(b"profile");
+    key
+}
+
+fn random_batches(random: &mut Random) -> Vec<WriteBatch> {
+    let mut revision = 0_u64;
+    let mut batch = || {
+        let mut batch = WriteBatch::default();
+        for _ in 0..PER_BATCH {
+            let data = key(random.next());
+            revision += 1;
+            let hist = [&data[..], &[0, 1], &(!revision).to_be_bytes()].concat();
+            batch.put(Cf::Hist, hist, vec![7; 280]);
+            batch.put(Cf::Data, data, vec![7; 280]);
+        }
+        batch
+    };
+    (0..BATCHES).map(|_| batch()).collect()
+}
+
 /// `cargo test --release -p kvsvr --no-default-features --lib buffer -- --ignored --nocapture`
 #[test]
 #[ignore = "prints times; run it alone and in a release build"]
 fn times() {
-    const KEYS: u64 = 100_000;
-    const BATCHES: usize = 250;
-    const PER_BATCH: usize = 400;
-    let key = |i: u64| {
-        let slot = (i.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 52) as u16;
-        let name = format!("user{i:08}");
-        let mut key = vec![0, 0, 0, 1];
-        key.extend(slot.to_be_bytes());
-        key.extend([0, 0, 0, name.len() as u8]);
-        key.extend(name.as_bytes());
-        key.extend(b"profile");
-        key
-    };
-    let mut random = 88_172_645_463_325_252_u64;
-    let mut next = || {
-        random ^= random << 13;
-        random ^= random >> 7;
-        random ^= random << 17;
-        random % KEYS
-    };
+    let mut random = Random(88_172_645_463_325_252);
     for round in 0..3 {
-        let mut revision = 0_u64;
-        let batches: Vec<WriteBatch> = (0..BATCHES)
-            .map(|_| {
-                let mut batch = WriteBatch::default();
-                for _ in 0..PER_BATCH {
-                    let data = key(next());
-                    revision += 1;
-                    let hist = [&data[..], &[0, 1], &(!revision).to_be_bytes()].concat();
-                    batch.put(Cf::Hist, hist, vec![7; 280]);
-                    batch.put(Cf::Data, data, vec![7; 280]);
-                }
-                batch
-            })
-            .collect();
-        let engine = BufferedEngine::with_max_bytes(Arc::new(Nothing), usize::MAX);
+        let batches = random_batches(&mut random);
+        let engine = BufferedEngine::new(Arc::new(Nothing), usize::MAX);
         let per = |of: u64, started: Instant| started.elapsed().as_nanos() as u64 / of;
         let rows = (2 * BATCHES * PER_BATCH) as u64;
         let mut longest = 0;
@@ -92,19 +110,31 @@ fn times() {
         let write = per(rows, started);
         let mib = engine.bytes() >> 20;
         let started = Instant::now();
-        (0..KEYS).for_each(|_| drop(black_box(engine.get(Cf::Data, &key(next())))));
+        (0..KEYS).for_each(|_| drop(black_box(engine.get(Cf::Data, &key(random.next())))));
         let get = per(KEYS, started);
         let active = engine.layers.read().active.clone();
         let started = Instant::now();
         let rows = active.sort_only() as u64;
         let sort = per(rows, started);
+        let started = Instant::now();
+        engine
+            .scan(Cf::Data, FIRST, &mut |_, _| ControlFlow::Break(()))
+            .unwrap();
+        let first_scan = started.elapsed().as_micros();
+        let started = Instant::now();
+        (0..1000).for_each(|_| {
+            engine
+                .scan(Cf::Data, FIRST, &mut |_, _| ControlFlow::Break(()))
+                .unwrap()
+        });
+        let scan = per(1000, started);
         drop(active);
         let started = Instant::now();
         engine.drain(|_| true).unwrap();
         let drain = per(rows, started);
         println!(
             "round {round}: write {write} ns/row (longest batch of {} rows {longest} us), get {get} ns, \
-             drain {drain} ns/row, {sort} of them to sort, {mib} MiB",
+             drain {drain} ns/row, {sort} of them to sort, first scan {first_scan} us, next ones {scan} ns, {mib} MiB",
             2 * PER_BATCH
         );
     }
