@@ -132,15 +132,22 @@ impl Client {
         Ok(response.leader)
     }
 
-    /// Moves the compaction floor of one shard, or of all data shards, to `keep_revisions` behind the newest revision.
+    /// Moves the compaction floor of one shard, or of all data shards, to `keep_revisions` behind the newest revision, but not past what its
+    /// consumers have acknowledged unless `past_consumers`.
     ///
     /// # Errors
     /// No node could be asked; what went wrong for single shards and nodes is in the reply.
-    pub async fn compact(&self, shard: Option<u32>, keep_revisions: u64) -> Result<Compacted> {
+    pub async fn compact(
+        &self,
+        shard: Option<u32>,
+        keep_revisions: u64,
+        past_consumers: bool,
+    ) -> Result<Compacted> {
         let request = v1::CompactRequest {
             shard: shard.unwrap_or(0),
             all: shard.is_none(),
             keep_revisions,
+            past_consumers,
         };
         let mut done = Compacted::default();
         if let Some(shard) = shard {

@@ -49,6 +49,9 @@ pub struct CompactArgs {
     /// Revisions to keep behind the newest of each shard
     #[arg(long, default_value_t = COMPACT_KEEP, value_name = "N")]
     pub keep: u64,
+    /// Also what consumers have not acknowledged: those are cut off and must be reset
+    #[arg(long)]
+    pub past_consumers: bool,
     /// One shard
     #[arg(
         long,
@@ -311,7 +314,10 @@ pub async fn compact(context: &mut Context, args: &CompactArgs) -> Result<(), Fa
         "make revisions of {what} unreadable that are more than {} behind the newest",
         args.keep
     ))?;
-    let done = context.client()?.compact(args.shard, args.keep).await?;
+    let done = context
+        .client()?
+        .compact(args.shard, args.keep, args.past_consumers)
+        .await?;
     let errors: Vec<Failure> = done.errors.into_iter().map(Failure::from).collect();
     if context.out.is_json() {
         context

@@ -9,6 +9,7 @@ use kvsvr_core::{
     types::{META_SHARD, Partition},
 };
 use kvsvr_proto::v1::{self as pb, ErrorCode};
+use openraft_rt::AsyncRuntime;
 use prost::Message;
 use tokio::time::{Instant, sleep, timeout};
 
@@ -16,7 +17,10 @@ use crate::{
     api::failed,
     limits::{ADMIN_DEADLINE, BOOTSTRAP_DEADLINE, POLL_INTERVAL},
     node::{Node, VERSION, cluster_text},
-    raft::{runtime::random_u64, types::PeerNode},
+    raft::{
+        runtime::{Runtime, random_u64},
+        types::PeerNode,
+    },
     service::CallError,
     shard::{Shard, error},
     store::Identity,
@@ -44,6 +48,7 @@ pub fn identify(node: &Node) -> pb::IdentifyResponse {
         store_id: node.store_id().to_owned(),
         address: node.address().to_owned(),
         version: VERSION.to_owned(),
+        formed: node.map_epoch() > 0,
     }
 }
 
@@ -66,18 +71,11 @@ pub async fn join(node: &Arc<Node>, request: pb::JoinRequest) -> Result<pb::Join
         cluster_id,
         node_id: request.node_id,
     };
-    if let Some(identity) = node.identity() {
-        if identity == wanted {
-            return Ok(pb::JoinResponse {});
-        }
-        return Err(refused(format!(
-            "this node is node {} of cluster {} already",
-            identity.node_id,
-            cluster_text(identity)
-        )));
+    match node.join(wanted).await {
+        Ok(()) => Ok(pb::JoinResponse {}),
+        Err(e) if e.kind() == std::io::ErrorKind::PermissionDenied => Err(refused(e.to_string())),
+        Err(e) => Err(internal(e)),
     }
-    node.join(wanted).await.map_err(internal)?;
-    Ok(pb::JoinResponse {})
 }
 
 /// Creates a cluster of the given nodes. Safe to repeat when it was interrupted.
@@ -86,7 +84,7 @@ pub async fn bootstrap(
     request: pb::BootstrapRequest,
 ) -> Result<pb::BootstrapResponse, CallError> {
     let found = identify_all(node, &request.addresses).await?;
-    let cluster_id = cluster_id(node, &request.addresses, &found)?;
+    let cluster_id = cluster_id(&request.addresses, &found)?;
     let nodes: Vec<pb::NodeInfo> = found
         .iter()
         .zip(&request.addresses)
@@ -124,7 +122,7 @@ pub async fn bootstrap(
             if let Some(map) = node.map_with_leaders() {
                 return map;
             }
-            store(&meta, &map).await;
+            store(node, &meta, &map).await;
             sleep(POLL_INTERVAL).await;
         }
     };
@@ -175,13 +173,13 @@ async fn identify_all(node: &Node, addresses: &[String]) -> Result<Vec<pb::Ident
 }
 
 /// The id of the cluster to create, or to go on creating.
-fn cluster_id(
-    node: &Node,
-    addresses: &[String],
-    found: &[pb::IdentifyResponse],
-) -> Result<String, CallError> {
-    if node.map_with_leaders().is_some() {
-        return Err(refused("this node belongs to a cluster already"));
+fn cluster_id(addresses: &[String], found: &[pb::IdentifyResponse]) -> Result<String, CallError> {
+    if let Some((who, address)) = found.iter().zip(addresses).find(|(who, _)| who.formed) {
+        return Err(refused(format!(
+            "{address} is node {} of cluster {}, which exists already. If other nodes of the list have lost their disks, a new cluster of them must not take its \
+             identity; start them with their data, or leave {address} out and give the new cluster new data directories",
+            who.node_id, who.cluster_id
+        )));
     }
     let mut begun: Option<&str> = None;
     for ((who, address), id) in found.iter().zip(addresses).zip(1u64..) {
@@ -228,8 +226,8 @@ pub async fn initialize(shard: &Shard, nodes: &[pb::NodeInfo]) -> Result<(), Cal
     }
 }
 
-/// Stores the first map through whoever leads the meta shard.
-async fn store(meta: &Shard, map: &pb::ShardMap) {
+/// Stores the first map as the leader of the meta shard, if this node leads it; else asks the leader to hand over. Called until the map is there.
+async fn store(node: &Node, meta: &Shard, map: &pb::ShardMap) {
     let deadline = Instant::now() + Duration::from_secs(2);
     let command = topology::store_command(map);
     if meta.leader().is_me() {
@@ -238,9 +236,18 @@ async fn store(meta: &Shard, map: &pb::ShardMap) {
         }
         return;
     }
-    // The leader is another node: make this one the leader instead of opening a way for foreign topology writes.
-    if let Err(e) = meta.raft().trigger().elect(true).await {
-        tracing::warn!("cannot start an election of the meta shard: {e}");
+    let (Some((_, leader)), Some(me)) = (meta.leader().leader(), node.identity()) else {
+        return;
+    };
+    // Instead of opening a way for foreign topology writes.
+    let hand_over = pb::TransferLeaderRequest {
+        shard: META_SHARD.0,
+        to: me.node_id,
+    };
+    let asked =
+        ask::<pb::TransferLeaderResponse>(node, &leader.address, Method::AdminTransferLeader, &hand_over);
+    if let Err(e) = asked.await {
+        tracing::debug!("the meta shard's leader does not hand over yet: {e}");
     }
 }
 
@@ -284,7 +291,8 @@ pub async fn transfer_leader(
     Ok(pb::TransferLeaderResponse { leader: to })
 }
 
-/// Moves the compaction floor of the shards that this node leads.
+/// Moves the compaction floor of the shards that this node leads, up to what their consumers have acknowledged unless it is asked to pass
+/// them.
 pub async fn compact(
     node: &Arc<Node>,
     request: pb::CompactRequest,
@@ -296,7 +304,18 @@ pub async fn compact(
     };
     let mut response = pb::CompactResponse::default();
     for shard in shards {
-        let target = shard.revision().saturating_sub(request.keep_revisions);
+        let mut target = shard.revision().saturating_sub(request.keep_revisions);
+        if !request.past_consumers {
+            let slowest = shard
+                .machine()
+                .with_machine(|machine, _| machine.consumers().map(|(_, row)| row.cursor).min());
+            target = slowest.map_or(target, |cursor| target.min(cursor));
+        }
+        if target <= shard.head().floor() {
+            // There is nothing to compact, or a consumer still needs it.
+            response.floors.insert(shard.id().0, shard.head().floor());
+            continue;
+        }
         match propose(&shard, Op::Compact { revision: target }).await {
             Ok(_) => {
                 response.floors.insert(shard.id().0, shard.head().floor());
@@ -334,8 +353,12 @@ pub async fn state_hash(
     request: pb::StateHashRequest,
 ) -> Result<pb::StateHashResponse, CallError> {
     let shard = node.replica(request.shard).map_err(failed)?;
-    let snapshot = shard.engine().snapshot();
-    let (position, hash) = kvsvr_core::hash::state_hash(&*snapshot, shard.id()).map_err(internal)?;
+    let hashing = move || {
+        let snapshot = shard.engine().snapshot();
+        kvsvr_core::hash::state_hash(&*snapshot, shard.id())
+    };
+    let hashed = Runtime::spawn_blocking(hashing).await.map_err(internal)?;
+    let (position, hash) = hashed.map_err(internal)?;
     Ok(pb::StateHashResponse {
         applied_index: position.map_or(0, |p| p.index),
         hash,

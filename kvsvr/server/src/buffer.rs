@@ -47,21 +47,22 @@
 //!
 //! # Locks
 //!
-//! In this order: `draining`, then `layers`, then a buffer's order, its tables, its open snapshots. No lock is held while a visitor
-//! runs. Only a range delete calls the inner engine's `write` under `layers`. A scan holds a buffer's locks for
+//! In this order: `draining`, then `layers`, then a buffer's order, its tables, its open snapshots. A drain takes a frozen buffer's tables before its
+//! orders: nobody writes to them any more. No lock is held while a visitor runs. Only a range delete calls the inner engine's `write` under `layers`. A scan holds a buffer's locks for
 //! [`BUFFER_SCAN_ROWS`](crate::limits::BUFFER_SCAN_ROWS) rows at a time.
 //!
 //! # Memory
 //!
-//! The two buffers together have a budget. A flush is due ([`BufferedEngine::flush_due`]) when the active one has a third of it; it is
-//! the caller's to run it on a blocking thread. A writer that finds the active buffer at half of the budget all the same drains it
-//! itself, and so waits: memory stays bounded also where nobody limits the writers, as while a snapshot is installed or a log is replayed.
+//! The two buffers together have a budget. A flush is due ([`BufferedEngine::flush_due`]) when the active one has a third of it, a drain
+//! ([`BufferedEngine::drain_due`]) when it has half of it because a flush takes long. Both are the caller's to run on blocking threads; writers on
+//! async threads wait for [`BufferedEngine::room`] before. A writer that finds the active buffer at half of the budget all the same drains it
+//! itself, and so blocks: memory stays bounded also where nobody limits the writers.
 //!
 //! # What it does not do
 //!
 //! It keeps nothing after a flush (that is the row cache's and RocksDB's), drops no garbage, and does not flush by itself.
 
-use std::{hash::RandomState, mem, ops::ControlFlow, sync::Arc};
+use std::{hash::RandomState, mem, ops::ControlFlow, sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use kvsvr_core::{
@@ -69,7 +70,7 @@ use kvsvr_core::{
     types::{Revision, ShardId},
 };
 use parking_lot::{Mutex, RwLock};
-use tokio::sync::Notify;
+use tokio::{sync::Notify, time::timeout};
 
 use self::{
     merge::{Above, merged_scan},
@@ -95,6 +96,10 @@ pub struct BufferedEngine {
     max_bytes: usize,
     /// A flush has become due.
     due: Notify,
+    /// A drain has become due.
+    full: Notify,
+    /// The active buffer is an empty one.
+    emptied: Notify,
 }
 
 struct Layers {
@@ -123,6 +128,8 @@ impl BufferedEngine {
             due_bytes,
             max_bytes,
             due: Notify::new(),
+            full: Notify::new(),
+            emptied: Notify::new(),
         }
     }
 
@@ -135,6 +142,38 @@ impl BufferedEngine {
     /// True if so much is in the active buffer that it should be flushed now.
     pub fn needs_flush(&self) -> bool {
         self.layers.read().active.bytes() >= self.due_bytes
+    }
+
+    fn is_full(&self) -> bool {
+        self.layers.read().active.bytes() >= self.max_bytes
+    }
+
+    /// Waits until the next writer would have to drain. For one waiter at a time, who then calls [`BufferedEngine::relieve`].
+    pub async fn drain_due(&self) {
+        while !self.is_full() {
+            self.full.notified().await;
+        }
+    }
+
+    /// Drains if that is still due. Blocks.
+    pub fn relieve(&self) -> Result<(), EngineError> {
+        self.drain(|active| active.bytes() >= self.max_bytes)
+    }
+
+    /// Waits until a writer would not have to drain, or for `patience`.
+    pub async fn room(&self, patience: Duration) {
+        let emptied = async {
+            loop {
+                let mut emptied = std::pin::pin!(self.emptied.notified());
+                emptied.as_mut().enable();
+                if !self.is_full() {
+                    return;
+                }
+                emptied.await;
+            }
+        };
+        // After it the writer drains, and may fail as the drain does.
+        let _ = timeout(patience, emptied).await;
     }
 
     /// Waits until [`BufferedEngine::needs_flush`]. For one waiter at a time.
@@ -179,6 +218,7 @@ impl BufferedEngine {
             return None;
         }
         layers.frozen = Some(mem::replace(&mut layers.active, fresh));
+        self.emptied.notify_waiters();
         layers.frozen.clone()
     }
 
@@ -203,6 +243,7 @@ impl BufferedEngine {
         self.inner.write(WriteBatch { writes })?;
         let done = mem::replace(&mut layers.active, fresh);
         drop(layers);
+        self.emptied.notify_waiters();
         drop(done);
         Ok(())
     }
@@ -252,15 +293,18 @@ impl Engine for BufferedEngine {
         if batch.writes.iter().any(ranges) {
             return self.write_past(batch);
         }
-        let full = |active: &Buffer| active.bytes() >= self.max_bytes;
-        if full(&self.layers.read().active) {
-            self.drain(full)?;
+        if self.is_full() {
+            self.relieve()?;
         }
         // Held to the end: a buffer that is frozen gets no more rows.
         let layers = self.layers.read();
         layers.active.write(batch.writes);
-        if layers.active.bytes() >= self.due_bytes {
+        let bytes = layers.active.bytes();
+        if bytes >= self.due_bytes {
             self.due.notify_one();
+        }
+        if bytes >= self.max_bytes {
+            self.full.notify_one();
         }
         Ok(())
     }

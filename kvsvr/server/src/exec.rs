@@ -16,7 +16,10 @@ use tokio::time::timeout_at;
 
 use crate::{
     convert as api,
-    limits::{MAX_EXEC_IN_FLIGHT, MAX_REPLIES_PER_FRAME, MAX_REQUESTS_PER_FRAME},
+    limits::{
+        MAX_EXEC_IN_FLIGHT, MAX_FORWARDED_BYTES, MAX_REPLIES_PER_FRAME, MAX_REQUESTS_PER_FRAME,
+        OVERLOADED_RETRY_MS,
+    },
     metrics::ReadKind,
     node::Node,
     service::CallError,
@@ -92,7 +95,11 @@ async fn write(node: Arc<Node>, queue: Arc<ReplyQueue>, output: StreamSender) {
         let Ok(permit) = output.reserve().await else {
             return;
         };
-        let Some(mut replies) = queue.take(MAX_REPLIES_PER_FRAME).await else {
+        let taken = tokio::select! { biased;
+            taken = queue.take(MAX_REPLIES_PER_FRAME) => taken,
+            () = output.closed() => None,
+        };
+        let Some(mut replies) = taken else {
             return;
         };
         let count = replies.len();
@@ -311,9 +318,23 @@ fn forward(node: &Arc<Node>, number: u32, shard: Option<&Shard>, requests: Vec<(
     node.metrics().forwarded(requests.len() as u64);
     for (mut request, reply) in requests {
         request.hops = 1;
+        let Some(held) = node.forwarding().hold(request.encoded_len()) else {
+            let message = format!(
+                "more than {MAX_FORWARDED_BYTES} bytes of requests wait for other nodes; ask the leader itself"
+            );
+            reply.send(Answer::Error(error::retry(
+                ErrorCode::Overloaded,
+                message,
+                OVERLOADED_RETRY_MS,
+            )));
+            continue;
+        };
         let node = node.clone();
         let address = address.clone();
-        tokio::spawn(async move { reply.send(forward_one(&node, number, address, request).await) });
+        tokio::spawn(async move {
+            reply.send(forward_one(&node, number, address, request).await);
+            drop(held);
+        });
     }
 }
 
@@ -361,16 +382,18 @@ fn weaker_read(node: &Arc<Node>, number: u32, mode: Mode, read: Read) {
         return;
     };
     match mode {
-        Mode::Local(_) => answer(&shard, read, ReadKind::Local),
-        Mode::AtLeast(revision) if shard.revision() >= revision => answer(&shard, read, ReadKind::AtLeast),
+        Mode::Local(_) => answer(&shard, read, ReadKind::Local, Duration::MAX),
+        Mode::AtLeast(revision) if shard.revision() >= revision => {
+            answer(&shard, read, ReadKind::AtLeast, Duration::MAX);
+        }
         Mode::MaxStalenessMs(max) if is_fresh(&shard, Duration::from_millis(max)) => {
-            answer(&shard, read, ReadKind::Bounded);
+            answer(&shard, read, ReadKind::Bounded, Duration::from_millis(max));
         }
         Mode::AtLeast(revision) => {
             tokio::spawn(async move {
                 let reached = shard.head().wait_for(|head| head.revision() >= revision);
                 if timeout_at(read.deadline, reached).await.is_ok() {
-                    answer(&shard, read, ReadKind::AtLeast);
+                    answer(&shard, read, ReadKind::AtLeast, Duration::MAX);
                 } else {
                     let message =
                         format!("this replica of shard {number} has not reached revision {revision}");
@@ -385,15 +408,10 @@ fn weaker_read(node: &Arc<Node>, number: u32, mode: Mode, read: Read) {
                 // A confirmation makes the state fresh; without a leader its age decides.
                 let confirmed = shard.reads().barrier().await;
                 if confirmed.is_ok() || is_fresh(&shard, max) {
-                    answer(&shard, read, ReadKind::Bounded);
+                    answer(&shard, read, ReadKind::Bounded, max);
                 } else {
-                    let age = shard.reads().age();
-                    let message = format!(
-                        "this replica of shard {number} is {} old, the read allows {max:?}",
-                        age.map_or("of unknown age, that is too".to_owned(), |age| format!("{age:?}"))
-                    );
-                    read.reply
-                        .send(Answer::Error(error::definite(ErrorCode::TooStale, message)));
+                    let failure = shard.reads().too_stale(max);
+                    read.reply.send(Answer::Error(failure));
                 }
             });
         }
@@ -405,21 +423,19 @@ fn is_fresh(shard: &Shard, max: Duration) -> bool {
     shard.reads().age().is_some_and(|age| age <= max)
 }
 
-fn answer(shard: &Arc<Shard>, read: Read, kind: ReadKind) {
+/// `allowed`: the age up to which the state may be read.
+fn answer(shard: &Arc<Shard>, read: Read, kind: ReadKind, allowed: Duration) {
     shard.reads().metrics.read(kind, 1);
-    let age = shard.reads().age().unwrap_or(Duration::MAX);
-    let Read { op, reply, .. } = read;
+    let Read { op, reply, deadline } = read;
     match op {
         ReadOp::Get(..) => {
+            let age = shard.reads().age().unwrap_or(Duration::MAX);
             let answer = shard.reads().answer(op, &reply, age);
             reply.send(answer);
         }
-        ReadOp::Other(_) => {
-            let shard = shard.clone();
-            tokio::spawn(async move {
-                let answer = shard.reads().answer(op, &reply, age);
-                reply.send(answer);
-            });
+        ReadOp::Other(request) => {
+            let reads = shard.reads().clone();
+            tokio::spawn(async move { reads.answer_other(request, reply, deadline, allowed).await });
         }
     }
 }

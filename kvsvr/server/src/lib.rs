@@ -8,6 +8,7 @@
 
 pub mod admin;
 pub mod api;
+pub mod budget;
 pub mod buffer;
 pub mod cache;
 pub mod check;

@@ -78,6 +78,8 @@ pub const ROCKS_BLOCK_CACHE_BYTES: usize = 128 << 20;
 pub const ROCKS_MEMTABLE_BYTES: usize = 96 << 20;
 /// Bytes of the write buffer: what is written to and what is being flushed.
 pub const BUFFER_BYTES: usize = 128 << 20;
+/// How long the state machine waits for room in the write buffer before it makes room itself, which blocks a thread.
+pub const BUFFER_ROOM_PATIENCE: Duration = Duration::from_secs(5);
 /// Bytes that a row of the write buffer costs besides its key and its value: handles, hash slot, allocator headers.
 pub const BUFFER_ROW_OVERHEAD: usize = 192;
 /// Bytes that an older version of a row costs besides its value.
@@ -198,6 +200,14 @@ pub const OVERLOADED_RETRY_MS: u32 = 50;
 pub const MAX_BATCH_COMMANDS: usize = 1_024;
 /// Bytes of the commands of one log entry; one command may pass it.
 pub const MAX_BATCH_BYTES: usize = 1 << 20;
+/// Bytes of one answer on an Exec stream.
+pub const MAX_ANSWER_BYTES: usize = MAX_MESSAGE_BYTES - (1 << 20);
+/// Reads of a shard, other than of single keys, that are carried out at a time.
+pub const MAX_SCANS: usize = 4;
+/// Bytes of requests that wait for other nodes, which this node forwarded them to.
+pub const MAX_FORWARDED_BYTES: usize = 64 << 20;
+/// No append request is sent to a peer later than this after the oldest one that the peer has not answered.
+pub const MAX_APPEND_SPREAD: Duration = Duration::from_millis(50);
 /// Entries of a shard that may be uncommitted.
 pub const MAX_ENTRIES_IN_FLIGHT: usize = 2;
 /// Bytes of commands of a shard that may wait or be uncommitted; more are answered OVERLOADED.

@@ -14,13 +14,15 @@ use crate::{
         PREFERRED_LEADER_INTERVAL, STOP_TRANSFER_DEADLINE,
     },
     node::Node,
-    raft::runtime::{Runtime, wall_clock_ms},
+    raft::runtime::Runtime,
     shard::Shard,
 };
 
 /// Starts all of it. The tasks live as long as the process.
 pub fn spawn(node: &Arc<Node>) {
-    tokio::spawn(flush_and_purge(node.clone()));
+    tokio::spawn(flush(node.clone()));
+    tokio::spawn(relieve(node.clone()));
+    tokio::spawn(every(node.clone(), MAINTENANCE_INTERVAL, purge));
     tokio::spawn(every(node.clone(), EXPIRY_INTERVAL, expire));
     tokio::spawn(every(node.clone(), COMPACTION_INTERVAL, compact));
     tokio::spawn(every(node.clone(), PREFERRED_LEADER_INTERVAL, prefer_leaders));
@@ -38,35 +40,51 @@ where
     }
 }
 
-/// Flushes the engine when its write buffer is full, or when much of the log is not flushed yet, so that a restart stays short; and purges
-/// the log behind.
-async fn flush_and_purge(node: Arc<Node>) {
+/// Flushes the engine when its write buffer is full, or when much of the log is not flushed yet, so that a restart stays short.
+async fn flush(node: Arc<Node>) {
     loop {
         let full = timeout(MAINTENANCE_INTERVAL, node.buffer().flush_due())
             .await
             .is_ok();
         let due = full || node.unflushed_bytes() >= node.settings().flush_bytes;
-        if due && let Err(e) = flush(&node).await {
+        if due && let Err(e) = flush_now(&node).await {
             node.fail(format!("the engine cannot flush: {e}"));
             return;
         }
-        for shard in node.shards() {
-            if let Err(e) = shard.purge(node.settings().keep_log_bytes).await {
-                tracing::warn!(shard = %shard.id(), "the log cannot be purged now: {e}");
-            }
+    }
+}
+
+/// Moves a full write buffer on while a flush takes long, so that writers need not do it on async threads.
+async fn relieve(node: Arc<Node>) {
+    loop {
+        node.buffer().drain_due().await;
+        let buffer = node.buffer().clone();
+        let relieved = Runtime::spawn_blocking(move || buffer.relieve()).await;
+        if let Err(e) = relieved.and_then(|done| done.map_err(io::Error::other)) {
+            node.fail(format!("the engine cannot take rows: {e}"));
+            return;
         }
     }
 }
 
 /// Makes the engine's state durable, off the async threads.
-pub async fn flush(node: &Node) -> io::Result<()> {
+pub async fn flush_now(node: &Node) -> io::Result<()> {
     let engine = node.engine().clone();
-    let written = node.wal().appended_bytes();
+    let written = node.applied_bytes();
     Runtime::spawn_blocking(move || engine.flush())
         .await?
         .map_err(io::Error::other)?;
     node.flushed(written);
     Ok(())
+}
+
+/// Purges the log behind what is flushed.
+async fn purge(node: Arc<Node>) {
+    for shard in node.shards() {
+        if let Err(e) = shard.purge(node.settings().keep_log_bytes).await {
+            tracing::warn!(shard = %shard.id(), "the log cannot be purged now: {e}");
+        }
+    }
 }
 
 fn led(node: &Node) -> impl Iterator<Item = Arc<Shard>> + use<> {
@@ -88,13 +106,17 @@ async fn propose_expiry(shard: &Shard, now: u64) -> bool {
 /// The leader proposes to remove what is due; the state machine decides by the entry's stamp.
 async fn expire(node: Arc<Node>) {
     for shard in led(&node) {
-        let now = wall_clock_ms();
+        let now = shard.clock().now();
         let due = shard
             .machine()
-            .with_machine(|machine, engine| machine.next_expiry(engine));
+            .try_with_machine(|machine, engine| machine.next_expiry(engine));
+        let Some(due) = due else { continue };
         match due {
-            Ok(Some(at)) if at <= now => {
-                tokio::spawn(async move { while propose_expiry(&shard, now).await {} });
+            Ok(Some(at)) if at <= now && shard.begin_expiring() => {
+                tokio::spawn(async move {
+                    while propose_expiry(&shard, now).await {}
+                    shard.expired();
+                });
             }
             Ok(_) => {}
             Err(e) => node.fail(format!("shard {}: {e}", shard.id())),
@@ -106,9 +128,10 @@ async fn expire(node: Arc<Node>) {
 async fn compact(node: Arc<Node>) {
     let settings = node.settings();
     for shard in led(&node) {
-        let target = shard.machine().with_machine(|machine, engine| {
+        let target = shard.machine().try_with_machine(|machine, engine| {
             machine.compaction_target(engine, settings.keep_revisions, settings.consumer_max_lag_bytes)
         });
+        let Some(target) = target else { continue };
         match target {
             Ok(target) if target >= shard.head().floor() + MIN_COMPACTION_STEP => {
                 if let Err(e) = propose(&shard, Op::Compact { revision: target }).await {
@@ -186,7 +209,7 @@ pub async fn stop(node: &Arc<Node>) -> io::Result<()> {
     for shard in node.shards() {
         shard.shutdown().await;
     }
-    flush(node).await?;
+    flush_now(node).await?;
     node.wal().shutdown().await;
     Ok(())
 }

@@ -26,11 +26,12 @@ use tokio::{
 
 use crate::{
     admin,
+    budget::Budget,
     buffer::BufferedEngine,
     cache::CachedEngine,
     config::Settings,
     disk::DynDisk,
-    limits::{INITIALIZE_PATIENCE, UNCONFIRMED_WARNING},
+    limits::{INITIALIZE_PATIENCE, MAX_FORWARDED_BYTES, UNCONFIRMED_WARNING},
     metrics::Metrics,
     raft::{
         network::Peers,
@@ -67,6 +68,8 @@ pub struct NodeParts {
     pub metrics: Arc<Metrics>,
     /// What the process wants to add to the status: bytes on disk, memory, ...
     pub probe: Arc<dyn StatusProbe>,
+    /// When this process began, or later: the one before it had ended by then.
+    pub started: Instant,
 }
 
 /// What only the process around a node knows.
@@ -92,6 +95,8 @@ pub struct Node {
     address: String,
     store_id: String,
     store: tokio::sync::Mutex<Store>,
+    /// Held while this node becomes a member.
+    joining: tokio::sync::Mutex<()>,
     disk: DynDisk,
     wal: Wal,
     buffer: Arc<BufferedEngine>,
@@ -109,12 +114,13 @@ pub struct Node {
     map: RwLock<Arc<MapState>>,
     map_epoch: AtomicU64,
     links: Mutex<BTreeMap<String, NodeStream>>,
+    forwarding: Arc<Budget>,
     /// Why peers' messages were refused last.
     refusal: Mutex<Option<String>>,
     /// Why writes are refused now.
     writes_refused: RwLock<Option<String>>,
     fatal: mpsc::UnboundedSender<String>,
-    /// How much of the log was appended when the engine was flushed last.
+    /// How much of the log was applied when the engine was flushed last.
     flushed_bytes: AtomicU64,
     started: Instant,
 }
@@ -145,6 +151,7 @@ impl Node {
             map: RwLock::default(),
             map_epoch: AtomicU64::new(0),
             links: Mutex::default(),
+            forwarding: Arc::new(Budget::new(MAX_FORWARDED_BYTES)),
             refusal: Mutex::new(None),
             writes_refused: RwLock::new(None),
             fatal,
@@ -154,6 +161,7 @@ impl Node {
             address: parts.address,
             store_id,
             store: tokio::sync::Mutex::new(parts.store),
+            joining: tokio::sync::Mutex::new(()),
             disk: parts.disk,
             wal: parts.wal,
             engine: cache.clone(),
@@ -164,9 +172,20 @@ impl Node {
             probe: parts.probe,
         });
         if node.identity().is_some() {
+            node.outlast_promises(parts.started).await;
             node.start_member().await?;
         }
         Ok((node, fatal_receiver))
+    }
+
+    /// By acknowledging a leader's messages a replica promises not to vote for another one until an election timeout later; leaders serve
+    /// reads on that (Raft dissertation, section 6.4.1). The promise is in memory only, so a node that comes back takes part when it has run out.
+    async fn outlast_promises(&self, started: Instant) {
+        let promised = |shard: &ShardId| self.wal.shard(*shard).vote.is_some();
+        if self.wal.shards().iter().any(promised) {
+            let until = started + Duration::from_millis(self.settings.timing.election_max_ms);
+            tokio::time::sleep_until(until).await;
+        }
     }
 
     /// Starts the meta shard and follows what it says.
@@ -230,6 +249,9 @@ impl Node {
     }
 
     async fn start_shard(self: &Arc<Self>, id: ShardId) -> io::Result<Arc<Shard>> {
+        if self.shard(id).is_some() {
+            return Err(io::Error::other(format!("shard {id} runs already")));
+        }
         let identity = self
             .identity()
             .ok_or_else(|| io::Error::other("not a member of a cluster"))?;
@@ -237,11 +259,13 @@ impl Node {
             id,
             wal: self.wal.clone(),
             engine: self.engine.clone(),
+            buffer: self.buffer.clone(),
             disk: self.disk.clone(),
             peers: Peers {
                 transport: self.transport.clone(),
                 cluster_id: cluster_text(identity).into(),
                 node_id: identity.node_id,
+                store_id: self.store_id.as_str().into(),
             },
             snapshots: self.snapshots.clone(),
             transfers: self.transfers.clone(),
@@ -264,8 +288,31 @@ impl Node {
         let _ = self.fatal.send(reason);
     }
 
-    /// Makes this node a member, durably, and starts the meta shard.
+    /// Makes this node a member, durably, and starts the meta shard, unless it has that identity already. Goes on when the caller has gone.
+    ///
+    /// # Errors
+    /// `PermissionDenied` if it is a member under another identity; whatever the disk says.
     pub async fn join(self: &Arc<Self>, identity: Identity) -> io::Result<()> {
+        let node = self.clone();
+        let joining = async move {
+            let _one_at_a_time = node.joining.lock().await;
+            match node.identity() {
+                None => node.become_member(identity).await,
+                Some(mine) if mine == identity => Ok(()),
+                Some(mine) => Err(io::Error::new(
+                    io::ErrorKind::PermissionDenied,
+                    format!(
+                        "this node is node {} of cluster {} already",
+                        mine.node_id,
+                        cluster_text(mine)
+                    ),
+                )),
+            }
+        };
+        tokio::spawn(joining).await.map_err(io::Error::other)?
+    }
+
+    async fn become_member(self: &Arc<Self>, identity: Identity) -> io::Result<()> {
         self.store
             .lock()
             .await
@@ -278,7 +325,12 @@ impl Node {
             "joined a cluster"
         );
         *self.identity.write() = Some(identity);
-        self.start_member().await
+        if let Err(e) = self.start_member().await {
+            // It has joined and does not run: a restart must try again.
+            self.fail(format!("the meta shard does not start: {e}"));
+            return Err(e);
+        }
+        Ok(())
     }
 
     /// Refuses what is not meant for this node, this store, this cluster.
@@ -355,7 +407,9 @@ impl Node {
             (None, None) => {
                 "this node is not part of a cluster yet: kvctl cluster bootstrap makes one".to_owned()
             }
-            (Some(_), None) => "this node has not received the shard map yet".to_owned(),
+            (Some(_), None) => {
+                "this node has not received the shard map yet, or its replica is starting".to_owned()
+            }
         };
         error::retry(ErrorCode::NotReady, message, crate::limits::NO_LEADER_RETRY_MS)
     }
@@ -371,7 +425,15 @@ impl Node {
     /// A replica on this node, or why there is none.
     pub fn replica(&self, number: u32) -> Result<Arc<Shard>, pb::Error> {
         self.shard_number(number).ok_or_else(|| {
-            if self.map.read().map.is_none() {
+            let state = self.map.read().clone();
+            let me = self.identity().map_or(0, |i| i.node_id);
+            let mine = |map: &pb::ShardMap| {
+                map.shards
+                    .iter()
+                    .any(|s| s.id == number && s.replicas.contains(&me))
+            };
+            // No map yet, or the replica is about to start.
+            if state.map.as_ref().is_none_or(mine) {
                 return self.not_ready();
             }
             error::definite(
@@ -405,6 +467,10 @@ impl Node {
         let link = NodeStream::new(self.transport.clone(), address.to_owned());
         links.insert(address.to_owned(), link.clone());
         link
+    }
+    /// Bytes of requests that may wait for other nodes.
+    pub fn forwarding(&self) -> &Arc<Budget> {
+        &self.forwarding
     }
     /// Epoch of the newest shard map; 0 before there is one.
     pub fn map_epoch(&self) -> u64 {
@@ -473,9 +539,15 @@ impl Node {
             .appended_bytes()
             .saturating_sub(self.flushed_bytes.load(Ordering::Acquire))
     }
-    /// The engine has been flushed when the log had this many appended bytes.
-    pub fn flushed(&self, appended_bytes: u64) {
-        self.flushed_bytes.fetch_max(appended_bytes, Ordering::AcqRel);
+    /// Bytes of log entries that are applied, of all that were ever appended.
+    pub fn applied_bytes(&self) -> u64 {
+        let appended = self.wal.appended_bytes();
+        let waiting = |shard: &Arc<Shard>| self.wal.bytes_from(shard.id(), shard.head().applied_next());
+        appended.saturating_sub(self.shards().iter().map(waiting).sum())
+    }
+    /// The engine has been flushed when this many bytes of the log were applied.
+    pub fn flushed(&self, applied_bytes: u64) {
+        self.flushed_bytes.fetch_max(applied_bytes, Ordering::AcqRel);
     }
     /// Why writes are refused now, if they are.
     pub fn writes_refused(&self) -> Option<String> {
@@ -520,8 +592,8 @@ impl Node {
     /// What somebody must do, though the node serves.
     fn warnings(&self) -> Vec<String> {
         let led = self.shards().into_iter().filter(|shard| shard.leader().is_me());
-        led.flat_map(|shard| {
-            shard.machine().with_machine(|machine, _| {
+        led.filter_map(|shard| {
+            shard.machine().try_with_machine(|machine, _| {
                 let cut_off = |row: &ConsumerRow| row.cursor < machine.floor();
                 let consumers = machine.consumers().filter(|(_, row)| cut_off(row));
                 let message = |(name, row): (&Bytes, ConsumerRow)| {
@@ -538,6 +610,7 @@ impl Node {
                 consumers.map(message).collect::<Vec<_>>()
             })
         })
+        .flatten()
         .collect()
     }
 

@@ -1,7 +1,8 @@
 //! The receiving half of the peer protocol: votes, replication, read indices, snapshots.
 //!
-//! Every message says which cluster, node and store it is for, and is refused by any other. So a node that lost its disk and comes
-//! back empty cannot take part under its old identity: its peers still ask for the lost store.
+//! Every message says which cluster, node and store it is for, and is refused by any other; and which store it is from, which must be the
+//! one that the shard's membership has for that node. So a node that lost its disk and comes back empty can neither be asked nor ask under its
+//! old identity.
 
 use std::sync::Arc;
 
@@ -41,11 +42,19 @@ fn encoded(message: impl Message) -> Result<Bytes, CallError> {
 fn addressee(node: &Node, envelope: Option<&pb::Envelope>) -> Result<Arc<Shard>, CallError> {
     let envelope = envelope.ok_or_else(|| malformed("no envelope"))?;
     node.check_envelope(envelope).map_err(refused)?;
-    let shard = ShardId(envelope.shard);
-    node.shard(shard).ok_or_else(|| {
-        let message = format!("node {} has no replica of shard {shard} yet", envelope.to_node);
+    let id = ShardId(envelope.shard);
+    let shard = node.shard(id).ok_or_else(|| {
+        let message = format!("node {} has no replica of shard {id} yet", envelope.to_node);
         CallError::Api(Box::new(error::definite(ErrorCode::NotReady, message)))
-    })
+    })?;
+    match shard.member(envelope.from_node) {
+        Some(member) if member.store_id != envelope.from_store => Err(refused(format!(
+            "shard {id} knows node {} with store {}, not {}: its disk was lost or replaced. A node without its log cannot come back under its old identity; it \
+             must be added as a new member",
+            envelope.from_node, member.store_id, envelope.from_store
+        ))),
+        _ => Ok(shard),
+    }
 }
 
 /// Answers one request of a peer.

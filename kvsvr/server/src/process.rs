@@ -12,6 +12,7 @@ use std::{
 use futures::future::BoxFuture;
 use kvsvr_client::grpc::GrpcTransport;
 use kvsvr_proto::v1 as pb;
+use tokio::time::Instant;
 
 use crate::{
     api::NodeService,
@@ -46,6 +47,8 @@ pub async fn run(config: Config, shutdown: Shutdown) -> Result<(), Failure> {
         None => None,
     };
     let _lock = DataLock::acquire(&config.data).map_err(data_refused)?;
+    // Another process that had the directory has ended by now.
+    let started = Instant::now();
     let disk: DynDisk = Arc::new(FsDisk::new(&config.data).map_err(storage)?);
     let fresh = StoreId((u128::from(random_u64()) << 64 | u128::from(random_u64())).to_be_bytes());
     let store = Store::open(disk.clone(), fresh, wall_clock_ms())
@@ -70,6 +73,7 @@ pub async fn run(config: Config, shutdown: Shutdown) -> Result<(), Failure> {
         transport: Arc::new(GrpcTransport::new()),
         metrics: metrics.clone(),
         probe,
+        started,
     };
     let (node, mut fatal) = Node::start(parts).await.map_err(storage)?;
     maintenance::spawn(&node);

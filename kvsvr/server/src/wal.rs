@@ -385,6 +385,12 @@ impl Wal {
             .map_or(0, |shard| shard.index_before(bytes))
     }
 
+    /// Bytes of a shard's entries from an index on.
+    pub fn bytes_from(&self, shard: ShardId, index: u64) -> u64 {
+        let state = self.handle.shared.state.lock();
+        state.index.get(shard).map_or(0, |shard| shard.bytes_from(index))
+    }
+
     /// Bytes of all entries that were appended since the start or found at it. Only grows.
     pub fn appended_bytes(&self) -> u64 {
         self.handle.shared.state.lock().index.appended_bytes()

@@ -193,7 +193,7 @@ fn relations_between_settings_are_checked() {
         (&[("max_connections", "0")], "max_connections"),
         (
             &[("memory.limit", "256MiB")],
-            "the memory budgets need 832MiB, memory.limit is 256MiB",
+            "the memory budgets need 960MiB, memory.limit is 256MiB",
         ),
         (&[("wal.segment", "1KiB")], "wal.segment = 1KiB must be between"),
         (&[("wal.flush", "32MiB")], "wal.flush (32MiB)"),

@@ -19,7 +19,7 @@ use parking_lot::Mutex;
 use prost::Message;
 use tokio::{
     sync::mpsc,
-    time::{sleep, timeout},
+    time::{Instant, sleep, timeout},
 };
 
 use super::block_on;
@@ -136,6 +136,7 @@ impl Lone {
             transport: transport.clone(),
             metrics: Metrics::new(),
             probe: Arc::new(NoProbe),
+            started: Instant::now(),
         })
         .await
         .expect("in memory");

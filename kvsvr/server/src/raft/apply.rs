@@ -32,9 +32,10 @@ use super::{
     types::{Entry, LogId, StoredMembership, TypeConfig, of},
 };
 use crate::{
+    buffer::BufferedEngine,
     history::ShardHistory,
     hub::Hub,
-    limits::{MAX_APPLY_BYTES, MAX_APPLY_ENTRIES},
+    limits::{BUFFER_ROOM_PATIENCE, MAX_APPLY_BYTES, MAX_APPLY_ENTRIES},
     metrics::ShardMetrics,
 };
 
@@ -111,6 +112,8 @@ pub struct StateMachine {
 struct Shared {
     shard: ShardId,
     engine: Arc<dyn Engine>,
+    /// The part of the engine that takes writes in.
+    buffer: Option<Arc<BufferedEngine>>,
     /// Owned by openraft's state machine task; others look at it for status and the expiry driver.
     machine: Mutex<Machine>,
     head: Arc<Head>,
@@ -119,10 +122,11 @@ struct Shared {
 }
 
 impl StateMachine {
-    /// Loads the shard's state from the engine. Watchers are served from `hub_bytes` of recent events.
+    /// Loads the shard's state from the engine. `buffer`: what to wait for before writing, if it is part of the engine. Watchers are served from `hub_bytes` of recent events.
     pub fn load(
         shard: ShardId,
         engine: Arc<dyn Engine>,
+        buffer: Option<Arc<BufferedEngine>>,
         hub_bytes: usize,
         metrics: Arc<ShardMetrics>,
     ) -> io::Result<Self> {
@@ -138,6 +142,7 @@ impl StateMachine {
         let shared = Shared {
             shard,
             engine,
+            buffer,
             machine: Mutex::new(machine),
             head,
             hub,
@@ -161,6 +166,18 @@ impl StateMachine {
     /// Looks at the machine between two batches.
     pub fn with_machine<T>(&self, look: impl FnOnce(&Machine, &dyn Engine) -> T) -> T {
         look(&self.shared.machine.lock(), &*self.shared.engine)
+    }
+
+    /// The same, if no batch is being applied right now: for who comes again anyway and must not hold up a thread.
+    pub fn try_with_machine<T>(&self, look: impl FnOnce(&Machine, &dyn Engine) -> T) -> Option<T> {
+        let machine = self.shared.machine.try_lock()?;
+        Some(look(&machine, &*self.shared.engine))
+    }
+
+    async fn room(&self) {
+        if let Some(buffer) = &self.shared.buffer {
+            buffer.room(BUFFER_ROOM_PATIENCE).await;
+        }
     }
 
     fn apply_batch(&self, entries: &[CoreEntry], responders: Vec<Option<Responder>>) -> io::Result<()> {
@@ -258,6 +275,7 @@ impl RaftStateMachine<TypeConfig> for StateMachine {
                     entries.next().now_or_never().flatten().transpose()?
                 };
             }
+            self.room().await;
             self.apply_batch(&batch, responders)?;
         }
         Ok(())

@@ -4,6 +4,10 @@
 //! replication, nor that behind a snapshot. Replication is pipelined: requests are sent while earlier ones are unanswered, at most
 //! [`MAX_APPENDS_IN_FLIGHT`] and [`MAX_APPEND_BYTES_IN_FLIGHT`]. openraft puts no deadline on a replication stream, so this
 //! does, and says `Unreachable`, which makes openraft back off, whenever a peer does not answer.
+//!
+//! An answer to a request also counts, in openraft, for requests without entries that were sent after it: the leader's lease is then
+//! reckoned from the sending of those, though the peer may never have got them. So none is sent later than [`MAX_APPEND_SPREAD`] after
+//! the oldest unanswered one, and lease reads leave that much of the lease unused.
 
 use std::{sync::Arc, time::Duration};
 
@@ -31,7 +35,8 @@ use super::{
     types::{PeerNode, TypeConfig, Vote, of},
 };
 use crate::limits::{
-    MAX_APPEND_BYTES_IN_FLIGHT, MAX_APPENDS_IN_FLIGHT, MIN_APPEND_DEADLINE, TRANSFER_DEADLINE,
+    MAX_APPEND_BYTES_IN_FLIGHT, MAX_APPEND_SPREAD, MAX_APPENDS_IN_FLIGHT, MIN_APPEND_DEADLINE,
+    TRANSFER_DEADLINE,
 };
 
 type RpcError = RPCError<TypeConfig>;
@@ -45,6 +50,8 @@ pub struct Peers {
     pub cluster_id: Arc<str>,
     /// This node.
     pub node_id: u64,
+    /// Its data directory.
+    pub store_id: Arc<str>,
 }
 
 impl Peers {
@@ -56,6 +63,7 @@ impl Peers {
             to_node: to,
             to_store: node.store_id.clone(),
             shard: shard.0,
+            from_store: self.store_id.to_string(),
         }
     }
 
@@ -177,6 +185,13 @@ fn append_result(response: pb::AppendResponse) -> Result<StreamAppendResult<Type
     }
 }
 
+/// A request that is not answered yet.
+struct Sent {
+    bytes: usize,
+    /// Not later than openraft took it for sent.
+    at: Instant,
+}
+
 /// A replication stream in progress.
 struct Pump<S> {
     /// openraft's requests; `None` when they have ended.
@@ -185,8 +200,8 @@ struct Pump<S> {
     receiver: StreamReceiver,
     /// Goes with the first message only.
     envelope: Option<pb::Envelope>,
-    /// Bytes of each unanswered request, oldest first.
-    in_flight: std::collections::VecDeque<usize>,
+    /// The unanswered requests, oldest first.
+    in_flight: std::collections::VecDeque<Sent>,
     in_flight_bytes: usize,
     /// When the oldest unanswered request has waited too long.
     deadline: Instant,
@@ -211,17 +226,20 @@ impl<S: Stream<Item = AppendEntriesRequest<TypeConfig>> + Unpin> Pump<S> {
             let room = self.in_flight.len() < MAX_APPENDS_IN_FLIGHT
                 && self.in_flight_bytes < MAX_APPEND_BYTES_IN_FLIGHT;
             let waiting = !self.in_flight.is_empty();
+            let no_later_than = self.in_flight.front().map(|oldest| oldest.at + MAX_APPEND_SPREAD);
             let input = &mut self.input;
-            let next_request = async {
-                match input {
-                    Some(stream) => stream.next().await,
-                    None => std::future::pending().await,
+            // Looked at in each poll: openraft takes a request for sent when it gives it.
+            let next_request = std::future::poll_fn(|context| match input {
+                Some(stream) if no_later_than.is_none_or(|limit| Instant::now() < limit) => {
+                    let asked_at = Instant::now();
+                    stream.poll_next_unpin(context).map(|request| (request, asked_at))
                 }
-            };
+                _ => std::task::Poll::Pending,
+            });
             tokio::select! { biased;
                 answer = self.receiver.next() => return self.answered(answer),
-                request = next_request, if room && self.sender.is_some() => match request {
-                    Some(request) => if let Err(error) = self.send(request).await {
+                (request, at) = next_request, if room && self.sender.is_some() => match request {
+                    Some(request) => if let Err(error) = self.send(request, at).await {
                         return Some(Err(error));
                     },
                     // Dropping the sender ends the stream; what is in flight is still answered.
@@ -246,7 +264,7 @@ impl<S: Stream<Item = AppendEntriesRequest<TypeConfig>> + Unpin> Pump<S> {
                 let Some(answered) = self.in_flight.pop_front() else {
                     return Some(Err(unreachable("the peer answered no request")));
                 };
-                self.in_flight_bytes -= answered;
+                self.in_flight_bytes -= answered.bytes;
                 self.deadline = Instant::now() + self.patience;
                 match pb::AppendResponse::decode(bytes) {
                     Ok(response) => Some(append_result(response)),
@@ -256,7 +274,7 @@ impl<S: Stream<Item = AppendEntriesRequest<TypeConfig>> + Unpin> Pump<S> {
         }
     }
 
-    async fn send(&mut self, request: AppendEntriesRequest<TypeConfig>) -> Result<(), RpcError> {
+    async fn send(&mut self, request: AppendEntriesRequest<TypeConfig>, at: Instant) -> Result<(), RpcError> {
         let mut message = convert::pb_append(request);
         message.envelope = self.envelope.take();
         let bytes = encode(&message);
@@ -264,7 +282,10 @@ impl<S: Stream<Item = AppendEntriesRequest<TypeConfig>> + Unpin> Pump<S> {
             self.deadline = Instant::now() + self.patience;
         }
         self.in_flight_bytes += bytes.len();
-        self.in_flight.push_back(bytes.len());
+        self.in_flight.push_back(Sent {
+            bytes: bytes.len(),
+            at,
+        });
         let Some(sender) = &self.sender else { return Ok(()) };
         let closed = || unreachable("the connection is closed");
         // The queue is as deep as the socket is slow: waiting for it counts as waiting for the peer.

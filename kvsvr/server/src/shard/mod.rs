@@ -1,12 +1,21 @@
 //! One replica of a shard: Raft, state machine, proposer, reader, change log.
 
+pub mod clock;
 pub mod error;
 pub mod leader;
 pub mod proposer;
 pub mod reader;
 pub mod reply;
 
-use std::{collections::BTreeMap, io, sync::Arc, time::Duration};
+use std::{
+    collections::BTreeMap,
+    io,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
 
 use bytes::Bytes;
 use kvsvr_core::{
@@ -16,19 +25,24 @@ use kvsvr_core::{
 use kvsvr_proto::v1::{self as pb, ErrorCode, exec_reply::Result as Answer};
 use openraft::{Config, Raft, SnapshotPolicy, async_runtime::WatchReceiver as _};
 use parking_lot::Mutex;
-use tokio::time::Instant;
+use tokio::{sync::Semaphore, time::Instant};
 
 use self::{
+    clock::StampClock,
     leader::LeaderView,
     proposer::{Proposal, Proposer},
     reader::{Read, ReadContext, Reader},
     reply::ReplyTo,
 };
 use crate::{
+    buffer::BufferedEngine,
     config::Timing,
     disk::DynDisk,
     hub::Hub,
-    limits::{LEASE_DRIFT_PERCENT, PREFERRED_LEADER_HEARTBEATS, SNAPSHOT_TRANSFER_TIMEOUT, WATCH_MAX_AGE},
+    limits::{
+        LEASE_DRIFT_PERCENT, MAX_APPEND_SPREAD, MAX_SCANS, PREFERRED_LEADER_HEARTBEATS,
+        SNAPSHOT_TRANSFER_TIMEOUT, WATCH_MAX_AGE,
+    },
     metrics::ShardMetrics,
     raft::{
         apply::{Head, StateMachine},
@@ -49,6 +63,8 @@ pub struct ShardParts {
     pub wal: Wal,
     /// The node's engine, row cache included.
     pub engine: Arc<dyn Engine>,
+    /// The engine's write buffer.
+    pub buffer: Arc<BufferedEngine>,
     /// The node's files, for snapshots being received.
     pub disk: DynDisk,
     /// The way to other nodes.
@@ -76,6 +92,9 @@ pub struct Shard {
     reader: Reader,
     reads: Arc<ReadContext>,
     leader: Arc<LeaderView>,
+    clock: Arc<StampClock>,
+    /// A task that expires what is due is at work.
+    expiring: AtomicBool,
     wal: Wal,
     transfers: Arc<TransferStatus>,
     heartbeat: Duration,
@@ -116,7 +135,13 @@ impl Shard {
             tracing::warn!(shard = %id, "a snapshot was being installed when the node stopped; installing it again");
             staged.install(&*parts.engine).await.map_err(io::Error::other)?;
         }
-        let machine = StateMachine::load(id, parts.engine.clone(), parts.hub_bytes, parts.metrics.clone())?;
+        let machine = StateMachine::load(
+            id,
+            parts.engine.clone(),
+            Some(parts.buffer),
+            parts.hub_bytes,
+            parts.metrics.clone(),
+        )?;
         let node_id = parts.peers.node_id;
         let network = NetworkFactory {
             peers: parts.peers.clone(),
@@ -132,6 +157,8 @@ impl Shard {
         let following = leader.clone().follow(id.0, raft.clone());
         tokio::spawn(async move { fatal(format!("shard {id}: {}", following.await)) });
         let lease = Duration::from_millis(parts.timing.election_max_ms) * (100 - LEASE_DRIFT_PERCENT) / 100;
+        // What openraft may credit a peer with too much, see `raft::network`.
+        let lease = lease.saturating_sub(MAX_APPEND_SPREAD);
         let reads = Arc::new(ReadContext {
             shard: id.0,
             raft: raft.clone(),
@@ -141,12 +168,16 @@ impl Shard {
             peers: parts.peers,
             lease,
             metrics: parts.metrics.clone(),
+            scans: Arc::new(Semaphore::new(MAX_SCANS)),
             fresh_at: Mutex::new(None),
         });
+        let clock = Arc::new(StampClock::new(machine.head().clone()));
         Ok(Arc::new(Self {
             id,
             node_id,
-            proposer: Proposer::spawn(id.0, raft.clone(), parts.metrics),
+            proposer: Proposer::spawn(id.0, raft.clone(), clock.clone(), parts.metrics),
+            clock,
+            expiring: AtomicBool::new(false),
             reader: Reader::spawn(reads.clone()),
             raft,
             machine,
@@ -189,9 +220,27 @@ impl Shard {
     pub fn reads(&self) -> &Arc<ReadContext> {
         &self.reads
     }
+    /// The clock that stamps entries.
+    pub fn clock(&self) -> &StampClock {
+        &self.clock
+    }
+    /// True for the first who asks; the others until [`Shard::expired`] get false.
+    pub fn begin_expiring(&self) -> bool {
+        !self.expiring.swap(true, Ordering::AcqRel)
+    }
+    /// Ends what [`Shard::begin_expiring`] began.
+    pub fn expired(&self) {
+        self.expiring.store(false, Ordering::Release);
+    }
     /// Who leads.
     pub fn leader(&self) -> &LeaderView {
         &self.leader
+    }
+    /// A member, by the newest membership that this replica has in its log.
+    pub fn member(&self, id: u64) -> Option<PeerNode> {
+        let metrics = self.raft.metrics();
+        let membership = &metrics.borrow_watched().membership_config;
+        membership.membership().get_node(&id).cloned()
     }
     /// Held while a snapshot is being received.
     pub async fn receiving_snapshot(&self) -> tokio::sync::MutexGuard<'_, ()> {

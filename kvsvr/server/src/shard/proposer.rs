@@ -28,6 +28,7 @@ use tokio::{
 };
 
 use super::{
+    clock::StampClock,
     error,
     reply::{ReplyTo, send_all},
 };
@@ -39,7 +40,6 @@ use crate::{
     metrics::ShardMetrics,
     raft::{
         apply::StateMachine,
-        runtime::wall_clock_ms,
         types::{Batch, Replies, TypeConfig},
     },
 };
@@ -73,12 +73,18 @@ fn cost(proposal: &Proposal) -> usize {
 
 impl Proposer {
     /// Starts the task. It ends when all clones of the handle are gone.
-    pub fn spawn(shard: u32, raft: Raft<TypeConfig, StateMachine>, metrics: Arc<ShardMetrics>) -> Self {
+    pub fn spawn(
+        shard: u32,
+        raft: Raft<TypeConfig, StateMachine>,
+        clock: Arc<StampClock>,
+        metrics: Arc<ShardMetrics>,
+    ) -> Self {
         let (queue, receiver) = mpsc::unbounded_channel();
         let bytes = Arc::new(AtomicUsize::new(0));
         let task = Task {
             shard,
             raft,
+            clock,
             metrics,
             bytes: bytes.clone(),
             waiting: Vec::new(),
@@ -132,6 +138,7 @@ struct InFlight {
 struct Task {
     shard: u32,
     raft: Raft<TypeConfig, StateMachine>,
+    clock: Arc<StampClock>,
     metrics: Arc<ShardMetrics>,
     bytes: Arc<AtomicUsize>,
     /// Taken from the queue, not yet proposed; oldest first.
@@ -192,7 +199,7 @@ impl Task {
         self.waiting = rest;
         self.metrics
             .queued(commands.len(), self.bytes.load(Ordering::Relaxed));
-        let batch = Batch(encode_batch(wall_clock_ms(), &commands));
+        let batch = Batch(encode_batch(self.clock.now(), &commands));
         let raft = self.raft.clone();
         let shard = self.shard;
         Box::pin(async move {

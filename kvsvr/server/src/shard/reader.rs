@@ -17,10 +17,11 @@ use openraft::{
     errors::{LinearizableReadError, RaftError},
     raft::linearizable_read::LinearizerOption,
 };
+use openraft_rt::AsyncRuntime;
 use parking_lot::Mutex;
 use tokio::{
-    sync::mpsc,
-    time::{Instant, timeout},
+    sync::{Semaphore, mpsc},
+    time::{Instant, timeout, timeout_at},
 };
 
 use super::{
@@ -38,6 +39,7 @@ use crate::{
     raft::{
         apply::{Head, StateMachine},
         network::Peers,
+        runtime::Runtime,
         types::TypeConfig,
     },
 };
@@ -80,6 +82,8 @@ pub struct ReadContext {
     pub lease: Duration,
     /// One function per observation.
     pub metrics: Arc<ShardMetrics>,
+    /// Places for reads that may take long.
+    pub scans: Arc<Semaphore>,
     /// When the applied state was last known to contain everything acknowledged before.
     pub fresh_at: Mutex<Option<Instant>>,
 }
@@ -199,6 +203,52 @@ impl ReadContext {
         ))
     }
 
+    /// Answers a read that may take long, on a blocking thread, a few at a time. Its age is that of the state when the read begins.
+    pub async fn answer_other(
+        self: Arc<Self>,
+        request: Box<pb::ReadRequest>,
+        reply: ReplyTo,
+        deadline: Instant,
+        allowed: Duration,
+    ) {
+        let Ok(Ok(_place)) = timeout_at(deadline, self.scans.clone().acquire_owned()).await else {
+            let message = format!(
+                "shard {}: the read's time ran out while other scans were served",
+                self.shard
+            );
+            reply.send(Answer::Error(error::retry(
+                ErrorCode::Overloaded,
+                message,
+                OVERLOADED_RETRY_MS,
+            )));
+            return;
+        };
+        let age = self.age().unwrap_or(Duration::MAX);
+        if age > allowed {
+            reply.send(Answer::Error(self.too_stale(allowed)));
+            return;
+        }
+        let context = self.clone();
+        let read = Runtime::spawn_blocking(move || {
+            let answer = context.answer(ReadOp::Other(request), &reply, age);
+            reply.send(answer);
+        });
+        if let Err(e) = read.await {
+            tracing::error!(shard = self.shard, "a read died, which is a bug: {e}");
+        }
+    }
+
+    /// The error of a bounded read that no state here is new enough for.
+    pub fn too_stale(&self, allowed: Duration) -> pb::Error {
+        let age = self.age();
+        let message = format!(
+            "this replica of shard {} is {} old, the read allows {allowed:?}",
+            self.shard,
+            age.map_or("of unknown age, that is too".to_owned(), |age| format!("{age:?}"))
+        );
+        error::definite(ErrorCode::TooStale, message)
+    }
+
     /// Reads the applied state.
     fn execute(&self, op: ReadOp, age: Duration) -> Answer {
         let installs = self.head.installs();
@@ -300,13 +350,12 @@ fn serve(context: &Arc<ReadContext>, reads: impl Iterator<Item = Read>) {
                 let answer = context.answer(op, &read.reply, Duration::ZERO);
                 Some((read.reply, answer))
             }
-            op @ ReadOp::Other(_) => {
-                // May be long: on its own task, so that point reads do not wait for it.
-                let (context, reply) = (context.clone(), read.reply);
-                tokio::spawn(async move {
-                    let answer = context.answer(op, &reply, Duration::ZERO);
-                    reply.send(answer);
-                });
+            ReadOp::Other(request) => {
+                // On its own task, so that point reads do not wait for it.
+                let reading = context
+                    .clone()
+                    .answer_other(request, read.reply, read.deadline, Duration::MAX);
+                tokio::spawn(reading);
                 None
             }
         }

@@ -5,11 +5,12 @@ use std::sync::{
     atomic::{AtomicBool, AtomicUsize, Ordering},
 };
 
-use kvsvr_proto::v1::{self as pb, exec_reply::Result as Answer, read_result};
+use kvsvr_proto::v1::{self as pb, ErrorCode, exec_reply::Result as Answer, read_result};
 use parking_lot::Mutex;
 use tokio::sync::{Notify, oneshot};
 
-use crate::limits::{MAX_REPLY_FRAME_BYTES, MAX_UNREAD_REPLY_BYTES};
+use super::error;
+use crate::limits::{MAX_ANSWER_BYTES, MAX_REPLY_FRAME_BYTES, MAX_UNREAD_REPLY_BYTES};
 
 /// The answers that wait to be written to one Exec stream. Their number is bounded by the requests that the stream may have in
 /// flight (see [`ReplyQueue::in_flight`]), their bytes by [`ReplyQueue::has_room`], which reads ask before they are carried out.
@@ -53,6 +54,26 @@ impl Waiting {
     }
 }
 
+/// The answer, or why there is none if it does not fit into a message: the stream is others' too and must not end of it.
+fn fitting(reply: pb::ExecReply) -> pb::ExecReply {
+    let bytes = size(&reply);
+    if bytes <= MAX_ANSWER_BYTES {
+        return reply;
+    }
+    let what = format!("the answer has {bytes} bytes, an answer may have {MAX_ANSWER_BYTES}");
+    let failure = match reply.result {
+        Some(Answer::Outcome(_)) => error::definite(
+            ErrorCode::ResultForgotten,
+            format!("the command was applied, but {what}; let it read less"),
+        ),
+        _ => error::definite(ErrorCode::Refused, format!("{what}; ask for less at a time")),
+    };
+    pb::ExecReply {
+        result: Some(Answer::Error(failure)),
+        ..reply
+    }
+}
+
 /// About the bytes of an answer on the wire.
 fn size(reply: &pb::ExecReply) -> usize {
     const OVERHEAD: usize = 64;
@@ -71,6 +92,7 @@ fn size(reply: &pb::ExecReply) -> usize {
 impl ReplyQueue {
     /// Queues one answer.
     pub fn push(&self, answer: pb::ExecReply) {
+        let answer = fitting(answer);
         let bytes = size(&answer);
         let mut waiting = self.waiting.lock();
         waiting.bytes += bytes;
@@ -82,7 +104,7 @@ impl ReplyQueue {
     /// Queues several answers with one wake-up.
     pub fn extend(&self, answers: impl IntoIterator<Item = pb::ExecReply>) {
         let mut waiting = self.waiting.lock();
-        for answer in answers {
+        for answer in answers.into_iter().map(fitting) {
             waiting.bytes += size(&answer);
             waiting.answers.push(answer);
         }
@@ -108,7 +130,7 @@ impl ReplyQueue {
                     return Some(frame);
                 }
             }
-            if self.closed.load(Ordering::Acquire) {
+            if self.closed.load(Ordering::Acquire) && self.in_flight() == 0 {
                 return None;
             }
             self.wake.notified().await;
@@ -129,6 +151,7 @@ impl ReplyQueue {
     pub fn end(&self, count: usize) {
         self.in_flight.fetch_sub(count, Ordering::AcqRel);
         self.written.notify_one();
+        self.wake.notify_one();
     }
 
     /// Waits until fewer than `max` requests are in flight.
@@ -138,7 +161,7 @@ impl ReplyQueue {
         }
     }
 
-    /// No more requests come: [`ReplyQueue::take`] ends after what is queued when nothing is in flight.
+    /// No more requests come: [`ReplyQueue::take`] ends when nothing is in flight.
     pub fn close(&self) {
         self.closed.store(true, Ordering::Release);
         self.wake.notify_one();
@@ -277,6 +300,36 @@ mod tests {
         for id in 5..8 {
             assert_eq!(take(&queue, 512), [id]);
         }
+    }
+
+    #[test]
+    fn an_answer_that_fits_in_no_message_becomes_an_error() {
+        let queue = ReplyQueue::default();
+        queue.push(outcome(1, MAX_ANSWER_BYTES));
+        queue.extend([outcome(2, 10)]);
+        let frame = queue.take(8).now_or_never().flatten().unwrap();
+        let Some(Answer::Error(failure)) = &frame[0].result else {
+            panic!("{:?}", frame[0].result);
+        };
+        assert_eq!(
+            (failure.code(), failure.unknown),
+            (ErrorCode::ResultForgotten, false)
+        );
+        assert!(matches!(frame[1].result, Some(Answer::Outcome(_))));
+    }
+
+    #[test]
+    fn a_closed_queue_waits_for_what_is_in_flight() {
+        let queue = ReplyQueue::default();
+        queue.begin(1);
+        queue.close();
+        let mut taken = std::pin::pin!(queue.take(8));
+        assert_eq!(taken.as_mut().now_or_never(), None);
+        queue.push(outcome(1, 10));
+        let frame = taken.as_mut().now_or_never().flatten().unwrap();
+        assert_eq!(frame.len(), 1);
+        queue.end(1);
+        assert_eq!(queue.take(8).now_or_never(), Some(None));
     }
 
     #[test]

@@ -158,6 +158,17 @@ impl ShardIndex {
         (self.first_index() + (self.slots.len() - kept.count()) as u64).saturating_sub(1)
     }
 
+    /// Bytes of the entries from an index on.
+    pub(crate) fn bytes_from(&self, index: u64) -> u64 {
+        let skipped = index.saturating_sub(self.first);
+        let skipped = usize::try_from(skipped).unwrap_or(usize::MAX);
+        self.slots
+            .iter()
+            .skip(skipped)
+            .map(|slot| u64::from(slot.len))
+            .sum()
+    }
+
     fn push(&mut self, index: u64, slot: Slot) {
         if self.slots.is_empty() {
             self.first = index;

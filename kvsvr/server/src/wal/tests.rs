@@ -513,9 +513,13 @@ async fn on_a_real_file_system() {
             },
         );
         vote(&wal, ONE, round + 1).await.unwrap();
-        // Every other time without a shutdown.
+        // Every other time without a shutdown; the next one must not find this one still at work.
         if round % 2 == 0 {
             wal.shutdown().await;
+        } else {
+            let stopped = wal.handle.stopped.clone();
+            drop(wal);
+            let _ = stopped.await;
         }
     }
     assert!(writes.load(Ordering::SeqCst) >= 4 * 42);

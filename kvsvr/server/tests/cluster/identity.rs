@@ -8,7 +8,7 @@ use std::{
     time::Duration,
 };
 
-use kvsvr_client::{Client, ClientConfig, Code};
+use kvsvr_client::{Client, ClientConfig, Code, ReadFrom, ReadMode, proto};
 
 use crate::{
     harness::{Cluster, PATIENCE, eventually, report},
@@ -70,6 +70,58 @@ async fn a_wiped_node_is_refused() {
         "wiped-node",
         format!("refused, never voted; with one other node a write fails with: {error}"),
     );
+}
+
+/// A majority has lost its disks. A new cluster of the same addresses would merge its history into what the survivor has.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_survivor_is_not_taken_into_a_new_cluster() {
+    let mut cluster = Cluster::start(3, 1, &[]).await;
+    let client = cluster.client().await;
+    let place = partition(0);
+    client.put(&place, "k", "old").await.unwrap();
+    cluster.wait_caught_up(2).await;
+    cluster.kill(&[0, 1]);
+    for i in [0, 1] {
+        fs::remove_dir_all(&cluster.nodes[i].data).unwrap();
+        cluster.start_node(i);
+        eventually("the node answers", PATIENCE, async || cluster.status(i).await).await;
+    }
+    let request = proto::BootstrapRequest {
+        addresses: cluster.addresses(),
+        shards: 1,
+        replication: 3,
+        cluster_name: "again".into(),
+    };
+    let config = ClientConfig::new([cluster.nodes[0].address.clone()]);
+    let admin = Client::new(config).unwrap();
+    let error = admin.bootstrap(request).await.unwrap_err();
+    assert_eq!(
+        (error.code, error.is_unknown()),
+        (Code::Refused, false),
+        "{error}"
+    );
+    assert!(error.message.contains("exists already"), "{error}");
+    for i in [0, 1] {
+        let status = cluster.status(i).await.unwrap();
+        assert_eq!(
+            (status.cluster_id.as_str(), status.node_id),
+            ("", 0),
+            "it has joined"
+        );
+    }
+    // What the survivor has can still be read.
+    let local = kvsvr_client::GetOptions {
+        mode: ReadMode::Local,
+        revision: 0,
+    };
+    let survivor = cluster
+        .client_of(&[cluster.nodes[2].address.clone()], ReadFrom::Any)
+        .await;
+    let read = eventually("the survivor answers", PATIENCE, async || {
+        survivor.get_with(&place, "k", local).await.ok()
+    })
+    .await;
+    assert_eq!(read.value.unwrap().value, "old");
 }
 
 /// Runs a node that must end by itself.

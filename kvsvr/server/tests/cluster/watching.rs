@@ -186,7 +186,7 @@ async fn watches_have_no_gap_and_no_duplicate() {
 /// What was compacted away is said to be so, and the watch goes on where history begins.
 async fn compacted(cluster: &Cluster, client: &Client, last: u64, all: &[Seen]) -> u64 {
     const KEEP: u64 = 100;
-    let done = client.compact(Some(SHARD), KEEP).await.unwrap();
+    let done = client.compact(Some(SHARD), KEEP, false).await.unwrap();
     assert!(done.errors.is_empty(), "{:?}", done.errors);
     let mut resumed_at = 0;
     for from in [ReadFrom::Leader, ReadFrom::Any, ReadFrom::Any] {

@@ -181,7 +181,7 @@ impl StoreBuilder<TypeConfig, LogStore, Filling, Directory> for Builder {
         let (wal, _) = Wal::open(disk.clone(), options).await.unwrap();
         let engine = Arc::new(MemEngine::new());
         let machine =
-            StateMachine::load(SHARD, engine.clone(), 1 << 20, Metrics::new().shard(SHARD)).unwrap();
+            StateMachine::load(SHARD, engine.clone(), None, 1 << 20, Metrics::new().shard(SHARD)).unwrap();
         let filling = Filling {
             machine,
             engine,

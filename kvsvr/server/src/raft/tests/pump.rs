@@ -19,7 +19,7 @@ use tokio::time::{Instant, timeout};
 
 use super::*;
 use crate::{
-    limits::{MAX_APPEND_BYTES_IN_FLIGHT, MAX_APPENDS_IN_FLIGHT, MIN_APPEND_DEADLINE},
+    limits::{MAX_APPEND_BYTES_IN_FLIGHT, MAX_APPEND_SPREAD, MAX_APPENDS_IN_FLIGHT, MIN_APPEND_DEADLINE},
     metrics::Metrics,
     raft::{
         network::{Network, NetworkFactory, Peers},
@@ -70,6 +70,7 @@ async fn setup(queue: usize, heartbeat: bool) -> Setup {
             transport: wire.clone(),
             cluster_id: "c".into(),
             node_id: 1,
+            store_id: "store-1".into(),
         },
         shard: SHARD,
         snapshots: Arc::new(SnapshotSender::new(
@@ -168,6 +169,7 @@ async fn requests_and_answers_keep_their_order() {
         to_node: 2,
         to_store: "store-2".into(),
         shard: SHARD.0,
+        from_store: "store-1".into(),
     };
     assert_eq!(
         envelopes,
@@ -209,6 +211,25 @@ async fn the_window_is_bounded_in_bytes() {
     assert_eq!(matched(answers.next().await), 0);
     assert!(answers.next().now_or_never().is_none());
     assert_eq!(taken.load(Ordering::Relaxed), 5);
+}
+
+/// openraft would count an answer to the first one for those without entries that follow it.
+#[tokio::test(start_paused = true)]
+async fn nothing_is_sent_long_after_an_unanswered_request() {
+    let mut setup = setup(ENDLESS, false).await;
+    let (later, requests) = futures::channel::mpsc::unbounded();
+    let (mut answers, mut end) = setup.append(requests).await;
+    later.unbounded_send(request(0, 1)).unwrap();
+    assert!(answers.next().now_or_never().is_none());
+    decoded(&mut end).await;
+    tokio::time::advance(MAX_APPEND_SPREAD).await;
+    later.unbounded_send(request(1, 1)).unwrap();
+    assert!(answers.next().now_or_never().is_none());
+    assert!(end.requests.try_recv().is_err());
+    end.answers.send(Ok(answer(0))).await.unwrap();
+    assert_eq!(matched(answers.next().await), 0);
+    assert!(answers.next().now_or_never().is_none());
+    decoded(&mut end).await;
 }
 
 #[tokio::test(start_paused = true)]

@@ -276,6 +276,7 @@ pub(super) async fn transfer(
         transport: wire,
         cluster_id: "c".into(),
         node_id: 1,
+        store_id: "store-1".into(),
     };
     // The factory holds a sender of snapshots, which a transfer does not use.
     let idle = Source::on("idle", source.engine.clone(), Arc::default());
@@ -657,6 +658,7 @@ async fn a_silent_peer_ends_the_transfer() {
             transport: wire,
             cluster_id: "c".into(),
             node_id: 1,
+            store_id: "store-1".into(),
         },
         shard: SHARD,
         snapshots: Arc::new(Source::new("idle", 1).sender),

@@ -1,0 +1,89 @@
+//! The stamps of a shard's entries: the wall clock of whoever leads, never behind what the shard has seen, never standing still.
+//!
+//! A leader whose clock is ahead moves the shard's time ahead. The next leader cannot take it back, or keys would expire before their
+//! time; so it goes on from there at the speed of its monotonic clock until its wall clock has caught up. Otherwise everything that
+//! expires would wait that long.
+
+use std::{sync::Arc, time::Duration};
+
+use kvsvr_core::types::StampMs;
+use parking_lot::Mutex;
+use tokio::time::Instant;
+
+use crate::raft::{apply::Head, runtime::wall_clock_ms};
+
+/// The clock of one shard on one node.
+pub struct StampClock {
+    head: Arc<Head>,
+    last: Mutex<Reading>,
+}
+
+/// A stamp and when it was given.
+#[derive(Clone, Copy)]
+struct Reading {
+    stamp: StampMs,
+    at: Instant,
+}
+
+impl Reading {
+    fn next(self, wall: StampMs, shard: StampMs, at: Instant) -> Reading {
+        let passed = at.saturating_duration_since(self.at);
+        let passed = u64::try_from(passed.as_millis()).unwrap_or(u64::MAX);
+        let running = self.stamp.saturating_add(passed);
+        let stamp = wall.max(shard).max(running);
+        // Where the monotonic clock decides, parts of milliseconds must not get lost.
+        if stamp == running {
+            let at = self.at + Duration::from_millis(passed);
+            return Reading { stamp, at };
+        }
+        Reading { stamp, at }
+    }
+}
+
+impl StampClock {
+    /// The clock of the shard with this applied state.
+    pub fn new(head: Arc<Head>) -> Self {
+        let last = Reading {
+            stamp: 0,
+            at: Instant::now(),
+        };
+        Self {
+            head,
+            last: Mutex::new(last),
+        }
+    }
+
+    /// The present stamp, unix milliseconds.
+    pub fn now(&self) -> StampMs {
+        let mut last = self.last.lock();
+        *last = last.next(wall_clock_ms(), self.head.stamp(), Instant::now());
+        last.stamp
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn time_neither_goes_back_nor_stands_still() {
+        let start = Instant::now();
+        let at = |micros| start + Duration::from_micros(micros);
+        let first = Reading { stamp: 0, at: start };
+        let wall = first.next(1_000, 0, at(0));
+        assert_eq!(wall.stamp, 1_000);
+        // An earlier leader was two hours ahead.
+        let ahead = wall.next(1_000, 7_200_000, at(0));
+        assert_eq!(ahead.stamp, 7_200_000);
+        let mut reading = ahead;
+        for step in 1..=100 {
+            reading = reading.next(1_000, 7_200_000, at(step * 300));
+        }
+        assert_eq!(reading.stamp, 7_200_030, "30 ms in steps of 0.3 ms");
+        // The wall clock takes over again when it has caught up, also after it was set back.
+        let caught_up = reading.next(9_000_000, 7_200_000, at(40_000));
+        assert_eq!(caught_up.stamp, 9_000_000);
+        let set_back = caught_up.next(8_000_000, 9_000_000, at(50_000));
+        assert_eq!(set_back.stamp, 9_000_010);
+    }
+}
