@@ -4,7 +4,7 @@ use std::{fmt, sync::Arc};
 
 use bytes::Bytes;
 use kvsvr_proto::v1::{self, watch_event};
-use tokio::time::Instant;
+use tokio::time::{Instant, timeout_at};
 
 use crate::{
     client::Client,
@@ -255,7 +255,12 @@ impl Client {
             ..v1::WatchRequest::default()
         };
         let from = options.read_from.unwrap_or(self.read_from());
-        let follow = Follow::new(self.core.clone(), place, Source::Watch(request), from, position);
+        let mut follow = Follow::new(self.core.clone(), place, Source::Watch(request), from, position);
+        if position.is_none() {
+            // The first message has no events, it says where the stream begins.
+            let began = timeout_at(deadline, follow.next()).await;
+            began.map_err(|_| Error::definite(Code::Timeout, "no node has begun the watch in time"))??;
+        }
         Ok(Watch {
             follow,
             progress: options.progress,
