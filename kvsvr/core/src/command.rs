@@ -7,6 +7,7 @@ use bytes::Bytes;
 
 use crate::{
     error::Rejection,
+    limits::{PAIR_OVERHEAD, RESULT_OVERHEAD},
     types::{Partition, Revision, StampMs},
 };
 
@@ -289,6 +290,39 @@ pub struct Outcome {
     pub revision: Revision,
     /// What came of it.
     pub result: OutcomeResult,
+}
+
+impl Outcome {
+    /// Bytes that it counts for in the memory of apply.
+    pub(crate) fn bytes(&self) -> usize {
+        match &self.result {
+            OutcomeResult::Txn(txn) => txn
+                .results
+                .iter()
+                .map(|result| RESULT_OVERHEAD + result.pair_bytes())
+                .sum(),
+            OutcomeResult::Rejected(rejection) => rejection.message.len(),
+            _ => 0,
+        }
+    }
+}
+
+impl TxnOpResult {
+    /// Bytes of the pairs in it, each with its overhead.
+    pub(crate) fn pair_bytes(&self) -> usize {
+        match self {
+            TxnOpResult::Get(kv) => kv.as_ref().map_or(0, KeyValue::bytes),
+            TxnOpResult::Range(range) => range.kvs.iter().map(KeyValue::bytes).sum(),
+            _ => 0,
+        }
+    }
+}
+
+impl KeyValue {
+    /// Bytes that the pair counts for in an answer.
+    pub(crate) fn bytes(&self) -> usize {
+        self.key.len() + self.value.len() + PAIR_OVERHEAD
+    }
 }
 
 /// What came of a command.

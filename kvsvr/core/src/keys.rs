@@ -279,10 +279,23 @@ pub fn data_key(shard: ShardId, partition: &Partition, key: &[u8]) -> Bytes {
     out.into()
 }
 
-/// Partition and key of a data key.
-pub fn split_data_key(data_key: &[u8]) -> Result<(Partition, Bytes), Corrupt> {
-    let parts = data_key.get(SHARD_LEN..).and_then(split_suffix);
-    parts.ok_or_else(|| Corrupt::new(place(Cf::Data, data_key), "not a data key"))
+/// Partition and key of a stored data key; they share its buffer.
+pub fn split_data_key(data_key: &Bytes) -> Result<(Partition, Bytes), Corrupt> {
+    match data_key.get(SHARD_LEN..).and_then(split_suffix) {
+        Some(_) => Ok(data_key_parts(data_key)),
+        None => Err(Corrupt::new(place(Cf::Data, data_key), "not a data key")),
+    }
+}
+
+/// Partition and key of a data key, which it must be; they share its buffer. Events live long: they must not hold a whole log entry.
+pub(crate) fn data_key_parts(data_key: &Bytes) -> (Partition, Bytes) {
+    let at = key_at(data_key);
+    let region = [data_key[NAME_AT - 4], data_key[NAME_AT - 3]];
+    let partition = Partition {
+        region: u16::from_be_bytes(region),
+        name: data_key.slice(NAME_AT..at),
+    };
+    (partition, data_key.slice(at..))
 }
 
 /// Bytes before the key in a data key. The data key must be one.

@@ -12,16 +12,29 @@ pub const MAX_TXN_OPS: usize = 1024;
 pub const MAX_COMMAND: usize = 4 << 20;
 /// Bytes of an encoded command: [`MAX_COMMAND`] and what the encoding adds for the largest number of operations.
 pub const MAX_ENCODED_COMMAND: usize = MAX_COMMAND + (256 << 10);
-/// Bytes of keys and values in the answers of one transaction.
+/// Bytes of pairs in the answers of one transaction, each with its overhead.
 pub const MAX_TXN_RESULT_BYTES: usize = MAX_RANGE_BYTES;
 /// Keys in one range answer.
 pub const MAX_RANGE_KEYS: u32 = 10_000;
-/// Bytes of keys and values in one range answer; the last pair may pass it.
+/// Bytes that a pair costs in an answer besides its key and value: its numbers and the encoding.
+pub const PAIR_OVERHEAD: usize = 64;
+/// Bytes of pairs in one range answer, each with its overhead; the last pair may pass it.
 pub const MAX_RANGE_BYTES: usize = 4 << 20;
 /// Keys that one DeleteRange may delete.
 pub const MAX_DELETE_RANGE_KEYS: usize = 10_000;
 /// Bytes of keys, partitions' names counted, that one DeleteRange or the end of one lease may delete: a revision is one message to a watch.
 pub const MAX_DELETED_KEY_BYTES: usize = 4 << 20;
+/// Bytes of stored rows that one command may replace or delete: each becomes a row of the history. `Expire` may pass it by one row.
+pub const MAX_OLD_ROW_BYTES: usize = 32 << 20;
+/// Bytes that the commands of one log entry may gather in memory: rows that they replace or delete, outcomes. Once they have, further
+/// commands on keys in the entry are answered Overloaded; one command may pass it.
+pub const MAX_ENTRY_BYTES: usize = 64 << 20;
+/// Bytes gathered by one call of apply after which it leaves the further entries for the next call.
+pub const APPLY_STOP_BYTES: usize = 64 << 20;
+/// Bytes that a changed key costs in these two besides the row before: its key in five places, its event, its new row's overhead.
+pub const TOUCHED_OVERHEAD: usize = 512;
+/// Bytes that the result of an operation in a transaction costs in these two besides the pairs in it.
+pub const RESULT_OVERHEAD: usize = 128;
 /// Keys and leases removed by one Expire; the leader proposes the next at once.
 pub const MAX_EXPIRE: usize = 1_000;
 /// Milliseconds of the shortest TTL of a lease: keep-alives go through the log.
@@ -30,6 +43,10 @@ pub const MIN_LEASE_TTL_MS: u64 = 500;
 pub const MAX_TTL_MS: u64 = 10 * 365 * 24 * 3600 * 1000;
 /// Keys attached to one lease.
 pub const MAX_LEASE_KEYS: usize = 10_000;
+/// Bytes of stored rows attached to one lease: they are deleted together.
+pub const MAX_LEASE_ROW_BYTES: usize = MAX_OLD_ROW_BYTES;
+/// Rows of leases that are read at a time when a shard is loaded.
+pub const LEASE_LOAD_ROWS: usize = 1_024;
 /// Leases of one shard.
 pub const MAX_LEASES: usize = 65_536;
 /// Outcomes remembered for one session; a client keeps fewer writes in flight.
@@ -66,4 +83,7 @@ const _: () = assert!(MAX_SESSION_WINDOW * REMEMBERED_OVERHEAD < MAX_SESSION_BYT
 const _: () = assert!(MAX_REMEMBERED_OUTCOME < MAX_SESSION_BYTES);
 const _: () = assert!(MAX_SESSION_BYTES < MAX_SESSIONS_BYTES);
 const _: () = assert!(MAX_DELETE_RANGE_KEYS <= MAX_LEASE_KEYS);
+const _: () = assert!(MAX_VALUE + MAX_COMMAND < MAX_OLD_ROW_BYTES);
+const _: () = assert!(MAX_LEASE_ROW_BYTES <= MAX_OLD_ROW_BYTES);
+const _: () = assert!(MAX_OLD_ROW_BYTES + MAX_DELETE_RANGE_KEYS * TOUCHED_OVERHEAD < MAX_ENTRY_BYTES);
 const _: () = assert!(MAX_EXPIRE * (MAX_KEY + MAX_PARTITION_NAME) < 2 * MAX_DELETED_KEY_BYTES);

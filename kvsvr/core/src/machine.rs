@@ -4,6 +4,11 @@
 //! applies more. What must be fast to decide (leases, sessions, consumers) is also held in memory; everything is in the engine, so
 //! [`Machine::load`] continues at any entry. The result does not depend on how entries are split into calls.
 //!
+//! Memory is bounded, whatever the state holds: a command may replace or delete
+//! [`MAX_OLD_ROW_BYTES`](crate::limits::MAX_OLD_ROW_BYTES) of rows; once the commands of an entry have gathered
+//! [`MAX_ENTRY_BYTES`](crate::limits::MAX_ENTRY_BYTES) of such rows and of outcomes, its further commands on keys are answered Overloaded,
+//! which a session does not remember; and [`Machine::apply`] leaves entries for the next call.
+//!
 //! Time is the newest stamp of any entry. The revision grows by one with each command that changes a key: a deletion of nothing, a
 //! transaction without effect, leases, sessions and consumers do not move it. What one command does shares one revision: all of a
 //! transaction, all keys of a revoked lease, all that one `Expire` removes.
@@ -20,6 +25,7 @@ use crate::{
     error::{Corrupt, ErrorCode, Failure, Rejection},
     event::Event,
     keys,
+    limits::{APPLY_STOP_BYTES, MAX_ENTRY_BYTES},
     overlay::Overlay,
     read::{View, shard_head},
     rows::{Head, LogRowBuilder},
@@ -65,7 +71,7 @@ pub enum Payload {
 pub struct Applied {
     /// To be written before anything else is applied. Always holds the new applied position.
     pub batch: WriteBatch,
-    /// For each entry, one outcome for each of its commands.
+    /// For each entry that was applied, one outcome for each of its commands.
     pub replies: Vec<Vec<Outcome>>,
     /// All changes, in order.
     pub events: Vec<Event>,
@@ -73,7 +79,7 @@ pub struct Applied {
     pub revision: Revision,
     /// The oldest revision that can be read.
     pub floor: Revision,
-    /// The last entry's position.
+    /// The position of the last entry that was applied.
     pub applied: LogPosition,
 }
 
@@ -96,6 +102,10 @@ struct Step<'e> {
     log: LogRowBuilder,
     /// Of the present entry.
     index: u64,
+    /// Bytes that the commands of the present entry have gathered: rows that they replace or delete, outcomes.
+    entry_bytes: usize,
+    /// Bytes of all entries: what their commands have gathered, and the commands.
+    bytes: usize,
 }
 
 impl Machine {
@@ -110,10 +120,22 @@ impl Machine {
         })
     }
 
-    /// Applies committed entries, the next ones of the log. The engine must show the state after the batch of the call before.
+    /// Applies committed entries, the next ones of the log: the first one and as many more as fit in
+    /// [`APPLY_STOP_BYTES`](crate::limits::APPLY_STOP_BYTES), one of [`Applied::replies`] for each. Those that are left must be given to the
+    /// next call. The engine must show the state after the batch of the call before.
     ///
     /// After an error the machine must not be used any more.
     pub fn apply(&mut self, engine: &dyn EngineRead, entries: &[Entry]) -> Result<Applied, Corrupt> {
+        self.apply_within(engine, entries, APPLY_STOP_BYTES)
+    }
+
+    /// Like [`Machine::apply`], but leaves the further entries once `max_bytes` are gathered.
+    pub(crate) fn apply_within(
+        &mut self,
+        engine: &dyn EngineRead,
+        entries: &[Entry],
+        max_bytes: usize,
+    ) -> Result<Applied, Corrupt> {
         let overlay = Overlay::new(engine);
         let (events, log) = (Vec::new(), LogRowBuilder::default());
         let mut step = Step {
@@ -122,9 +144,14 @@ impl Machine {
             events,
             log,
             index: 0,
+            entry_bytes: 0,
+            bytes: 0,
         };
         let mut replies = Vec::with_capacity(entries.len());
         for entry in entries {
+            if step.bytes >= max_bytes && !replies.is_empty() {
+                break;
+            }
             self.check_position(entry.position)?;
             self.head.applied = Some(entry.position);
             step.index = entry.position.index;
@@ -165,11 +192,17 @@ impl Machine {
             Payload::Batch(batch) => decode_batch(batch)?,
         };
         self.head.stamp = self.head.stamp.max(batch.stamp);
+        step.entry_bytes = 0;
+        step.bytes += batch.commands.iter().map(Bytes::len).sum::<usize>();
         let outcomes = batch
             .commands
             .iter()
-            .map(|command| self.run(step, command))
-            .collect::<Result<_, _>>()?;
+            .map(|command| {
+                let outcome = self.run(step, command)?;
+                step.spend(outcome.bytes());
+                Ok(outcome)
+            })
+            .collect::<Result<_, Corrupt>>()?;
         self.close_log_row(step);
         self.sessions.finish_entry(step);
         Ok(outcomes)
@@ -218,6 +251,12 @@ impl Machine {
             session,
             op,
         } = command;
+        if gathers(&op) && step.entry_bytes >= MAX_ENTRY_BYTES {
+            let message = format!(
+                "the commands before it in the log entry replace, delete or read {MAX_ENTRY_BYTES} bytes; nothing was applied, try again"
+            );
+            return Err(Rejection::new(ErrorCode::Overloaded, message).into());
+        }
         Ok(match op {
             Op::Put { .. }
             | Op::Delete { .. }
@@ -320,12 +359,33 @@ impl Machine {
     }
 }
 
+/// True if it may gather much memory. The others are small, and a lease must be kept alive whatever else is in the entry.
+fn gathers(op: &Op) -> bool {
+    matches!(
+        op,
+        Op::Put { .. }
+            | Op::Delete { .. }
+            | Op::DeleteRange { .. }
+            | Op::Increment { .. }
+            | Op::Append { .. }
+            | Op::Txn(_)
+            | Op::LeaseRevoke { .. }
+            | Op::Expire { .. }
+    )
+}
+
 /// Nothing was applied and nothing will be: trying the same command again is sound, so it is not remembered.
 fn is_overloaded(outcome: &Outcome) -> bool {
     matches!(&outcome.result, OutcomeResult::Rejected(rejection) if rejection.code == ErrorCode::Overloaded)
 }
 
 impl<'e> Step<'e> {
+    /// Counts what a command has gathered.
+    fn spend(&mut self, bytes: usize) {
+        self.entry_bytes += bytes;
+        self.bytes += bytes;
+    }
+
     /// The state as the commands so far have left it.
     fn view<'a>(&'a self, head: &Head) -> View<'a> {
         View {

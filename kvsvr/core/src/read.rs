@@ -280,13 +280,7 @@ impl ResultBudget {
     }
 
     fn spend(&mut self, result: &TxnOpResult) {
-        let size = |kv: &KeyValue| kv.key.len() + kv.value.len();
-        let bytes = match result {
-            TxnOpResult::Get(kv) => kv.as_ref().map_or(0, size),
-            TxnOpResult::Range(range) => range.kvs.iter().map(size).sum(),
-            _ => 0,
-        };
-        self.0 = self.0.saturating_sub(bytes);
+        self.0 = self.0.saturating_sub(result.pair_bytes());
     }
 }
 

@@ -6,7 +6,6 @@ use bytes::Bytes;
 
 use super::{
     Machine, Step,
-    leases::Attached,
     tx::{Change, Touched, Tx},
 };
 use crate::{
@@ -14,15 +13,24 @@ use crate::{
     error::{ErrorCode, Rejection},
     event::{Event, EventKind},
     keys,
-    limits::{LOG_ROW_BYTES, MAX_DELETED_KEY_BYTES, MAX_LEASE_KEYS},
+    limits::{LOG_ROW_BYTES, MAX_DELETED_KEY_BYTES, MAX_LEASE_KEYS, MAX_LEASE_ROW_BYTES},
     rows::{DataRow, HistRow, MARK},
 };
+
+/// What a command adds to a lease.
+#[derive(Default)]
+struct Growth {
+    keys: usize,
+    key_bytes: usize,
+    /// Less than 0 if its rows become shorter.
+    row_bytes: i64,
+}
 
 impl Machine {
     /// Writes the command's changes, as one revision if there are any, and returns how many keys changed. Deletions become events of
     /// the kind `deleted_as`.
     ///
-    /// Refused, without any effect, if a lease would get too many keys.
+    /// Refused, without any effect, if a lease would get too many keys or too many bytes.
     pub(super) fn commit(
         &mut self,
         step: &mut Step<'_>,
@@ -69,23 +77,25 @@ impl Machine {
         };
         let previous = old.as_ref().map_or(0, |(_, row)| row.mod_rev);
         step.log.push(revision, kind, &partition, &key, previous);
-        let (stored, row) = match new {
-            Change::Put(stored, row) => (Some(stored), Some(row)),
-            Change::Delete | Change::None => (None, None),
+        let new = match new {
+            Change::Put(stored, row) => Some((stored, row)),
+            Change::Delete | Change::None => None,
         };
-        self.move_ends(step, &data_key, old.as_ref().map(|(_, row)| row), row.as_ref());
+        self.move_ends(step, &data_key, old.as_ref(), new.as_ref());
         if let Some((old, _)) = old {
             let superseded = HistRow::encode_stored(revision, &old);
             step.overlay
                 .push_history(keys::hist_key(&data_key, previous), superseded);
         }
-        match stored {
-            Some(stored) => step.overlay.put(Cf::Data, data_key, stored),
-            None => step.overlay.delete(Cf::Data, data_key),
-        }
-        let event = match row {
-            Some(row) => Event::put(partition, key, row),
-            None => Event::deletion(revision, kind, partition, key),
+        let event = match new {
+            Some((stored, row)) => {
+                step.overlay.put(Cf::Data, data_key, stored);
+                Event::put(partition, key, row)
+            }
+            None => {
+                step.overlay.delete(Cf::Data, data_key);
+                Event::deletion(revision, kind, partition, key)
+            }
         };
         self.head.event_bytes += event.size();
         step.events.push(event);
@@ -96,11 +106,16 @@ impl Machine {
         &mut self,
         step: &mut Step<'_>,
         data_key: &Bytes,
-        old: Option<&DataRow>,
-        new: Option<&DataRow>,
+        old: Option<&(Bytes, DataRow)>,
+        new: Option<&(Bytes, DataRow)>,
     ) {
-        let ends = |row: Option<&DataRow>| row.map_or((0, 0), |row| (row.expires_at, row.lease));
-        let ((old_expiry, old_lease), (new_expiry, new_lease)) = (ends(old), ends(new));
+        let ends = |row: Option<&(Bytes, DataRow)>| {
+            row.map_or((0, 0, 0), |(stored, row)| {
+                (row.expires_at, row.lease, stored.len())
+            })
+        };
+        let (old_expiry, old_lease, old_len) = ends(old);
+        let (new_expiry, new_lease, new_len) = ends(new);
         if old_expiry != new_expiry {
             if old_expiry != 0 {
                 step.overlay.delete(Cf::Ttl, keys::ttl_key(data_key, old_expiry));
@@ -110,14 +125,14 @@ impl Machine {
                     .put(Cf::Ttl, keys::ttl_key(data_key, new_expiry), MARK);
             }
         }
+        self.leases.detach(old_lease, data_key, old_len);
+        self.leases.attach(new_lease, data_key, new_len);
         if old_lease != new_lease {
             if old_lease != 0 {
-                self.leases.detach(old_lease, data_key);
                 step.overlay
                     .delete(Cf::State, keys::attached_key(data_key, old_lease));
             }
             if new_lease != 0 {
-                self.leases.attach(new_lease, data_key);
                 step.overlay
                     .put(Cf::State, keys::attached_key(data_key, new_lease), MARK);
             }
@@ -125,24 +140,33 @@ impl Machine {
     }
 
     fn check_lease_keys(&self, tx: &Tx) -> Result<(), Rejection> {
-        let mut more = BTreeMap::<u64, Attached>::new();
+        let mut more = BTreeMap::<u64, Growth>::new();
         for touched in &tx.touched {
-            let Change::Put(_, row) = &touched.new else {
+            let Change::Put(stored, row) = &touched.new else {
                 continue;
             };
-            let before = touched.old.as_ref().map_or(0, |(_, row)| row.lease);
-            if row.lease != 0 && row.lease != before {
-                let more = more.entry(row.lease).or_default();
-                more.keys += 1;
-                more.bytes += touched.data_key.len();
+            if row.lease == 0 {
+                continue;
+            }
+            let more = more.entry(row.lease).or_default();
+            more.row_bytes += stored.len() as i64;
+            match &touched.old {
+                Some((before, old)) if old.lease == row.lease => more.row_bytes -= before.len() as i64,
+                _ => {
+                    more.keys += 1;
+                    more.key_bytes += touched.data_key.len();
+                }
             }
         }
         for (lease, more) in more {
             let has = self.leases.attached(lease);
             let too_much = if has.keys + more.keys > MAX_LEASE_KEYS {
                 format!("{MAX_LEASE_KEYS} keys")
-            } else if has.bytes + more.bytes > MAX_DELETED_KEY_BYTES {
+            } else if has.key_bytes + more.key_bytes > MAX_DELETED_KEY_BYTES {
                 format!("{MAX_DELETED_KEY_BYTES} bytes of keys")
+            } else if more.row_bytes > 0 && has.row_bytes as i64 + more.row_bytes > MAX_LEASE_ROW_BYTES as i64
+            {
+                format!("{MAX_LEASE_ROW_BYTES} bytes of values")
             } else {
                 continue;
             };

@@ -14,7 +14,7 @@ use crate::{
     error::{Corrupt, ErrorCode, Failure, Rejection},
     event::EventKind,
     keys,
-    limits::{MAX_DELETE_RANGE_KEYS, MAX_DELETED_KEY_BYTES},
+    limits::{MAX_DELETE_RANGE_KEYS, MAX_DELETED_KEY_BYTES, MAX_OLD_ROW_BYTES},
     read::{ResultBudget, View, within},
     rows::DataRow,
     types::{Partition, StampMs},
@@ -50,42 +50,43 @@ impl Machine {
             Op::DeleteRange { .. } => Tx::indexed(revision),
             _ => Tx::small(revision),
         };
-        let mut place = Place {
-            step,
-            partition,
-            deletions: MAX_DELETE_RANGE_KEYS,
-            deletion_bytes: MAX_DELETED_KEY_BYTES,
-        };
-        let result = match op {
+        let result = self.write_op(&mut tx, &mut Place::new(step, partition), op);
+        // What is refused was read all the same.
+        step.spend(tx.bytes());
+        let result = result?;
+        self.commit(step, tx, EventKind::Delete)?;
+        Ok(result)
+    }
+
+    fn write_op(&self, tx: &mut Tx, place: &mut Place<'_, '_>, op: Op) -> Result<OutcomeResult, Failure> {
+        Ok(match op {
             Op::Put {
                 key,
                 value,
                 ttl_ms,
                 lease,
             } => {
-                let version = self.put(&mut tx, &mut place, &key, value, ttl_ms, lease)?;
+                let version = self.put(tx, place, &key, value, ttl_ms, lease)?;
                 OutcomeResult::Put { version }
             }
             Op::Delete { key } => OutcomeResult::Delete {
-                deleted: delete(&mut tx, &mut place, &key)?,
+                deleted: delete(tx, place, &key)?,
             },
             Op::DeleteRange { start, end } => OutcomeResult::Delete {
-                deleted: self.delete_range(&mut tx, &mut place, &start, &end)?,
+                deleted: self.delete_range(tx, place, &start, &end)?,
             },
             Op::Increment { key, delta } => OutcomeResult::Increment {
-                value: increment(&mut tx, &mut place, &key, delta)?,
+                value: increment(tx, place, &key, delta)?,
             },
             Op::Append {
                 prefix,
                 value,
                 ttl_ms,
             } => OutcomeResult::Append {
-                seq: self.append(&mut tx, &mut place, &prefix, value, ttl_ms)?,
+                seq: self.append(tx, place, &prefix, value, ttl_ms)?,
             },
             _ => return Err(Corrupt::new("the state machine", "not an operation on a key").into()),
-        };
-        self.commit(step, tx, EventKind::Delete)?;
-        Ok(result)
+        })
     }
 
     /// A transaction: compares on the state before it, then operations that see each other, in one revision or not at all.
@@ -105,23 +106,30 @@ impl Machine {
             step.overlay.settle();
         }
         let mut tx = Tx::indexed(self.head.revision + 1);
+        let results = self.txn_ops(&mut tx, &mut Place::new(step, partition), branch, ops);
+        step.spend(tx.bytes());
+        let results = results?;
+        self.commit(step, tx, EventKind::Delete)?;
+        Ok(TxnResult { succeeded, results })
+    }
+
+    fn txn_ops(
+        &self,
+        tx: &mut Tx,
+        place: &mut Place<'_, '_>,
+        branch: &str,
+        ops: Vec<TxnOp>,
+    ) -> Result<Vec<TxnOpResult>, Failure> {
         let mut budget = ResultBudget::new();
-        let mut place = Place {
-            step,
-            partition,
-            deletions: MAX_DELETE_RANGE_KEYS,
-            deletion_bytes: MAX_DELETED_KEY_BYTES,
-        };
         let mut results = Vec::with_capacity(ops.len());
         for (i, op) in ops.into_iter().enumerate() {
             let result = match op {
-                op if op.is_read() => self.txn_read_op(&tx, &place, &op, &mut budget),
-                op => self.txn_write_op(&mut tx, &mut place, op),
+                op if op.is_read() => self.txn_read_op(tx, place, &op, &mut budget),
+                op => self.txn_write_op(tx, place, op),
             };
             results.push(result.map_err(|failure| within(branch, i, failure))?);
         }
-        self.commit(step, tx, EventKind::Delete)?;
-        Ok(TxnResult { succeeded, results })
+        Ok(results)
     }
 
     /// A read sees what the operations before it did, unless it names a revision (a continuation does): then the state before the
@@ -252,7 +260,7 @@ impl Machine {
             [&prefix, end].concat().into()
         };
         let mut found: Vec<Bytes> = Vec::new();
-        let mut bytes = 0;
+        let (mut bytes, mut row_bytes) = (0, 0);
         let read = TxRead {
             overlay: &place.step.overlay,
             tx,
@@ -264,11 +272,15 @@ impl Machine {
                 end: &last,
                 reverse: false,
             },
-            &mut |data_key, _| {
-                if found.len() > place.deletions || bytes > place.deletion_bytes {
+            &mut |data_key, stored| {
+                if found.len() > place.deletions
+                    || bytes > place.deletion_bytes
+                    || row_bytes > MAX_OLD_ROW_BYTES
+                {
                     return ControlFlow::Break(());
                 }
                 bytes += data_key.len();
+                row_bytes += stored.len();
                 found.push(Bytes::copy_from_slice(&data_key[prefix.len()..]));
                 ControlFlow::Continue(())
             },
@@ -285,6 +297,10 @@ impl Machine {
             );
             return Err(Rejection::new(ErrorCode::Refused, message).into());
         }
+        // Rows that the command itself has written count here too; the others are counted again where they are touched.
+        if row_bytes > MAX_OLD_ROW_BYTES {
+            return Err(too_many_old_bytes().into());
+        }
         for key in &found {
             delete(tx, place, key)?;
         }
@@ -292,6 +308,13 @@ impl Machine {
         place.deletion_bytes -= bytes;
         Ok(found.len() as u64)
     }
+}
+
+fn too_many_old_bytes() -> Rejection {
+    let message = format!(
+        "the values that the command replaces or deletes pass {MAX_OLD_ROW_BYTES} bytes, delete smaller ranges or fewer keys at a time"
+    );
+    Rejection::new(ErrorCode::Refused, message)
 }
 
 /// True if the read is of an older state.
@@ -303,13 +326,27 @@ fn is_pinned(op: &TxnOp) -> bool {
     }
 }
 
-impl Place<'_, '_> {
-    fn touch<'t>(&self, tx: &'t mut Tx, key: &Bytes) -> Result<&'t mut Touched, Corrupt> {
-        tx.touch(self.step.shard, &self.step.overlay, self.partition, key)
+impl<'a, 'e> Place<'a, 'e> {
+    fn new(step: &'a Step<'e>, partition: &'a Partition) -> Self {
+        Self {
+            step,
+            partition,
+            deletions: MAX_DELETE_RANGE_KEYS,
+            deletion_bytes: MAX_DELETED_KEY_BYTES,
+        }
+    }
+
+    /// Refused if the rows that the command replaces or deletes become too many bytes.
+    fn touch<'t>(&self, tx: &'t mut Tx, key: &Bytes) -> Result<&'t mut Touched, Failure> {
+        let at = tx.touch(self.step.shard, &self.step.overlay, self.partition, key)?;
+        if tx.old_bytes > MAX_OLD_ROW_BYTES {
+            return Err(too_many_old_bytes().into());
+        }
+        Ok(&mut tx.touched[at])
     }
 }
 
-fn delete(tx: &mut Tx, place: &mut Place<'_, '_>, key: &Bytes) -> Result<u64, Corrupt> {
+fn delete(tx: &mut Tx, place: &mut Place<'_, '_>, key: &Bytes) -> Result<u64, Failure> {
     let touched = place.touch(tx, key)?;
     let existed = touched.row().is_some();
     touched.new = Change::Delete;
@@ -357,7 +394,7 @@ fn set(touched: &mut Touched, revision: u64, value: Bytes, ends: Ends) -> u64 {
         .row()
         .map_or((revision, 1), |row| (row.create_rev, row.version + 1));
     let Ends { expires_at, lease } = ends;
-    let row = DataRow {
+    let mut row = DataRow {
         create_rev,
         mod_rev: revision,
         version,
@@ -365,6 +402,9 @@ fn set(touched: &mut Touched, revision: u64, value: Bytes, ends: Ends) -> u64 {
         lease,
         value,
     };
-    touched.new = Change::Put(row.encode(), row);
+    let stored = row.encode();
+    // The value came in a whole log entry, which its event must not keep in memory.
+    row.value = stored.slice(stored.len() - row.value.len()..);
+    touched.new = Change::Put(stored, row);
     version
 }

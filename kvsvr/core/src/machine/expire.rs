@@ -1,7 +1,8 @@
 //! Expiry: removes what is due, when the leader proposes it and the entry's stamp agrees.
 //!
 //! The bound is min(up_to, the shard's time), so a leader whose clock is ahead of its own stamps, or an old one that was stalled,
-//! removes nothing before its time. All that one command removes shares one revision.
+//! removes nothing before its time. All that one command removes shares one revision. It is bounded in keys and in bytes, but one key or
+//! one lease may always go.
 
 use std::ops::ControlFlow;
 
@@ -15,7 +16,7 @@ use crate::{
     error::{Corrupt, Failure},
     event::EventKind,
     keys::{self, Due, place},
-    limits::{MAX_DELETED_KEY_BYTES, MAX_EXPIRE},
+    limits::{MAX_DELETED_KEY_BYTES, MAX_EXPIRE, MAX_OLD_ROW_BYTES},
     types::StampMs,
 };
 
@@ -30,15 +31,23 @@ impl Machine {
         let mut tx = Tx::indexed(self.head.revision + 1);
         let mut leases = Vec::new();
         for due in due {
-            if tx.touched.len() >= MAX_EXPIRE || tx.key_bytes >= MAX_DELETED_KEY_BYTES {
+            // A lease is bounded too, but two large ones would be twice as much.
+            let lease_bytes = match due {
+                Due::Lease(id) if !tx.touched.is_empty() => self.leases.attached(id).row_bytes,
+                _ => 0,
+            };
+            if tx.touched.len() >= MAX_EXPIRE
+                || tx.key_bytes >= MAX_DELETED_KEY_BYTES
+                || tx.old_bytes + lease_bytes >= MAX_OLD_ROW_BYTES
+            {
                 more = true;
                 break;
             }
             match due {
                 Due::Key(data_key) => {
                     let parts = data_key.clone();
-                    let touched =
-                        tx.touch_data_key(&step.overlay, data_key, || keys::split_data_key(&parts))?;
+                    let at = tx.touch_data_key(&step.overlay, data_key, keys::split_data_key)?;
+                    let touched = &mut tx.touched[at];
                     if touched.old.as_ref().is_none_or(|(_, row)| row.expires_at == 0) {
                         let what = "a ttl row stands for it, but it does not expire";
                         return Err(Corrupt::new(place(Cf::Data, &parts), what).into());
@@ -52,6 +61,7 @@ impl Machine {
             }
         }
         let ended = leases.len();
+        step.spend(tx.bytes());
         let keys = self.commit(step, tx, EventKind::Expire)?;
         for id in leases {
             self.drop_lease(step, id);

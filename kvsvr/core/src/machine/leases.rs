@@ -1,6 +1,7 @@
 //! Leases and the keys attached to them.
 //!
-//! A lease ends when it is revoked or expires; its keys are then deleted in one revision, as events of the kind `Expire`.
+//! A lease ends when it is revoked or expires; its keys are then deleted in one revision, as events of the kind `Expire`. What that takes
+//! is bounded when a key is attached or its value grows, so that the end of a lease is never refused.
 
 use std::{collections::BTreeMap, ops::ControlFlow};
 
@@ -13,7 +14,7 @@ use crate::{
     error::{Corrupt, ErrorCode, Failure, Rejection},
     event::EventKind,
     keys::{self, Key, place},
-    limits::MAX_LEASES,
+    limits::{LEASE_LOAD_ROWS, MAX_LEASES},
     rows::{LeaseRow, MARK},
     types::ShardId,
 };
@@ -29,7 +30,9 @@ struct Lease {
 pub(super) struct Attached {
     pub(super) keys: usize,
     /// Bytes of their data keys.
-    pub(super) bytes: usize,
+    pub(super) key_bytes: usize,
+    /// Bytes of their rows, as stored.
+    pub(super) row_bytes: usize,
 }
 
 /// The leases of a shard.
@@ -38,27 +41,34 @@ pub(super) struct Leases(BTreeMap<u64, Lease>);
 
 impl Leases {
     pub(super) fn load(shard: ShardId, engine: &dyn EngineRead) -> Result<Self, Corrupt> {
-        let mut leases = BTreeMap::new();
-        let start = keys::lease_key(shard, 0);
+        let mut leases = Self(BTreeMap::new());
+        let mut start = keys::lease_key(shard, 0);
         // Attachments sort after all leases.
         let end = keys::session_key(shard, 0);
-        let mut bad = None;
-        engine.scan(
-            Cf::State,
-            Scan {
+        loop {
+            // An engine may hold a lock during a scan, so other rows are read between two.
+            let mut rows = Vec::<(Bytes, Bytes)>::new();
+            let scan = Scan {
                 start: &start,
                 end: &end,
                 reverse: false,
-            },
-            &mut |key, value| match load_row(&mut leases, key, value) {
-                Ok(()) => ControlFlow::Continue(()),
-                Err(corrupt) => {
-                    bad = Some(corrupt);
+            };
+            engine.scan(Cf::State, scan, &mut |key, value| {
+                rows.push((Bytes::copy_from_slice(key), Bytes::copy_from_slice(value)));
+                if rows.len() < LEASE_LOAD_ROWS {
+                    ControlFlow::Continue(())
+                } else {
                     ControlFlow::Break(())
                 }
-            },
-        )?;
-        bad.map_or(Ok(Self(leases)), Err)
+            })?;
+            for (key, value) in &rows {
+                leases.load_row(engine, key, value)?;
+            }
+            match rows.last() {
+                Some((last, _)) if rows.len() == LEASE_LOAD_ROWS => start = [last, &[0][..]].concat().into(),
+                _ => return Ok(leases),
+            }
+        }
     }
 
     pub(super) fn len(&self) -> usize {
@@ -80,47 +90,45 @@ impl Leases {
             .map_or(Attached::default(), |lease| lease.attached)
     }
 
-    pub(super) fn attach(&mut self, id: u64, data_key: &[u8]) {
+    /// Counts a key with its stored row. Does nothing for lease 0, which is none.
+    pub(super) fn attach(&mut self, id: u64, data_key: &[u8], row_len: usize) {
         if let Some(lease) = self.0.get_mut(&id) {
             lease.attached.keys += 1;
-            lease.attached.bytes += data_key.len();
+            lease.attached.key_bytes += data_key.len();
+            lease.attached.row_bytes += row_len;
         }
     }
 
-    pub(super) fn detach(&mut self, id: u64, data_key: &[u8]) {
+    /// The inverse of [`Leases::attach`].
+    pub(super) fn detach(&mut self, id: u64, data_key: &[u8], row_len: usize) {
         if let Some(lease) = self.0.get_mut(&id) {
             lease.attached.keys -= 1;
-            lease.attached.bytes -= data_key.len();
+            lease.attached.key_bytes -= data_key.len();
+            lease.attached.row_bytes -= row_len;
         }
     }
-}
 
-fn load_row(leases: &mut BTreeMap<u64, Lease>, key: &[u8], value: &[u8]) -> Result<(), Corrupt> {
-    match Key::decode(Cf::State, key)?.1 {
-        Key::Lease(id) => {
-            leases.insert(
-                id,
-                Lease {
-                    row: LeaseRow::decode(key, value)?,
-                    attached: Attached::default(),
-                },
-            );
+    fn load_row(&mut self, engine: &dyn EngineRead, key: &[u8], value: &[u8]) -> Result<(), Corrupt> {
+        match Key::decode(Cf::State, key)?.1 {
+            Key::Lease(id) => {
+                let row = LeaseRow::decode(key, value)?;
+                let attached = Attached::default();
+                self.0.insert(id, Lease { row, attached });
+            }
+            Key::LeaseKey { lease, .. } => {
+                let bad = |what: &str| Corrupt::new(place(Cf::State, key), what);
+                if !self.0.contains_key(&lease) {
+                    return Err(bad("attached to a lease that does not exist"));
+                }
+                let data_key = keys::attached_data_key(key).unwrap_or_default();
+                let stored = engine.get(Cf::Data, &data_key)?;
+                let stored = stored.ok_or_else(|| bad("attached to a lease, but it does not exist"))?;
+                self.attach(lease, &data_key, stored.len());
+            }
+            _ => return Err(Corrupt::new(place(Cf::State, key), "not a row of a lease")),
         }
-        Key::LeaseKey { lease, .. } => match leases.get_mut(&lease) {
-            Some(lease) => {
-                lease.attached.keys += 1;
-                lease.attached.bytes += keys::attached_data_key(key).map_or(0, |data_key| data_key.len());
-            }
-            None => {
-                return Err(Corrupt::new(
-                    place(Cf::State, key),
-                    "attached to a lease that does not exist",
-                ));
-            }
-        },
-        _ => return Err(Corrupt::new(place(Cf::State, key), "not a row of a lease")),
+        Ok(())
     }
-    Ok(())
 }
 
 impl Machine {
@@ -196,6 +204,7 @@ impl Machine {
         let LeaseRow { ttl_ms, .. } = self.leases.find(id)?;
         let mut tx = Tx::indexed(self.head.revision + 1);
         self.delete_lease_keys(step, &mut tx, id)?;
+        step.spend(tx.bytes());
         let deleted = self.commit(step, tx, EventKind::Expire)?;
         self.drop_lease(step, id);
         Ok(OutcomeResult::Lease { id, ttl_ms, deleted })
@@ -217,7 +226,8 @@ impl Machine {
         })?;
         for data_key in attached {
             let parts = data_key.clone();
-            let touched = tx.touch_data_key(&step.overlay, data_key, || keys::split_data_key(&parts))?;
+            let at = tx.touch_data_key(&step.overlay, data_key, keys::split_data_key)?;
+            let touched = &mut tx.touched[at];
             if touched.old.as_ref().is_none_or(|(_, row)| row.lease != id) {
                 return Err(Corrupt::new(
                     place(Cf::Data, &parts),

@@ -42,11 +42,16 @@ proptest! {
     }
 
     #[test]
-    fn splits_and_restarts_change_nothing(log in any_log(25), splits in vec(1..6usize, 1..4), restarts in vec(any::<bool>(), 1..8)) {
+    fn splits_and_restarts_change_nothing(
+        log in any_log(25),
+        splits in vec(1..6usize, 1..4),
+        max_bytes in prop_oneof![Just(usize::MAX), 0..5_000usize],
+        restarts in vec(any::<bool>(), 1..8),
+    ) {
         let (one, other) = (MemEngine::new(), MemEngine::new());
         let (_, replies, events) = log.run(SHARD, &one, &[usize::MAX], |_, _| {});
         let mut restarts = restarts.into_iter().cycle();
-        let (_, same_replies, same_events) = log.run(SHARD, &other, &splits, |engine, machine| {
+        let (_, same_replies, same_events) = log.run_within(SHARD, &other, &splits, max_bytes, |engine, machine| {
             let loaded = Machine::load(SHARD, engine).unwrap();
             assert_eq!(format!("{loaded:?}"), format!("{machine:?}"), "all that is in memory is stored");
             if restarts.next().unwrap() {
@@ -104,6 +109,8 @@ proptest! {
         prop_assert_eq!(shard.machine.applied().unwrap().index, 1);
     }
 }
+
+mod memory;
 
 /// A shard with one engine, driven entry by entry.
 struct Shard {

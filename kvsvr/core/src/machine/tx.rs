@@ -11,6 +11,7 @@ use crate::{
     engine::{Cf, EngineError, EngineRead, Scan, Visit},
     error::Corrupt,
     keys,
+    limits::TOUCHED_OVERHEAD,
     overlay::{Overlay, layer_range, merged_scan},
     rows::DataRow,
     types::{Partition, Revision, ShardId},
@@ -62,6 +63,8 @@ pub(super) struct Tx {
     pub(super) touched: Vec<Touched>,
     /// Bytes of the touched keys, partitions' names counted.
     pub(super) key_bytes: usize,
+    /// Bytes of the rows that they had before the command.
+    pub(super) old_bytes: usize,
     /// Data key -> index in `touched`. Commands that touch one or two different keys go without.
     index: Option<BTreeMap<Bytes, usize>>,
 }
@@ -73,6 +76,7 @@ impl Tx {
             revision,
             touched: Vec::with_capacity(1),
             key_bytes: 0,
+            old_bytes: 0,
             index: None,
         }
     }
@@ -83,8 +87,14 @@ impl Tx {
             revision,
             touched: Vec::new(),
             key_bytes: 0,
+            old_bytes: 0,
             index: Some(BTreeMap::new()),
         }
+    }
+
+    /// Bytes that the command gathers in memory besides what its encoding has and its outcome.
+    pub(super) fn bytes(&self) -> usize {
+        self.old_bytes + self.touched.len() * TOUCHED_OVERHEAD
     }
 
     fn find(&self, data_key: &[u8]) -> Option<usize> {
@@ -97,25 +107,25 @@ impl Tx {
         }
     }
 
-    /// The key's entry, loaded if this is the first touch.
+    /// Where the key's entry is in `touched`; loaded if this is the first touch.
     pub(super) fn touch(
         &mut self,
         shard: ShardId,
         overlay: &Overlay<'_>,
         partition: &Partition,
         key: &Bytes,
-    ) -> Result<&mut Touched, Corrupt> {
+    ) -> Result<usize, Corrupt> {
         let data_key = keys::data_key(shard, partition, key);
-        self.touch_data_key(overlay, data_key, || Ok((partition.clone(), key.clone())))
+        self.touch_data_key(overlay, data_key, |data_key| Ok(keys::data_key_parts(data_key)))
     }
 
-    /// Like [`Tx::touch`], by data key; `parts` gives partition and key at the first touch.
+    /// Like [`Tx::touch`], by data key; `parts` takes it apart at the first touch.
     pub(super) fn touch_data_key(
         &mut self,
         overlay: &Overlay<'_>,
         data_key: Bytes,
-        parts: impl FnOnce() -> Result<(Partition, Bytes), Corrupt>,
-    ) -> Result<&mut Touched, Corrupt> {
+        parts: impl FnOnce(&Bytes) -> Result<(Partition, Bytes), Corrupt>,
+    ) -> Result<usize, Corrupt> {
         let at = match self.find(&data_key) {
             Some(at) => at,
             None => {
@@ -123,11 +133,12 @@ impl Tx {
                 let old = stored
                     .map(|stored| DataRow::decode_at(&data_key, &stored).map(|row| (stored, row)))
                     .transpose()?;
-                let (partition, key) = parts()?;
+                let (partition, key) = parts(&data_key)?;
                 if let Some(index) = &mut self.index {
                     index.insert(data_key.clone(), self.touched.len());
                 }
                 self.key_bytes += data_key.len();
+                self.old_bytes += old.as_ref().map_or(0, |(stored, _)| stored.len());
                 self.touched.push(Touched {
                     data_key,
                     partition,
@@ -138,7 +149,7 @@ impl Tx {
                 self.touched.len() - 1
             }
         };
-        Ok(&mut self.touched[at])
+        Ok(at)
     }
 }
 

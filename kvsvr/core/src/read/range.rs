@@ -75,9 +75,9 @@ impl Page {
         } else {
             Bytes::copy_from_slice(row.value)
         };
-        self.bytes += key.len() + value.len();
-        self.kvs
-            .push(key_value(Bytes::copy_from_slice(key), row.with_value(value)));
+        let kv = key_value(Bytes::copy_from_slice(key), row.with_value(value));
+        self.bytes += kv.bytes();
+        self.kvs.push(kv);
         ControlFlow::Continue(())
     }
 }

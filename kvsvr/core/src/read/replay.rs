@@ -143,10 +143,12 @@ fn event(engine: &dyn EngineRead, shard: ShardId, item: LogItem) -> Result<Event
         key,
         previous: _,
     } = item;
+    let data_key = keys::data_key(shard, &partition, &key);
+    // The log row has many keys: an event must not keep all of it in memory.
+    let (partition, key) = keys::data_key_parts(&data_key);
     if kind != EventKind::Put {
         return Ok(Event::deletion(revision, kind, partition, key));
     }
-    let data_key = keys::data_key(shard, &partition, &key);
     let row = version(engine, &data_key, revision)?;
     Ok(Event::put(partition, key, row))
 }
@@ -166,5 +168,31 @@ fn version(engine: &dyn EngineRead, data_key: &[u8], revision: Revision) -> Resu
             place(Cf::Hist, &key),
             "the change log names this version, but it is missing",
         )),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::mem::MemEngine;
+
+    #[test]
+    fn events_do_not_hold_the_log_row() {
+        let row = Bytes::from_static(b"a name, a key");
+        let item = LogItem {
+            revision: 1,
+            kind: EventKind::Delete,
+            partition: Partition::local(row.slice(..6)),
+            key: row.slice(8..),
+            previous: 0,
+        };
+        let event = event(&MemEngine::new(), ShardId(1), item).unwrap();
+        assert_eq!(
+            (&event.partition.name[..], &event.key[..]),
+            (&b"a name"[..], &b"a key"[..])
+        );
+        for part in [&event.partition.name, &event.key] {
+            assert!(!row.as_ptr_range().contains(&part.as_ptr()));
+        }
     }
 }

@@ -8,7 +8,7 @@ use crate::{
     command::{Command, Op},
     engine::{Engine, WriteBatch},
     event::Event,
-    limits::{MAX_RANGE_KEYS, MAX_REPLAY_SCAN},
+    limits::{MAX_RANGE_KEYS, MAX_REPLAY_SCAN, PAIR_OVERHEAD},
     machine::{Entry, Machine, Payload},
     mem::MemEngine,
     rows::LogRow,
@@ -126,7 +126,8 @@ fn a_range_is_bounded_in_keys_and_bytes() {
             (MAX_RANGE_KEYS as usize, false)
         );
     }
-    let page = view.range(&partition(), &Range::default(), 16).unwrap();
+    let pair = 5 + 10 + PAIR_OVERHEAD;
+    let page = view.range(&partition(), &Range::default(), pair + 1).unwrap();
     assert_eq!(page.kvs.len(), 2, "the last pair may pass the limit");
     let page = view.range(&partition(), &Range::default(), 0).unwrap();
     assert_eq!(page.kvs.len(), 1, "there is always progress");
@@ -137,7 +138,7 @@ fn a_range_is_bounded_in_keys_and_bytes() {
                 keys_only: true,
                 ..Range::default()
             },
-            25,
+            5 * (5 + PAIR_OVERHEAD),
         )
         .unwrap();
     assert_eq!(page.kvs.len(), 5);

@@ -56,7 +56,10 @@ pub fn key(data: &[u8]) {
         assert!(stored >= &start[..] && (end.is_empty() || stored < &end[..]));
     }
     // What is not a key must not be taken apart into one either.
-    let _ = (keys::split_data_key(stored), keys::split_hist_key(stored));
+    let _ = (
+        keys::split_data_key(&Bytes::copy_from_slice(stored)),
+        keys::split_hist_key(stored),
+    );
 }
 
 /// A stored value; the first byte chooses its kind.

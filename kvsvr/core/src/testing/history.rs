@@ -58,6 +58,18 @@ impl Log {
         shard: ShardId,
         engine: &dyn Engine,
         splits: &[usize],
+        between: impl FnMut(&dyn Engine, &mut Machine),
+    ) -> (Machine, Vec<Vec<Outcome>>, Vec<Event>) {
+        self.run_within(shard, engine, splits, usize::MAX, between)
+    }
+
+    /// Like [`Log::run`], in calls that leave further entries once they have gathered `max_bytes`.
+    pub fn run_within(
+        &self,
+        shard: ShardId,
+        engine: &dyn Engine,
+        splits: &[usize],
+        max_bytes: usize,
         mut between: impl FnMut(&dyn Engine, &mut Machine),
     ) -> (Machine, Vec<Vec<Outcome>>, Vec<Event>) {
         let mut machine = Machine::load(shard, engine).expect("the engine is sound");
@@ -68,9 +80,10 @@ impl Log {
             if rest.is_empty() {
                 break;
             }
-            let (now, later) = rest.split_at(split.clamp(1, rest.len()));
-            rest = later;
-            let applied = machine.apply(engine, now).expect("the engine is sound");
+            let now = &rest[..split.clamp(1, rest.len())];
+            let applied = machine.apply_within(engine, now, max_bytes);
+            let applied = applied.expect("the engine is sound");
+            rest = &rest[applied.replies.len()..];
             engine.write(applied.batch).expect("the engine works");
             replies.extend(applied.replies);
             events.extend(applied.events);

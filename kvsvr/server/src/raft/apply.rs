@@ -1,7 +1,7 @@
 //! openraft's state machine on kvsvr-core's [`Machine`] and the engine.
 //!
-//! All entries at hand become one engine batch. The order after it is fixed: engine (with the row cache), then the change log's
-//! subscribers, then the published head, then the replies; so whoever sees a reply or a head also sees the data.
+//! All entries at hand become one engine batch, or several if they touch so much that the machine takes only some at a time. The order
+//! after each is fixed: engine (with the row cache), then the change log's subscribers, then the published head, then the replies; so whoever sees a reply or a head also sees the data.
 
 use std::{
     io,
@@ -181,6 +181,21 @@ impl StateMachine {
     }
 
     fn apply_batch(&self, entries: &[CoreEntry], responders: Vec<Option<Responder>>) -> io::Result<()> {
+        let mut responders = responders.into_iter();
+        let mut rest = entries;
+        while !rest.is_empty() {
+            let taken = self.apply_some(rest, &mut responders)?;
+            rest = &rest[taken..];
+        }
+        Ok(())
+    }
+
+    /// Applies the first entries, as many as the machine takes at a time, and returns how many those were.
+    fn apply_some(
+        &self,
+        entries: &[CoreEntry],
+        responders: &mut impl Iterator<Item = Option<Responder>>,
+    ) -> io::Result<usize> {
         let started = Instant::now();
         let shared = &*self.shared;
         let mut machine = shared.machine.lock();
@@ -199,7 +214,9 @@ impl StateMachine {
         shared.hub.publish(applied.revision, applied.events.into());
         shared.head.publish(&machine);
         drop(machine);
+        let taken = applied.replies.len();
         let mut commands = 0;
+        // The replies come first in the zip: it must not take the responder of an entry that is left.
         for (replies, responder) in applied.replies.into_iter().zip(responders) {
             commands += replies.len();
             if let Some(responder) = responder {
@@ -207,7 +224,7 @@ impl StateMachine {
             }
         }
         shared.metrics.applied(commands, started.elapsed());
-        Ok(())
+        Ok(taken)
     }
 
     fn durable_meta(&self) -> io::Result<Option<of::SnapshotMetaOf<TypeConfig>>> {
