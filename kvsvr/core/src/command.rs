@@ -200,7 +200,7 @@ pub struct Range {
     pub keys_only: bool,
     /// The state at this revision; `None` = the newest. (Encoded, 0 is the newest: revision 0, the empty state, cannot be asked for.)
     pub revision: Option<Revision>,
-    /// From the answer before: go on after its last key, at its revision.
+    /// From the answer before: go on where it ended, at its revision.
     pub continuation: Bytes,
 }
 
@@ -419,7 +419,7 @@ pub enum TxnOpResult {
 /// The answer of a range read.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct RangeResult {
-    /// In the order of the range.
+    /// In the order of the range; fewer than asked for, even none, if there is more but the server has looked at much already.
     pub kvs: Vec<KeyValue>,
     /// Not empty if there is more: to be given with the same start and end for the next page.
     pub continuation: Bytes,

@@ -20,6 +20,16 @@ pub const MAX_RANGE_KEYS: u32 = 10_000;
 pub const PAIR_OVERHEAD: usize = 64;
 /// Bytes of pairs in one range answer, each with its overhead; the last pair may pass it.
 pub const MAX_RANGE_BYTES: usize = 4 << 20;
+/// Bytes of stored rows that one page of a range, or all ranges of a transaction, may look at; the last row may pass it.
+pub const MAX_RANGE_SCAN_BYTES: usize = 32 << 20;
+/// Rows that are not visible at the revision that one page, or all ranges of a transaction, may look at; those of one key may pass it.
+pub const MAX_RANGE_SKIPS: usize = 65_536;
+/// Versions of one key that a range of an older state steps over before it seeks.
+pub const RANGE_SEEK_VERSIONS: usize = 16;
+/// Rows that a range of an older state reads ahead from one column family.
+pub const RANGE_CHUNK_ROWS: usize = 128;
+/// Bytes of rows that it reads ahead; the last row may pass it.
+pub const RANGE_CHUNK_BYTES: usize = 1 << 20;
 /// Keys that one DeleteRange may delete.
 pub const MAX_DELETE_RANGE_KEYS: usize = 10_000;
 /// Bytes of keys, partitions' names counted, that one DeleteRange or the end of one lease may delete: a revision is one message to a watch.
@@ -79,6 +89,7 @@ pub const EVENT_OVERHEAD: u64 = 32;
 const _: () = assert!(MAX_VALUE + MAX_KEY < MAX_COMMAND);
 const _: () = assert!(MAX_VALUE <= MAX_RANGE_BYTES);
 const _: () = assert!(MAX_VALUE <= MAX_TXN_RESULT_BYTES);
+const _: () = assert!(MAX_RANGE_BYTES + MAX_VALUE < MAX_RANGE_SCAN_BYTES && RANGE_SEEK_VERSIONS > 0);
 const _: () = assert!(MAX_SESSION_WINDOW * REMEMBERED_OVERHEAD < MAX_SESSION_BYTES);
 const _: () = assert!(MAX_REMEMBERED_OUTCOME < MAX_SESSION_BYTES);
 const _: () = assert!(MAX_SESSION_BYTES < MAX_SESSIONS_BYTES);

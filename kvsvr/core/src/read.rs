@@ -18,15 +18,17 @@ use crate::{
     engine::{Cf, EngineRead, Scan},
     error::{Corrupt, ErrorCode, Failure, Rejection},
     keys,
-    limits::{MAX_RANGE_BYTES, MAX_TXN_RESULT_BYTES},
+    limits::{MAX_RANGE_BYTES, MAX_RANGE_SCAN_BYTES, MAX_RANGE_SKIPS, MAX_TXN_RESULT_BYTES},
     rows::{DataRow, HistRow},
     types::{Partition, Revision, ShardId},
 };
 
+mod older;
 mod range;
 mod replay;
 
 pub use crate::rows::Head;
+pub(crate) use range::ScanBudget;
 pub(crate) use replay::row_of;
 pub use replay::{Replay, replay};
 
@@ -165,6 +167,15 @@ impl<'a> View<'a> {
 
     /// The version in history that is visible at `at`.
     fn older_row(&self, data_key: &[u8], at: Revision) -> Result<Option<DataRow>, Corrupt> {
+        let Some((key, stored)) = self.older_stored(data_key, at)? else {
+            return Ok(None);
+        };
+        let HistRow { superseded_at, row } = HistRow::decode(&key, &stored)?;
+        Ok((superseded_at > at).then_some(row))
+    }
+
+    /// The newest version in history that is not newer than `at`: history key and stored row.
+    fn older_stored(&self, data_key: &[u8], at: Revision) -> Result<Option<(Bytes, Bytes)>, Corrupt> {
         let start = keys::hist_key(data_key, at);
         let end = keys::prefix_end(&keys::hist_prefix(data_key));
         let mut found = None;
@@ -177,11 +188,7 @@ impl<'a> View<'a> {
             found = Some((Bytes::copy_from_slice(key), Bytes::copy_from_slice(value)));
             std::ops::ControlFlow::Break(())
         })?;
-        let Some((key, stored)) = found else {
-            return Ok(None);
-        };
-        let HistRow { superseded_at, row } = HistRow::decode(&key, &stored)?;
-        Ok((superseded_at > at).then_some(row))
+        Ok(found)
     }
 
     /// Whether a condition holds.
@@ -240,10 +247,12 @@ impl<'a> View<'a> {
         op: &TxnOp,
         budget: &mut ResultBudget,
     ) -> Result<TxnOpResult, Failure> {
-        let left = budget.left()?;
+        budget.check()?;
         let result = match op {
             TxnOp::Get { key, revision } => TxnOpResult::Get(self.get(partition, key, *revision)?),
-            TxnOp::Range(range) => TxnOpResult::Range(self.range(partition, range, left)?),
+            TxnOp::Range(range) => {
+                TxnOpResult::Range(self.range_within(partition, range, budget.bytes, &mut budget.scan)?)
+            }
             _ => return Err(Rejection::invalid("a transaction that is read must not write").into()),
         };
         budget.spend(&result);
@@ -259,28 +268,36 @@ pub(crate) fn within(branch: &str, index: usize, failure: Failure) -> Failure {
     }
 }
 
-/// Bounds the answers of one transaction.
-pub(crate) struct ResultBudget(usize);
+/// Bounds the answers of one transaction, and what its ranges look at. Like a page, the last answer may pass it.
+pub(crate) struct ResultBudget {
+    bytes: usize,
+    scan: ScanBudget,
+}
 
 impl ResultBudget {
     pub(crate) fn new() -> Self {
-        Self(MAX_TXN_RESULT_BYTES)
-    }
-
-    fn left(&self) -> Result<usize, Rejection> {
-        match self.0 {
-            0 => Err(Rejection::new(
-                ErrorCode::Refused,
-                format!(
-                    "the answers of the transaction pass {MAX_TXN_RESULT_BYTES} bytes, read less in one transaction"
-                ),
-            )),
-            left => Ok(left),
+        Self {
+            bytes: MAX_TXN_RESULT_BYTES,
+            scan: ScanBudget::new(),
         }
     }
 
+    fn check(&self) -> Result<(), Rejection> {
+        let what = if self.bytes == 0 {
+            format!("the answers of the transaction pass {MAX_TXN_RESULT_BYTES} bytes")
+        } else if self.scan.is_spent() {
+            format!(
+                "the ranges of the transaction look at more than {MAX_RANGE_SCAN_BYTES} bytes or {MAX_RANGE_SKIPS} old versions"
+            )
+        } else {
+            return Ok(());
+        };
+        let message = format!("{what}, read less in one transaction");
+        Err(Rejection::new(ErrorCode::Refused, message))
+    }
+
     fn spend(&mut self, result: &TxnOpResult) {
-        self.0 = self.0.saturating_sub(result.pair_bytes());
+        self.bytes = self.bytes.saturating_sub(result.pair_bytes());
     }
 }
 

@@ -1,12 +1,13 @@
 //! Range reads.
 //!
-//! At the newest revision a range is one scan of `data`. At an older one it is a merge of `data` and `hist`, which both are ordered by
-//! key; each is read in bounded chunks. The cost of the latter grows with the versions kept in the range.
+//! At the newest revision a range is one scan of `data`; at an older one it is a merge, see [`older`](super::older). A page also ends when
+//! it has looked at too much, see [`ScanBudget`]: it may then be short, or even empty, though there is more.
 //!
-//! A continuation is `version byte 1, revision u64, last key`. It pins the revision of the first page, so that all pages are of one state;
+//! A continuation is `version byte 1, revision u64, last key`: the page has all that is visible up to that key, which may itself not be
+//! visible. It pins the revision of the first page, so that all pages are of one state;
 //! when that revision is compacted meanwhile, the next page is refused with `Compacted` and the range must be read anew.
 
-use std::{collections::VecDeque, ops::ControlFlow};
+use std::ops::ControlFlow;
 
 use bytes::{BufMut, Bytes, BytesMut};
 
@@ -16,34 +17,65 @@ use crate::{
     engine::{Cf, Scan},
     error::{Corrupt, Failure, Rejection},
     keys::{self, place},
-    limits::MAX_RANGE_KEYS,
-    rows::{DataRef, HistRow},
+    limits::{MAX_RANGE_KEYS, MAX_RANGE_SCAN_BYTES, MAX_RANGE_SKIPS, RANGE_SEEK_VERSIONS},
+    rows::DataRef,
     types::{Partition, Revision},
     wire::Reader,
 };
 
 const CONTINUATION_VERSION: u8 = 1;
-/// Rows and bytes that a merge reads ahead from one column family.
-const CHUNK_ROWS: usize = 128;
-const CHUNK_BYTES: usize = 1 << 20;
 
 /// What to scan: data keys in [lower, upper), at a revision.
-struct Bounds {
+pub(super) struct Bounds {
     /// Bytes of the data key before the key.
-    prefix: usize,
-    lower: Bytes,
-    upper: Bytes,
-    at: Revision,
+    pub(super) prefix: usize,
+    pub(super) lower: Bytes,
+    pub(super) upper: Bytes,
+    pub(super) at: Revision,
+}
+
+/// What a range, or all ranges of a transaction, may look at: an answer of few bytes can be much work. A page looks at one key at least.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct ScanBudget {
+    /// Bytes of stored rows.
+    pub(crate) bytes: usize,
+    /// Rows that are not visible.
+    pub(crate) skips: usize,
+    /// Versions of one key that are stepped over before the scan seeks.
+    pub(crate) versions: usize,
+}
+
+impl ScanBudget {
+    pub(crate) fn new() -> Self {
+        Self {
+            bytes: MAX_RANGE_SCAN_BYTES,
+            skips: MAX_RANGE_SKIPS,
+            versions: RANGE_SEEK_VERSIONS,
+        }
+    }
+
+    pub(crate) fn is_spent(&self) -> bool {
+        self.bytes == 0 || self.skips == 0
+    }
+
+    /// Counts a row that was looked at.
+    pub(super) fn spend(&mut self, stored: &[u8], visible: bool) {
+        self.bytes = self.bytes.saturating_sub(stored.len());
+        if !visible {
+            self.skips = self.skips.saturating_sub(1);
+        }
+    }
 }
 
 /// An answer in the making.
-struct Page {
+pub(super) struct Page {
     limit: usize,
     max_bytes: usize,
     keys_only: bool,
     kvs: Vec<KeyValue>,
     bytes: usize,
-    more: bool,
+    /// If there is more: the key after which the next page goes on.
+    pub(super) more: Option<Bytes>,
 }
 
 impl Page {
@@ -60,15 +92,14 @@ impl Page {
             keys_only,
             kvs: Vec::new(),
             bytes: 0,
-            more: false,
+            more: None,
         }
     }
 
     /// Takes the next pair, unless the page is full: then there is more.
-    fn add(&mut self, key: &[u8], row: DataRef<'_>) -> ControlFlow<()> {
+    pub(super) fn add(&mut self, key: &[u8], row: DataRef<'_>) -> ControlFlow<()> {
         if self.kvs.len() >= self.limit || (self.bytes >= self.max_bytes && !self.kvs.is_empty()) {
-            self.more = true;
-            return ControlFlow::Break(());
+            return self.end();
         }
         let value = if self.keys_only {
             Bytes::new()
@@ -80,30 +111,46 @@ impl Page {
         self.kvs.push(kv);
         ControlFlow::Continue(())
     }
+
+    /// Ends the page after its last pair.
+    fn end(&mut self) -> ControlFlow<()> {
+        self.more = self.kvs.last().map(|kv| kv.key.clone());
+        ControlFlow::Break(())
+    }
 }
 
 impl View<'_> {
-    /// Reads a range, at most `max_bytes` of keys and values (but one pair at least). Keys are in ascending order, or descending
-    /// with `reverse`. If there is more, the answer has a continuation.
+    /// Reads a range, at most `max_bytes` of pairs (the last may pass it). Keys are in ascending order, or descending with `reverse`. If
+    /// there is more, the answer has a continuation; it may then have fewer pairs than asked for, even none.
     pub fn range(
         &self,
         partition: &Partition,
         range: &Range,
         max_bytes: usize,
     ) -> Result<RangeResult, Failure> {
+        self.range_within(partition, range, max_bytes, &mut ScanBudget::new())
+    }
+
+    /// Like [`View::range`], with what it may look at.
+    pub(crate) fn range_within(
+        &self,
+        partition: &Partition,
+        range: &Range,
+        max_bytes: usize,
+        budget: &mut ScanBudget,
+    ) -> Result<RangeResult, Failure> {
         let bounds = self.bounds(partition, range)?;
         let mut page = Page::new(range, max_bytes);
         if bounds.lower < bounds.upper || bounds.upper.is_empty() {
             if bounds.at == self.revision {
-                self.scan_newest(&bounds, range.reverse, &mut page)?;
+                self.scan_newest(&bounds, range.reverse, &mut page, budget)?;
             } else {
-                self.scan_older(&bounds, range.reverse, &mut page)?;
+                self.scan_older(&bounds, range.reverse, &mut page, budget)?;
             }
         }
-        let continuation = match page.kvs.last() {
-            Some(last) if page.more => encode_continuation(bounds.at, &last.key),
-            _ => Bytes::new(),
-        };
+        let continuation = page
+            .more
+            .map_or(Bytes::new(), |last| encode_continuation(bounds.at, &last));
         Ok(RangeResult {
             kvs: page.kvs,
             continuation,
@@ -136,7 +183,13 @@ impl View<'_> {
         })
     }
 
-    fn scan_newest(&self, bounds: &Bounds, reverse: bool, page: &mut Page) -> Result<(), Corrupt> {
+    fn scan_newest(
+        &self,
+        bounds: &Bounds,
+        reverse: bool,
+        page: &mut Page,
+        budget: &mut ScanBudget,
+    ) -> Result<(), Corrupt> {
         let mut bad = None;
         let scan = Scan {
             start: &bounds.lower,
@@ -145,7 +198,11 @@ impl View<'_> {
         };
         self.engine
             .scan(Cf::Data, scan, &mut |key, value| match DataRef::read(value) {
-                Some(row) => page.add(&key[bounds.prefix..], row),
+                Some(_) if budget.is_spent() && !page.kvs.is_empty() => page.end(),
+                Some(row) => {
+                    budget.spend(value, true);
+                    page.add(&key[bounds.prefix..], row)
+                }
                 None => {
                     bad = Some(undecodable(Cf::Data, key));
                     ControlFlow::Break(())
@@ -153,129 +210,10 @@ impl View<'_> {
             })?;
         bad.map_or(Ok(()), Err)
     }
-
-    fn scan_older(&self, bounds: &Bounds, reverse: bool, page: &mut Page) -> Result<(), Corrupt> {
-        let mut data = Chunks::new(Cf::Data, bounds.lower.clone(), bounds.upper.clone(), reverse);
-        let (first, end) = hist_bounds(bounds);
-        let mut hist = Chunks::new(Cf::Hist, first, end, reverse);
-        loop {
-            data.fill(self, bounds)?;
-            hist.fill(self, bounds)?;
-            let from_data = match (data.rows.front(), hist.rows.front()) {
-                (None, None) => return Ok(()),
-                (Some(_), None) => true,
-                (None, Some(_)) => false,
-                // A key is visible in one of them only: its versions do not overlap.
-                (Some((a, _)), Some((b, _))) => (a < b) != reverse,
-            };
-            let rows = if from_data { &mut data.rows } else { &mut hist.rows };
-            let Some((key, stored)) = rows.pop_front() else {
-                return Ok(());
-            };
-            let row = DataRef::read(&stored).ok_or_else(|| undecodable(Cf::Hist, &key))?;
-            if page.add(&key[bounds.prefix..], row).is_break() {
-                return Ok(());
-            }
-        }
-    }
 }
 
-fn hist_bounds(bounds: &Bounds) -> (Bytes, Bytes) {
-    let upper = &bounds.upper;
-    // The end of the partition is no data key, but is the same in both column families.
-    let inside = upper.starts_with(&bounds.lower[..bounds.prefix]);
-    (
-        keys::hist_bound(&bounds.lower),
-        if inside {
-            keys::hist_bound(upper)
-        } else {
-            upper.clone()
-        },
-    )
-}
-
-fn undecodable(cf: Cf, key: &[u8]) -> Corrupt {
+pub(super) fn undecodable(cf: Cf, key: &[u8]) -> Corrupt {
     Corrupt::new(place(cf, key), "the value does not decode")
-}
-
-/// The visible rows of a column family, a chunk at a time: data key and stored data row.
-struct Chunks {
-    cf: Cf,
-    lower: Bytes,
-    upper: Bytes,
-    reverse: bool,
-    rows: VecDeque<(Bytes, Bytes)>,
-    done: bool,
-}
-
-impl Chunks {
-    fn new(cf: Cf, lower: Bytes, upper: Bytes, reverse: bool) -> Self {
-        Self {
-            cf,
-            lower,
-            upper,
-            reverse,
-            rows: VecDeque::new(),
-            done: false,
-        }
-    }
-
-    fn fill(&mut self, view: &View<'_>, bounds: &Bounds) -> Result<(), Corrupt> {
-        if self.done || !self.rows.is_empty() {
-            return Ok(());
-        }
-        let (rows, cf, at) = (&mut self.rows, self.cf, bounds.at);
-        let mut bytes = 0;
-        let mut last = None;
-        let mut bad = None;
-        let scan = Scan {
-            start: &self.lower,
-            end: &self.upper,
-            reverse: self.reverse,
-        };
-        view.engine.scan(cf, scan, &mut |key, value| {
-            match visible(cf, key, value, at) {
-                Some(Some((data_key, row))) => {
-                    bytes += row.len();
-                    rows.push_back((data_key, Bytes::copy_from_slice(row)));
-                }
-                Some(None) => {}
-                None => {
-                    bad = Some(undecodable(cf, key));
-                    return ControlFlow::Break(());
-                }
-            }
-            if rows.len() >= CHUNK_ROWS || bytes >= CHUNK_BYTES {
-                last = Some(Bytes::copy_from_slice(key));
-                return ControlFlow::Break(());
-            }
-            ControlFlow::Continue(())
-        })?;
-        if let Some(bad) = bad {
-            return Err(bad);
-        }
-        match last {
-            None => self.done = true,
-            Some(last) if self.reverse => self.upper = last,
-            Some(last) => self.lower = [&last[..], &[0]].concat().into(),
-        }
-        Ok(())
-    }
-}
-
-/// Data key and stored data row, if the version is visible at the revision. The outer `None`: it does not decode.
-#[expect(
-    clippy::option_option,
-    reason = "the outer is the decoder's, the inner the answer"
-)]
-fn visible<'v>(cf: Cf, key: &[u8], value: &'v [u8], at: Revision) -> Option<Option<(Bytes, &'v [u8])>> {
-    if cf == Cf::Data {
-        let row = DataRef::read(value)?;
-        return Some((row.mod_rev <= at).then(|| (Bytes::copy_from_slice(key), value)));
-    }
-    let (data_key, mod_rev) = keys::split_hist_key(key)?;
-    let (superseded_at, stored) = HistRow::split(value)?;
-    Some((mod_rev <= at && at < superseded_at).then(|| (data_key.into(), stored)))
 }
 
 fn encode_continuation(revision: Revision, last: &[u8]) -> Bytes {

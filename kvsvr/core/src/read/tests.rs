@@ -8,7 +8,7 @@ use crate::{
     command::{Command, Op},
     engine::{Engine, WriteBatch},
     event::Event,
-    limits::{MAX_RANGE_KEYS, MAX_REPLAY_SCAN, PAIR_OVERHEAD},
+    limits::{MAX_RANGE_KEYS, MAX_REPLAY_SCAN, MAX_VALUE, PAIR_OVERHEAD, RANGE_SEEK_VERSIONS},
     machine::{Entry, Machine, Payload},
     mem::MemEngine,
     rows::LogRow,
@@ -142,6 +142,156 @@ fn a_range_is_bounded_in_keys_and_bytes() {
         )
         .unwrap();
     assert_eq!(page.kvs.len(), 5);
+}
+
+/// A shard at revision 2 with the given newest versions, all written by the second change but the first key.
+fn rows(n: usize, value_len: usize) -> MemEngine {
+    let engine = MemEngine::new();
+    let mut batch = WriteBatch::default();
+    for i in 0..n {
+        let revision = if i == 0 { 1 } else { 2 };
+        let row = DataRow {
+            create_rev: revision,
+            mod_rev: revision,
+            version: 1,
+            expires_at: 0,
+            lease: 0,
+            value: vec![7; value_len].into(),
+        };
+        batch.put(
+            Cf::Data,
+            keys::data_key(SHARD, &partition(), &key(i)),
+            row.encode(),
+        );
+    }
+    let head = Head {
+        revision: 2,
+        ..Head::default()
+    };
+    batch.put(Cf::State, keys::head_key(SHARD), head.encode());
+    engine.write(batch).unwrap();
+    engine
+}
+
+#[test]
+fn a_page_looks_at_a_bounded_number_of_bytes() {
+    let fits = MAX_RANGE_SCAN_BYTES / MAX_VALUE;
+    let engine = rows(fits + 3, MAX_VALUE);
+    for revision in [None, Some(2)] {
+        let mut wanted = Range {
+            keys_only: true,
+            revision,
+            ..Range::default()
+        };
+        let page = range(&engine, SHARD, &partition(), &wanted).unwrap();
+        assert_eq!((page.kvs.len(), page.continuation.is_empty()), (fits, false));
+        wanted.continuation = page.continuation;
+        let page = range(&engine, SHARD, &partition(), &wanted).unwrap();
+        assert_eq!((page.kvs.len(), page.continuation.is_empty()), (3, true));
+    }
+}
+
+#[test]
+fn a_page_that_finds_little_ends_too() {
+    let engine = rows(MAX_RANGE_SKIPS + 3, 0);
+    for (reverse, found) in [(false, [1, 0]), (true, [0, 1])] {
+        let mut wanted = Range {
+            reverse,
+            revision: Some(1),
+            ..Range::default()
+        };
+        let page = range(&engine, SHARD, &partition(), &wanted).unwrap();
+        assert_eq!((page.kvs.len(), page.continuation.is_empty()), (found[0], false));
+        wanted.continuation = page.continuation;
+        let page = range(&engine, SHARD, &partition(), &wanted).unwrap();
+        assert_eq!((page.kvs.len(), page.continuation.is_empty()), (found[1], true));
+    }
+}
+
+/// Counts the rows that scans show.
+struct Counting<'e>(&'e MemEngine, std::cell::Cell<usize>);
+
+impl EngineRead for Counting<'_> {
+    fn get(&self, cf: Cf, key: &[u8]) -> Result<Option<Bytes>, crate::engine::EngineError> {
+        self.0.get(cf, key)
+    }
+
+    fn scan(
+        &self,
+        cf: Cf,
+        range: Scan<'_>,
+        visit: crate::engine::Visit<'_>,
+    ) -> Result<(), crate::engine::EngineError> {
+        self.0.scan(cf, range, &mut |key, value| {
+            self.1.set(self.1.get() + 1);
+            visit(key, value)
+        })
+    }
+}
+
+#[test]
+fn many_versions_of_a_key_cost_a_range_a_few_seeks() {
+    let engine = MemEngine::new();
+    filled(SHARD, &engine, 3, 250);
+    let counting = Counting(&engine, std::cell::Cell::new(0));
+    let view = View::load(&counting, SHARD).unwrap();
+    for round in [0, 1, 10, 125, 240, 249] {
+        for reverse in [false, true] {
+            let range = Range {
+                revision: Some(3 * (u64::from(round) + 1)),
+                reverse,
+                ..Range::default()
+            };
+            counting.1.set(0);
+            let mut found = all_keys(&view, &range, usize::MAX);
+            found.sort();
+            assert_eq!(found, [0, 1, 2].map(|i| (key(i), round)), "reverse {reverse}");
+            let seen = counting.1.get();
+            assert!(seen <= 3 * 2 * (RANGE_SEEK_VERSIONS + 1) + 3, "{seen} rows");
+        }
+    }
+}
+
+fn ranges(n: usize, keys_only: bool) -> Txn {
+    let range = Range {
+        keys_only,
+        ..Range::default()
+    };
+    Txn {
+        then_ops: vec![TxnOp::Range(range); n],
+        ..Txn::default()
+    }
+}
+
+fn code(result: Result<TxnResult, Failure>) -> Option<ErrorCode> {
+    match result {
+        Err(Failure::Rejected(rejection)) => Some(rejection.code),
+        _ => None,
+    }
+}
+
+#[test]
+fn pairs_without_values_count_in_the_answers_of_a_transaction() {
+    let n = 1_000;
+    let engine = rows(n, 0);
+    let fits = MAX_TXN_RESULT_BYTES.div_ceil(n * (5 + PAIR_OVERHEAD));
+    let read = |n| txn_read(&engine, SHARD, &partition(), &ranges(n, true));
+    assert_eq!(code(read(fits)), None);
+    assert_eq!(code(read(fits + 1)), Some(ErrorCode::Refused));
+}
+
+#[test]
+fn the_ranges_of_a_transaction_share_what_they_may_look_at() {
+    let engine = rows(20, MAX_VALUE);
+    let read = |n| txn_read(&engine, SHARD, &partition(), &ranges(n, true));
+    let results = read(2).unwrap().results;
+    let page = |i: usize| match &results[i] {
+        TxnOpResult::Range(page) => (page.kvs.len(), page.continuation.is_empty()),
+        other => panic!("{other:?}"),
+    };
+    // What is not there is not passed over in silence.
+    assert_eq!((page(0), page(1)), ((20, true), (12, false)));
+    assert_eq!(code(read(3)), Some(ErrorCode::Refused));
 }
 
 #[test]

@@ -10,8 +10,8 @@ use crate::{
     error::{ErrorCode, Failure},
     event::Event,
     machine::{Entry, Machine, Payload},
-    read::{self, View},
-    types::{LogPosition, Revision, ShardId, StampMs},
+    read::{self, ScanBudget, View},
+    types::{LogPosition, Partition, Revision, ShardId, StampMs},
 };
 
 /// The entries of a log, each with its stamp.
@@ -128,7 +128,9 @@ pub fn check_reads(engine: &dyn EngineRead, shard: ShardId, model: &Model) {
                     ..range.clone()
                 };
                 let wanted = model.range(partition, &all).expect("in reach");
-                assert_eq!(pages(&view, partition, &range), wanted, "{range:?}");
+                for budget in [ScanBudget::new(), ONE_STEP] {
+                    assert_eq!(pages(&view, partition, &range, budget), wanted, "{range:?}");
+                }
             }
         }
         check_replay(engine, shard, model, at);
@@ -139,20 +141,28 @@ pub fn check_reads(engine: &dyn EngineRead, shard: ShardId, model: &Model) {
     }
 }
 
-/// All pages of a range.
-fn pages(view: &View<'_>, partition: &crate::types::Partition, range: &Range) -> Vec<KeyValue> {
+/// Ends a page after each key and seeks after each version.
+const ONE_STEP: ScanBudget = ScanBudget {
+    bytes: 1,
+    skips: 1,
+    versions: 1,
+};
+
+/// All pages of a range, each within the budget.
+fn pages(view: &View<'_>, partition: &Partition, range: &Range, budget: ScanBudget) -> Vec<KeyValue> {
     let mut kvs = Vec::new();
     let mut range = range.clone();
-    loop {
-        let page = view.range(partition, &range, usize::MAX).expect("in reach");
+    for _ in 0..10_000 {
+        let page = view.range_within(partition, &range, usize::MAX, &mut budget.clone());
+        let page = page.expect("in reach");
         assert!(range.limit == 0 || page.kvs.len() <= range.limit as usize);
         kvs.extend(page.kvs);
-        assert!(kvs.len() < 10_000, "pages that never end");
         if page.continuation.is_empty() {
             return kvs;
         }
         range.continuation = page.continuation;
     }
+    panic!("pages that never end");
 }
 
 fn check_replay(engine: &dyn EngineRead, shard: ShardId, model: &Model, after: Revision) {

@@ -1,7 +1,8 @@
 //! openraft's state machine on kvsvr-core's [`Machine`] and the engine.
 //!
 //! All entries at hand become one engine batch, or several if they touch so much that the machine takes only some at a time. The order
-//! after each is fixed: engine (with the row cache), then the change log's subscribers, then the published head, then the replies; so whoever sees a reply or a head also sees the data.
+//! after each is fixed: engine (with the row cache), then the change log's subscribers, then the published head, then the replies; so
+//! whoever sees a reply or a head also sees the data.
 
 use std::{
     io,
