@@ -6,7 +6,7 @@
 //!
 //! Memory is bounded, whatever the state holds: a command may replace or delete
 //! [`MAX_OLD_ROW_BYTES`](crate::limits::MAX_OLD_ROW_BYTES) of rows; once the commands of an entry have gathered
-//! [`MAX_ENTRY_BYTES`](crate::limits::MAX_ENTRY_BYTES) of such rows and of outcomes, its further commands on keys are answered Overloaded,
+//! [`MAX_ENTRY_BYTES`] of such rows and of outcomes, its further commands on keys are answered Overloaded,
 //! which a session does not remember; and [`Machine::apply`] leaves entries for the next call.
 //!
 //! Time is the newest stamp of any entry. The revision grows by one with each command that changes a key: a deletion of nothing, a
@@ -121,7 +121,7 @@ impl Machine {
     }
 
     /// Applies committed entries, the next ones of the log: the first one and as many more as fit in
-    /// [`APPLY_STOP_BYTES`](crate::limits::APPLY_STOP_BYTES), one of [`Applied::replies`] for each. Those that are left must be given to the
+    /// [`APPLY_STOP_BYTES`], one of [`Applied::replies`] for each. Those that are left must be given to the
     /// next call. The engine must show the state after the batch of the call before.
     ///
     /// After an error the machine must not be used any more.
