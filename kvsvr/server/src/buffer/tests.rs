@@ -363,7 +363,12 @@ proptest! {
 
     #[test]
     fn a_writer_that_drains_changes_nothing(steps in vec(any_step(), 1..12)) {
-        let steps = steps.into_iter().filter(|step| !matches!(step, Step::Flush(..) | Step::FailingFlush));
+        // What happens during a drain may itself have to drain: in the one thread here that would wait for itself.
+        let steps = steps.into_iter().filter_map(|step| match step {
+            Step::Flush(..) | Step::FailingFlush => None,
+            Step::DeleteRange(writes, _) => Some(Step::DeleteRange(writes, Vec::new())),
+            other => Some(other),
+        });
         runs_like_maps(steps.collect(), 600);
     }
 }
