@@ -232,3 +232,44 @@ async fn gaps_are_refused() {
     assert!(error.to_string().contains("does not follow"), "{error}");
     assert_eq!(machine.head().applied_next(), 2);
 }
+
+/// The machine takes only as many entries at a time as it can hold what they delete; the rest must follow.
+#[tokio::test]
+async fn entries_that_the_machine_leaves_are_applied_next() {
+    const DELETES: usize = 10;
+    let entries = kvsvr_core::limits::APPLY_STOP_BYTES / kvsvr_core::limits::MAX_VALUE / DELETES + 2;
+    let (_, _, filling) = Builder { real_disk: false }.build().await.unwrap();
+    let mut machine = filling.machine;
+    let entry = |index: usize, ops: Vec<Op>| {
+        let command = |op| {
+            encode_command(&Command {
+                partition: Partition::local("p"),
+                session: None,
+                op,
+            })
+        };
+        let commands: Vec<Bytes> = ops.into_iter().map(command).collect();
+        let payload = EntryPayload::Normal(crate::raft::types::Batch(encode_batch(1, &commands)));
+        Ok((Entry::new(convert::log_id(at(index as u64)), payload), None))
+    };
+    let key = |i: usize| Bytes::from(i.to_string());
+    let puts = (0..entries * DELETES).map(|i| {
+        let put = Op::Put {
+            key: key(i),
+            value: vec![7; kvsvr_core::limits::MAX_VALUE].into(),
+            ttl_ms: 0,
+            lease: 0,
+        };
+        entry(i, vec![put])
+    });
+    machine.apply(stream::iter(puts)).await.unwrap();
+    let filled = entries * DELETES;
+    let deletes = (0..entries).map(|n| {
+        let keys = n * DELETES..(n + 1) * DELETES;
+        entry(filled + n, keys.map(|i| Op::Delete { key: key(i) }).collect())
+    });
+    machine.apply(stream::iter(deletes)).await.unwrap();
+    assert_eq!(machine.head().applied_next(), (filled + entries) as u64);
+    assert_eq!(machine.head().revision(), 2 * filled as u64);
+    assert_eq!(filling.engine.rows(Cf::Data), []);
+}
