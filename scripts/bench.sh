@@ -100,9 +100,10 @@ zipf() { # on or off
   local hits misses
   hits=$(lookups hits); misses=$(lookups misses)
   "$BIN/kvctl" --endpoints $KV_ENDPOINTS -o json bench ycsb-b --clients 256 --connections 2 --keys "$ZIPF_KEYS" --value-size "$VALUE" \
-    --duration "${SECONDS_EACH}s" --warmup 0s | tr -d '\n' |
-    python3 -c 'import json,sys; r=json.load(sys.stdin); r.update(row_cache=sys.argv[1], hits=int(sys.argv[2]), misses=int(sys.argv[3])); print(json.dumps(r))' \
-      "$1" "$(($(lookups hits) - hits))" "$(($(lookups misses) - misses))" >>"$ZIPF"
+    --duration "${SECONDS_EACH}s" --warmup 0s | tr -d '\n' >"$WORK/zipf.json"
+  # After the run: the counters that are read below belong to it.
+  python3 -c 'import json,sys; r=json.load(sys.stdin); r.update(row_cache=sys.argv[1], hits=int(sys.argv[2]), misses=int(sys.argv[3])); print(json.dumps(r))' \
+      "$1" "$(($(lookups hits) - hits))" "$(($(lookups misses) - misses))" <"$WORK/zipf.json" >>"$ZIPF"
   stop_kvsvr
 }
 for round in $(seq "$ROUNDS"); do zipf on; zipf off; done
