@@ -22,7 +22,10 @@ use crate::{
     raft::{
         apply::StateMachine,
         log::LogStore,
-        snapshot::{Position, SnapshotData, SnapshotReceiver, TransferStatus, next_chunk},
+        snapshot::{
+            SnapshotData, SnapshotReceiver, TransferStatus,
+            chunk::{Position, next_chunk},
+        },
         types::{Entry, LogId, TypeConfig, of},
     },
     store::StoreId,

@@ -559,8 +559,9 @@ async fn a_staging_file_that_is_damaged_before_the_install_is_refused() {
 
 /// The whole shard in one chunk.
 fn whole_chunk(source: &Source) -> Bytes {
-    let position = crate::raft::snapshot::Position::default();
-    let chunk = crate::raft::snapshot::next_chunk(&*source.engine, SHARD, &position, usize::MAX).unwrap();
+    let position = crate::raft::snapshot::chunk::Position::default();
+    let chunk =
+        crate::raft::snapshot::chunk::next_chunk(&*source.engine, SHARD, &position, usize::MAX).unwrap();
     assert!(chunk.next.is_none());
     chunk.data
 }
@@ -587,8 +588,8 @@ async fn rows_that_do_not_belong_are_refused() {
     let (source, target) = (Source::new("a", 60), Target::new());
     let meta = meta_of(&*source.engine, SHARD).unwrap().unwrap();
     let foreign = {
-        let start = crate::raft::snapshot::Position::default();
-        crate::raft::snapshot::next_chunk(&*source.engine, OTHER_SHARD, &start, usize::MAX)
+        let start = crate::raft::snapshot::chunk::Position::default();
+        crate::raft::snapshot::chunk::next_chunk(&*source.engine, OTHER_SHARD, &start, usize::MAX)
     };
     let twice = [&whole_chunk(&source)[..], &whole_chunk(&source)[..]].concat();
     for data in [foreign.unwrap().data, twice.into()] {
