@@ -255,10 +255,14 @@ pub const MAX_SNAPSHOT_CHUNKS_IN_FLIGHT: u64 = 8;
 pub const MAX_SNAPSHOTS_SENDING: usize = 2;
 /// Bytes per second of one transfer, so that it leaves disk and network to the service.
 pub const SNAPSHOT_BYTES_PER_SECOND: u64 = 128 << 20;
-/// How long one side of a transfer waits for the other; installing the snapshot falls into it.
+/// How long one side of a transfer waits for a sign of life of the other.
 pub const SNAPSHOT_PATIENCE: Duration = Duration::from_secs(60);
+/// How often a receiver that installs, or waits for an installation to end, says that it is alive.
+pub const SNAPSHOT_BUSY_INTERVAL: Duration = Duration::from_secs(5);
 /// Longest time of a whole transfer.
 pub const SNAPSHOT_TRANSFER_TIMEOUT: Duration = Duration::from_secs(6 * 3600);
+
+const _: () = assert!(SNAPSHOT_BUSY_INTERVAL.as_millis() * 4 <= SNAPSHOT_PATIENCE.as_millis());
 
 // Maintenance and administration.
 

@@ -7,7 +7,10 @@
 //!
 //! Dialogue on one stream ([`Class::Bulk`], so replication never waits for it): the sender offers without naming a snapshot; the
 //! receiver answers which transfer it has begun and how far it got; the sender offers that one again, or a new one; then chunks
-//! and acknowledgements; after the last chunk the receiver installs and answers with its vote.
+//! and acknowledgements; after the last chunk the receiver installs and answers with its vote. Whatever takes the receiver long, it
+//! says in between that it is busy, so that a slow receiver is told from a dead one.
+//!
+//! Nothing here blocks an async thread: checkpoints, and the engine's writes of an installation, run on threads that may block.
 
 use std::collections::BTreeMap;
 
@@ -18,16 +21,20 @@ use kvsvr_core::{
     types::ShardId,
 };
 use openraft::storage::SnapshotMeta;
+use openraft_rt::AsyncRuntime;
 use parking_lot::Mutex;
 
 use super::{
     convert,
+    runtime::Runtime,
     types::{TypeConfig, of},
 };
 
 pub(crate) mod chunk;
+mod holds;
 mod receiver;
 mod sender;
+mod source;
 mod staged;
 
 pub use self::{receiver::SnapshotReceiver, sender::SnapshotSender, staged::Staged};
@@ -105,6 +112,13 @@ pub enum TransferError {
         /// What happens then.
         then: &'static str,
     },
+}
+
+/// Runs work that blocks on a thread that may.
+async fn blocking<T: Send + 'static>(
+    work: impl FnOnce() -> Result<T, TransferError> + Send + 'static,
+) -> Result<T, TransferError> {
+    Runtime::spawn_blocking(work).await?
 }
 
 fn peer(error: impl ToString) -> TransferError {

@@ -79,7 +79,6 @@ pub struct Shard {
     wal: Wal,
     transfers: Arc<TransferStatus>,
     heartbeat: Duration,
-    receiving: tokio::sync::Mutex<()>,
     /// Term in which leadership was last handed to the preferred leader, so that it is tried once only.
     handed_over: Mutex<u64>,
 }
@@ -114,7 +113,10 @@ impl Shard {
         let id = parts.id;
         if let Some(staged) = Staged::interrupted(&parts.disk, id).await? {
             tracing::warn!(shard = %id, "a snapshot was being installed when the node stopped; installing it again");
-            staged.install(&*parts.engine).await.map_err(io::Error::other)?;
+            staged
+                .install(parts.engine.clone())
+                .await
+                .map_err(io::Error::other)?;
         }
         let machine = StateMachine::load(id, parts.engine.clone(), parts.hub_bytes, parts.metrics.clone())?;
         let node_id = parts.peers.node_id;
@@ -156,7 +158,6 @@ impl Shard {
             wal: parts.wal,
             transfers: parts.transfers,
             heartbeat: Duration::from_millis(parts.timing.heartbeat_ms),
-            receiving: tokio::sync::Mutex::new(()),
             handed_over: Mutex::new(0),
         }))
     }
@@ -193,11 +194,6 @@ impl Shard {
     pub fn leader(&self) -> &LeaderView {
         &self.leader
     }
-    /// Held while a snapshot is being received.
-    pub async fn receiving_snapshot(&self) -> tokio::sync::MutexGuard<'_, ()> {
-        self.receiving.lock().await
-    }
-
     /// Queues commands for the log. Only the leader commits them; others answer NOT_LEADER.
     pub fn propose(&self, proposals: Vec<Proposal>) {
         self.proposer.propose(proposals);

@@ -1,6 +1,6 @@
 //! The receiving half of a transfer.
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::{collections::BTreeMap, pin::pin, sync::Arc};
 
 use bytes::{BufMut, Bytes, BytesMut};
 use kvsvr_client::transport::{StreamReceiver, StreamSender};
@@ -9,7 +9,7 @@ use kvsvr_proto::v1 as pb;
 use openraft::storage::SnapshotMeta;
 use parking_lot::Mutex;
 use prost::Message;
-use tokio::time::timeout;
+use tokio::{sync::mpsc::error::TrySendError, time::timeout};
 
 use super::{
     Meta, SnapshotData, TransferError, TransferStatus,
@@ -19,7 +19,7 @@ use super::{
 };
 use crate::{
     disk::{DiskFile, DynDisk},
-    limits::SNAPSHOT_PATIENCE,
+    limits::{SNAPSHOT_BUSY_INTERVAL, SNAPSHOT_PATIENCE},
     metrics::Metrics,
     raft::{
         convert,
@@ -78,7 +78,7 @@ impl SnapshotReceiver {
     where
         F: Future<Output = Result<Vote, String>>,
     {
-        let exclusive = self.exclusive(shard).await;
+        let exclusive = busy(output, self.exclusive(shard)).await?;
         let received = self.receive_chunks(shard, first, input, output).await;
         self.status.set(shard, None);
         let staging = received?;
@@ -100,8 +100,8 @@ impl SnapshotReceiver {
             disk: self.disk.clone(),
             exclusive: Some(exclusive.clone()),
         };
-        let vote = install(vote, meta, SnapshotData::Staged(staged))
-            .await
+        let vote = busy(output, install(vote, meta, SnapshotData::Staged(staged)))
+            .await?
             .map_err(peer)?;
         // Raft does not install what is older than its own state; then the chunks are of no use any more.
         remove(&self.disk, shard).await?;
@@ -125,7 +125,7 @@ impl SnapshotReceiver {
         input: &mut StreamReceiver,
         output: &StreamSender,
     ) -> Result<Staging, TransferError> {
-        let begun = self.resume(shard).await?;
+        let begun = busy(output, self.resume(shard)).await??;
         let resume_id = begun
             .as_ref()
             .map(|s| s.offer.snapshot_id.clone())
@@ -262,6 +262,24 @@ async fn receive_chunk(input: &mut StreamReceiver) -> Result<pb::SnapshotChunk, 
         .ok_or_else(|| peer("the sender closed the stream"))?
         .map_err(peer)?;
     pb::SnapshotChunk::decode(bytes).map_err(peer)
+}
+
+/// Waits for `work`, and says now and then that it goes on: the sender takes a silent receiver for dead.
+async fn busy<T>(output: &StreamSender, work: impl Future<Output = T>) -> Result<T, TransferError> {
+    let mut work = pin!(work);
+    loop {
+        if let Ok(done) = timeout(SNAPSHOT_BUSY_INTERVAL, work.as_mut()).await {
+            return Ok(done);
+        }
+        let busy = pb::SnapshotAck {
+            busy: true,
+            ..Default::default()
+        };
+        // One that finds no place is no loss: then answers are waiting that the sender has not read.
+        if let Err(TrySendError::Closed(_)) = output.try_send(busy.encode_to_vec().into()) {
+            return Err(peer("the sender closed the stream"));
+        }
+    }
 }
 
 async fn reply(output: &StreamSender, ack: pb::SnapshotAck) -> Result<(), TransferError> {

@@ -1,22 +1,20 @@
-//! The sending half of a transfer: which checkpoint is read, and the window of chunks on their way.
+//! The sending half of a transfer: the dialogue, and the window of chunks on their way.
 
-use std::{collections::BTreeMap, sync::Arc, time::Duration};
+use std::{sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use kvsvr_client::transport::{Class, Method, StreamReceiver, StreamSender};
-use kvsvr_core::{
-    engine::{EngineError, EngineRead},
-    types::ShardId,
-};
+use kvsvr_core::{engine::EngineError, types::ShardId};
 use kvsvr_proto::v1 as pb;
-use parking_lot::Mutex;
 use prost::Message;
 use tokio::{sync::Semaphore, time::timeout};
 
 use super::{
-    Checkpoints, Snapshot, TransferError, TransferStatus,
+    Checkpoints, Snapshot, TransferError, TransferStatus, blocking,
     chunk::{Position, next_chunk},
-    meta_of, peer,
+    holds::Holds,
+    peer,
+    source::{Reading, Sources},
 };
 use crate::{
     limits::{
@@ -33,11 +31,8 @@ use crate::{
 
 /// Sends snapshots of this node's shards.
 pub struct SnapshotSender {
-    checkpoints: Arc<dyn Checkpoints>,
-    /// How many transfers read a checkpoint, by its name. Locked while checkpoints come and go.
-    readers: Mutex<BTreeMap<String, usize>>,
-    /// Tells this node's snapshots from others'.
-    store_id: String,
+    sources: Arc<Sources>,
+    holds: Holds,
     /// Bytes of a chunk; one pair may pass it.
     pub(in crate::raft) chunk_bytes: usize,
     slots: Semaphore,
@@ -54,9 +49,8 @@ impl SnapshotSender {
         metrics: Arc<Metrics>,
     ) -> Self {
         Self {
-            checkpoints,
-            readers: Mutex::default(),
-            store_id,
+            sources: Arc::new(Sources::new(checkpoints, store_id)),
+            holds: Holds::default(),
             chunk_bytes: SNAPSHOT_CHUNK_BYTES,
             slots: Semaphore::new(MAX_SNAPSHOTS_SENDING),
             status,
@@ -64,30 +58,15 @@ impl SnapshotSender {
         }
     }
 
-    /// Removes checkpoints that no transfer can use any more: all but the newest of each shard and those that are being sent.
+    /// Removes checkpoints that no transfer can use any more: all but the newest of each shard and those that are being sent. Blocks.
     pub fn remove_stale(&self) -> Result<(), EngineError> {
-        self.remove_stale_but(&self.readers.lock())
+        self.sources.remove_stale()
     }
 
-    fn remove_stale_but(&self, readers: &BTreeMap<String, usize>) -> Result<(), EngineError> {
-        let mut newest: BTreeMap<u32, u64> = BTreeMap::new();
-        let parsed: Vec<_> = self
-            .checkpoints
-            .list()?
-            .into_iter()
-            .map(|name| (parse_name(&name), name))
-            .collect();
-        for (shard, index) in parsed.iter().filter_map(|(p, _)| *p) {
-            let entry = newest.entry(shard).or_default();
-            *entry = (*entry).max(index);
-        }
-        for (parsed, name) in &parsed {
-            let newest = parsed.is_some_and(|(shard, index)| newest.get(&shard) == Some(&index));
-            if !newest && !readers.contains_key(name) {
-                self.checkpoints.remove(name)?;
-            }
-        }
-        Ok(())
+    /// The last log index in the snapshot that a node is being sent: it needs the log behind that. `None` if it is sent none, or has
+    /// not been heard of for [`SNAPSHOT_PATIENCE`].
+    pub fn held_index(&self, shard: ShardId, target: u64) -> Option<u64> {
+        self.holds.index(shard, target)
     }
 
     /// Sends the shard's snapshot to a peer and returns the peer's vote. `snapshot` says how new it must be at least.
@@ -120,36 +99,62 @@ impl SnapshotSender {
             .peers
             .transport
             .open(&node.address, Class::Bulk, Method::RaftSnapshot);
-        let (sender, mut receiver) = opened.await.map_err(peer)?;
+        let (sender, receiver) = opened.await.map_err(peer)?;
+        let mut stream = ChunkStream {
+            sender,
+            receiver,
+            next: 0,
+            acked: 0,
+            holds: &self.holds,
+            shard,
+            target,
+        };
         let mut offer = pb::SnapshotOffer {
             envelope: Some(network.peers.envelope(shard, target, node)),
             vote: Some(convert::pb_vote(&vote)),
             required_index: required,
             ..Default::default()
         };
-        let begun = exchange(&sender, &mut receiver, &offer).await?;
-        let (reading, source) = self.source(shard, required, &begun.resume_id)?;
-        let meta = meta_of(&*source, shard)?.ok_or_else(|| peer("the checkpoint is empty"))?;
-        // Another checkpoint of the same name may hold a newer state; at equal positions the states are equal.
-        let position = meta.last_log_id.map_or(0, |id| id.index);
-        offer.snapshot_id = format!("{}/{}@{position}", self.store_id, reading.name);
-        offer.last_log_id = meta.last_log_id.as_ref().map(convert::pb_log_id);
-        offer.membership = Some(convert::pb_stored_membership(&meta.last_membership));
-        let begun = exchange(&sender, &mut receiver, &offer).await?;
+        let begun = stream.exchange(&offer).await?;
+        // The log may be purged while the checkpoint is made, which holds no less than this.
+        self.holds.begin(shard, target, required);
+        let sources = self.sources.clone();
+        let reading = blocking(move || sources.open(shard, required, &begun.resume_id)).await?;
+        self.holds.begin(shard, target, reading.index());
+        offer.snapshot_id = reading.id();
+        offer.last_log_id = reading.meta.last_log_id.as_ref().map(convert::pb_log_id);
+        offer.membership = Some(convert::pb_stored_membership(&reading.meta.last_membership));
+        let begun = stream.exchange(&offer).await?;
         tracing::info!(%shard, target, snapshot = offer.snapshot_id, from_chunk = begun.next_chunk, "sending a snapshot");
-        let mut stream = ChunkStream {
-            sender,
-            receiver,
-            next: begun.next_chunk,
-            acked: begun.next_chunk,
-        };
-        let mut position = Some(Position::decode(&begun.resume_after)?);
+        stream.next = begun.next_chunk;
+        stream.acked = begun.next_chunk;
+        let after = Position::decode(&begun.resume_after)?;
+        self.send_chunks(&mut stream, &reading, after).await?;
+        let vote = stream.installed().await?;
+        tracing::info!(%shard, target, "the snapshot is installed");
+        blocking(move || Ok(reading.finish()?)).await?;
+        Ok(vote)
+    }
+
+    /// Sends what comes after a position.
+    async fn send_chunks(
+        &self,
+        stream: &mut ChunkStream<'_>,
+        reading: &Reading,
+        after: Position,
+    ) -> Result<(), TransferError> {
+        let (shard, bytes) = (stream.shard, self.chunk_bytes);
+        let mut position = Some(after);
         while let Some(after) = position {
-            let chunk = next_chunk(&*source, shard, &after, self.chunk_bytes)?;
+            let source = reading.source.clone();
+            let chunk = blocking(move || next_chunk(&*source, shard, &after, bytes)).await?;
             position = chunk.next;
             self.status.set(
                 shard,
-                Some(format!("sending to node {target}: chunk {}", stream.next)),
+                Some(format!(
+                    "sending to node {}: chunk {}",
+                    stream.target, stream.next
+                )),
             );
             self.metrics.snapshot_sent(chunk.data.len());
             let pause = Duration::from_secs_f64(chunk.data.len() as f64 / SNAPSHOT_BYTES_PER_SECOND as f64);
@@ -158,135 +163,56 @@ impl SnapshotSender {
                 tokio::time::sleep(pause).await;
             }
         }
-        let vote = stream.installed().await?;
-        tracing::info!(%shard, target, "the snapshot is installed");
-        reading.finish()?;
-        Ok(vote)
-    }
-
-    /// The checkpoint that the receiver has begun to receive, if it is ours and new enough; else a new one.
-    fn source(
-        &self,
-        shard: ShardId,
-        required: u64,
-        resume: &str,
-    ) -> Result<(Reading<'_>, Source), TransferError> {
-        let ours = resume
-            .strip_prefix(&self.store_id)
-            .and_then(|rest| rest.strip_prefix('/'))
-            .and_then(|rest| rest.rsplit_once('@'))
-            .map(|(name, _)| name);
-        let of_shard = |name: &str| parse_name(name).is_some_and(|(s, _)| s == shard.0);
-        let mut readers = self.readers.lock();
-        if let Some(name) = ours.filter(|name| of_shard(name))
-            && let Some(source) = self.checkpoints.open(name)?
-            // What it holds decides, not its name: making a checkpoint flushes, so after a restart of this node more is required
-            // than when it was named.
-            && applied_index(&*source, shard)? >= required
-        {
-            return Ok((self.reading(&mut readers, name.to_owned()), source));
-        }
-        // The name holds the required index, a lower bound of what is in it: the flush may have gone on meanwhile.
-        let name = format!("{}-{required}", shard.0);
-        if self.checkpoints.open(&name)?.is_none() {
-            self.checkpoints.create(&name)?;
-        }
-        let source = self
-            .checkpoints
-            .open(&name)?
-            .ok_or_else(|| peer("the new checkpoint vanished"))?;
-        let reading = self.reading(&mut readers, name);
-        self.remove_stale_but(&readers)?;
-        Ok((reading, source))
-    }
-
-    fn reading(&self, readers: &mut BTreeMap<String, usize>, name: String) -> Reading<'_> {
-        *readers.entry(name.clone()).or_default() += 1;
-        Reading { sender: self, name }
+        Ok(())
     }
 }
 
-/// The last log index applied to a state; 0 before the first.
-fn applied_index(source: &dyn EngineRead, shard: ShardId) -> Result<u64, TransferError> {
-    let meta = meta_of(source, shard)?;
-    Ok(meta.and_then(|meta| meta.last_log_id).map_or(0, |id| id.index))
-}
-
-type Source = Box<dyn EngineRead + Send + Sync>;
-
-/// A transfer's use of a checkpoint. Several may read the same one; it outlives those that are interrupted.
-struct Reading<'a> {
-    sender: &'a SnapshotSender,
-    name: String,
-}
-
-impl Reading<'_> {
-    /// The transfer is complete: nothing goes on from this checkpoint, unless others read it.
-    fn finish(self) -> Result<(), EngineError> {
-        let readers = self.sender.readers.lock();
-        let result = match readers.get(&self.name) {
-            Some(1) => self.sender.checkpoints.remove(&self.name),
-            _ => Ok(()),
-        };
-        drop(readers);
-        result
-    }
-}
-
-impl Drop for Reading<'_> {
-    fn drop(&mut self) {
-        let mut readers = self.sender.readers.lock();
-        match readers.get_mut(&self.name) {
-            Some(count) if *count > 1 => *count -= 1,
-            _ => drop(readers.remove(&self.name)),
-        }
-    }
-}
-
-fn parse_name(name: &str) -> Option<(u32, u64)> {
-    let (shard, index) = name.split_once('-')?;
-    Some((shard.parse().ok()?, index.parse().ok()?))
-}
-
-async fn exchange(
-    sender: &StreamSender,
-    receiver: &mut StreamReceiver,
-    offer: &pb::SnapshotOffer,
-) -> Result<pb::SnapshotAck, TransferError> {
-    let message = pb::SnapshotChunk {
-        offer: Some(offer.clone()),
-        ..Default::default()
-    };
-    sender.send(message.encode_to_vec().into()).await.map_err(peer)?;
-    receive_ack(receiver).await
-}
-
-async fn receive_ack(receiver: &mut StreamReceiver) -> Result<pb::SnapshotAck, TransferError> {
-    let bytes = timeout(SNAPSHOT_PATIENCE, receiver.next())
-        .await
-        .map_err(|_| peer(format!("no answer within {SNAPSHOT_PATIENCE:?}")))?
-        .ok_or_else(|| peer("the peer closed the stream"))?
-        .map_err(peer)?;
-    let ack = pb::SnapshotAck::decode(bytes).map_err(peer)?;
-    if ack.error.is_empty() {
-        Ok(ack)
-    } else {
-        Err(peer(ack.error))
-    }
-}
-
-/// The sending side of a transfer: a window of unacknowledged chunks.
-struct ChunkStream {
+/// The sending side of a dialogue, with a window of unacknowledged chunks.
+struct ChunkStream<'a> {
     sender: StreamSender,
     receiver: StreamReceiver,
     next: u64,
     acked: u64,
+    holds: &'a Holds,
+    shard: ShardId,
+    target: u64,
 }
 
-impl ChunkStream {
+impl ChunkStream<'_> {
+    async fn exchange(&mut self, offer: &pb::SnapshotOffer) -> Result<pb::SnapshotAck, TransferError> {
+        let message = pb::SnapshotChunk {
+            offer: Some(offer.clone()),
+            ..Default::default()
+        };
+        self.sender
+            .send(message.encode_to_vec().into())
+            .await
+            .map_err(peer)?;
+        self.receive_ack().await
+    }
+
+    /// The next answer. A receiver that is busy says so in time, and is waited for.
+    async fn receive_ack(&mut self) -> Result<pb::SnapshotAck, TransferError> {
+        loop {
+            let bytes = timeout(SNAPSHOT_PATIENCE, self.receiver.next())
+                .await
+                .map_err(|_| peer(format!("no answer within {SNAPSHOT_PATIENCE:?}")))?
+                .ok_or_else(|| peer("the peer closed the stream"))?
+                .map_err(peer)?;
+            let ack = pb::SnapshotAck::decode(bytes).map_err(peer)?;
+            if !ack.error.is_empty() {
+                return Err(peer(ack.error));
+            }
+            self.holds.heard(self.shard, self.target);
+            if !ack.busy {
+                return Ok(ack);
+            }
+        }
+    }
+
     async fn send(&mut self, data: Bytes, last: bool) -> Result<(), TransferError> {
         while self.next - self.acked >= MAX_SNAPSHOT_CHUNKS_IN_FLIGHT {
-            self.acked = receive_ack(&mut self.receiver).await?.next_chunk;
+            self.acked = self.receive_ack().await?.next_chunk;
         }
         let crc32c = crc32c::crc32c(&data);
         let chunk = pb::SnapshotChunk {
@@ -310,7 +236,7 @@ impl ChunkStream {
     /// Why the peer takes no more: it says so after the acknowledgements that are still on their way.
     async fn reason(&mut self) -> TransferError {
         loop {
-            if let Err(error) = receive_ack(&mut self.receiver).await {
+            if let Err(error) = self.receive_ack().await {
                 return error;
             }
         }
@@ -318,7 +244,7 @@ impl ChunkStream {
 
     async fn installed(&mut self) -> Result<Vote, TransferError> {
         loop {
-            let ack = receive_ack(&mut self.receiver).await?;
+            let ack = self.receive_ack().await?;
             if ack.installed {
                 return convert::from_pb_vote(ack.vote.as_ref()).map_err(peer);
             }

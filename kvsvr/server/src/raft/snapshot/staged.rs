@@ -10,7 +10,7 @@ use kvsvr_core::{
 };
 use tokio::sync::OwnedMutexGuard;
 
-use super::{TransferError, chunk::pairs};
+use super::{TransferError, blocking, chunk::pairs};
 use crate::disk::{DiskFile, DynDisk};
 
 /// A complete, verified snapshot in `staging/<shard>/`.
@@ -51,7 +51,7 @@ impl Staged {
     }
 
     /// Replaces the shard's content by the staged one. Atomic over crashes together with [`Staged::interrupted`].
-    pub async fn install(self, engine: &dyn Engine) -> Result<(), TransferError> {
+    pub async fn install(self, engine: Arc<dyn Engine>) -> Result<(), TransferError> {
         let dir = staging(self.shard);
         let begun = self.disk.list(&dir).await?.iter().any(|name| name == INSTALL);
         let file = self.disk.open(&format!("{dir}/{CHUNKS}"), false).await?;
@@ -79,14 +79,19 @@ impl Staged {
         for cf in Cf::ALL {
             clear.delete_range(cf, start.clone(), end.clone());
         }
-        engine.write(clear)?;
+        let cleared = engine.clone();
+        blocking(move || Ok(cleared.write(clear)?)).await?;
         let mut reader = FrameReader::new(file).await?;
         while let Some(data) = reader.next().await? {
-            let mut batch = WriteBatch::default();
-            pairs(data, |cf, key, value| batch.put(cf, key, value))?;
-            engine.write(batch)?;
+            let filled = engine.clone();
+            blocking(move || {
+                let mut batch = WriteBatch::default();
+                pairs(data, |cf, key, value| batch.put(cf, key, value))?;
+                Ok(filled.write(batch)?)
+            })
+            .await?;
         }
-        engine.flush()?;
+        blocking(move || Ok(engine.flush()?)).await?;
         remove(&self.disk, self.shard).await?;
         drop(self.exclusive);
         Ok(())

@@ -79,10 +79,8 @@ impl Filling {
         let offer = transfer::offer("elsewhere/3-0", meta);
         let last = chunks.len() - 1;
         let sending = async {
-            answers.recv().await.unwrap();
             requests.send(transfer::offer_message(&offer)).await.unwrap();
             for (number, data) in chunks.into_iter().enumerate() {
-                answers.recv().await.unwrap();
                 let message = transfer::chunk_message(number as u64, data, number == last);
                 requests.send(message).await.unwrap();
             }
@@ -94,8 +92,15 @@ impl Filling {
             // What is handed to openraft outlives the transfer.
             async move { Err(format!("kept, {vote}")) }
         };
-        let receiving = receiver.receive(SHARD, offer.clone(), &mut input, &output, install);
-        let ((), received) = futures::join!(sending, receiving);
+        let receiving = async {
+            let received = receiver
+                .receive(SHARD, offer.clone(), &mut input, &output, install)
+                .await;
+            drop(output);
+            received
+        };
+        let answered = async { while answers.recv().await.is_some() {} };
+        let ((), received, ()) = futures::join!(sending, receiving, answered);
         assert!(received.unwrap_err().to_string().contains("kept"));
         staged.unwrap()
     }

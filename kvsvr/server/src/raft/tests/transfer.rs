@@ -9,6 +9,7 @@ use tokio::sync::{Notify, oneshot};
 use super::*;
 use crate::{
     disk::{DynDisk, mem::MemDisk},
+    limits::SNAPSHOT_PATIENCE,
     metrics::Metrics,
     raft::{
         network::{NetworkFactory, Peers},
@@ -138,6 +139,7 @@ impl Source {
         apply(&*engine, OTHER_SHARD, 9, 1);
         let checkpoints = Arc::new(MemCheckpoints {
             engine: Mutex::new(engine.clone()),
+            not_on: Some(thread::current().id()),
             ..Default::default()
         });
         Self::on(store, engine, checkpoints)
@@ -177,6 +179,7 @@ pub(super) struct Target {
     pub(super) engine: Arc<MemEngine>,
     pub(super) disk: MemDisk,
     receiver: SnapshotReceiver,
+    install_takes: Duration,
 }
 
 impl Target {
@@ -191,6 +194,7 @@ impl Target {
             engine,
             disk,
             receiver,
+            install_takes: Duration::ZERO,
         }
     }
 
@@ -209,8 +213,12 @@ impl Target {
     }
 
     /// What Raft does with a complete snapshot: it installs it unless it is older than what is applied.
-    pub(super) async fn install(engine: &dyn Engine, meta: Meta, data: SnapshotData) -> Result<Vote, String> {
-        let applied = Machine::load(SHARD, engine).unwrap().applied();
+    pub(super) async fn install(
+        engine: Arc<dyn Engine>,
+        meta: Meta,
+        data: SnapshotData,
+    ) -> Result<Vote, String> {
+        let applied = Machine::load(SHARD, &*engine).unwrap().applied();
         let SnapshotData::Staged(staged) = data else {
             return Err("not a staged snapshot".into());
         };
@@ -225,10 +233,13 @@ impl Target {
         &self,
         mut input: StreamReceiver,
         answers: Answers,
-        engine: &dyn Engine,
+        engine: Arc<dyn Engine>,
     ) -> Result<(), TransferError> {
         let (output, acks) = mpsc::channel(STREAM_QUEUE);
-        let install = |_, meta, data| Self::install(engine, meta, data);
+        let install = |_, meta, data| async {
+            tokio::time::sleep(self.install_takes).await;
+            Self::install(engine, meta, data).await
+        };
         let serving = async {
             let first = pb::SnapshotChunk::decode(input.next().await.unwrap().unwrap()).unwrap();
             let served = self
@@ -267,7 +278,7 @@ pub(super) struct Outcome {
 pub(super) async fn transfer(
     source: &Source,
     target: &Target,
-    engine: &dyn Engine,
+    engine: Arc<dyn Engine>,
     trouble: Trouble,
 ) -> Outcome {
     let (wire, mut ends) = Wire::new(STREAM_QUEUE);
@@ -311,7 +322,7 @@ pub(super) async fn transfer(
 }
 
 async fn whole(source: &Source, target: &Target) -> Vec<u64> {
-    let outcome = transfer(source, target, &*target.engine, Trouble::default()).await;
+    let outcome = transfer(source, target, target.engine.clone(), Trouble::default()).await;
     outcome.sent.unwrap().unwrap();
     outcome.chunks
 }
@@ -321,7 +332,7 @@ async fn cut(source: &Source, target: &Target, after: usize) {
         cut_after: Some(after),
         ..Trouble::default()
     };
-    let outcome = transfer(source, target, &*target.engine, trouble).await;
+    let outcome = transfer(source, target, target.engine.clone(), trouble).await;
     assert!(outcome.sent.is_none() && outcome.chunks.len() == after);
 }
 
@@ -341,6 +352,15 @@ async fn a_snapshot_is_transferred() {
     let chunks = whole(&source, &target).await;
     assert!(chunks.len() > 20, "{} chunks", chunks.len());
     assert_eq!(chunks, (0..chunks.len() as u64).collect::<Vec<_>>());
+    assert_installed(&source, &target);
+}
+
+/// The sender takes only a silent receiver for dead, not a busy one.
+#[tokio::test(start_paused = true)]
+async fn an_installation_may_take_longer_than_the_sender_is_patient() {
+    let (source, mut target) = (Source::new("a", 60), Target::new());
+    target.install_takes = SNAPSHOT_PATIENCE * 10;
+    whole(&source, &target).await;
     assert_installed(&source, &target);
 }
 
@@ -450,7 +470,7 @@ async fn a_checkpoint_stays_while_it_is_read() {
         wait: Some((9, gate.clone())),
         ..Trouble::default()
     };
-    let slowly = transfer(&source, &slow, &*slow.engine, trouble);
+    let slowly = transfer(&source, &slow, slow.engine.clone(), trouble);
     let meanwhile = async {
         whole(&source, &fast).await;
         assert_eq!(source.checkpoints.list().unwrap(), ["3-60"]);
@@ -501,7 +521,7 @@ async fn a_damaged_chunk_is_refused_and_sent_again() {
             damage: Some(damage),
             ..Trouble::default()
         };
-        let outcome = transfer(&source, &target, &*target.engine, trouble).await;
+        let outcome = transfer(&source, &target, target.engine.clone(), trouble).await;
         let error = outcome.sent.unwrap().unwrap_err().to_string();
         assert!(error.contains(&format!("chunk {damage} is damaged")), "{error}");
         let chunks = whole(&source, &target).await;
@@ -543,7 +563,7 @@ async fn a_staging_file_that_is_damaged_before_the_install_is_refused() {
     let engine = target.engine.clone();
     let install = |_, meta, data| async move {
         assert!(disk.flip_bit(&format!("staging/{SHARD}/chunks"), 100, 0));
-        Target::install(&*engine, meta, data).await
+        Target::install(engine, meta, data).await
     };
     let mut input = plain(input);
     let received = target
@@ -639,11 +659,11 @@ async fn a_transfer_waits_for_the_installation_of_the_one_before() {
     let second = Source::new("b", 62);
     let transferring = whole(&second, &target);
     tokio::pin!(transferring);
-    let early = tokio::time::timeout(Duration::from_secs(30), transferring.as_mut()).await;
+    let early = tokio::time::timeout(SNAPSHOT_PATIENCE * 3, transferring.as_mut()).await;
     assert!(early.is_err(), "it waits");
     let staged = format!("staging/{SHARD}/chunks");
     assert!(target.staged_files().contains(&staged));
-    Target::install(&*target.engine, meta, data).await.unwrap();
+    Target::install(target.engine.clone(), meta, data).await.unwrap();
     assert_eq!(hash(&target.engine, SHARD), hash(&source.engine, SHARD));
     transferring.await;
     assert_installed(&second, &target);
