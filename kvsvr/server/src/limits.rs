@@ -280,7 +280,8 @@ pub const PREFERRED_LEADER_INTERVAL: Duration = Duration::from_secs(3);
 pub const PREFERRED_LEADER_HEARTBEATS: u32 = 3;
 /// Entries that a node may lack to be handed leadership.
 pub const TRANSFER_MAX_LAG: u64 = 16;
-/// A member that lacks up to this many times the log that is kept anyway is still served from the log, not by a snapshot.
+/// A member that lacks up to this many times the log that is kept anyway is still served from the log, not by a snapshot; also one that
+/// lacks it behind a snapshot which it is being sent.
 pub const PURGE_PATIENCE: u64 = 8;
 /// After this time any member starts a new group when the preferred one has not.
 pub const INITIALIZE_PATIENCE: Duration = Duration::from_secs(3);

@@ -37,6 +37,7 @@ mod conformance;
 mod convert_tests;
 mod crashes;
 mod pump;
+mod purge;
 mod transfer;
 
 const SHARD: ShardId = ShardId(3);

@@ -77,6 +77,7 @@ pub struct Shard {
     reads: Arc<ReadContext>,
     leader: Arc<LeaderView>,
     wal: Wal,
+    snapshots: Arc<SnapshotSender>,
     transfers: Arc<TransferStatus>,
     heartbeat: Duration,
     /// Term in which leadership was last handed to the preferred leader, so that it is tried once only.
@@ -123,7 +124,7 @@ impl Shard {
         let network = NetworkFactory {
             peers: parts.peers.clone(),
             shard: id,
-            snapshots: parts.snapshots,
+            snapshots: parts.snapshots.clone(),
         };
         let config = Arc::new(raft_config(&parts.peers.cluster_id, parts.timing)?);
         let log = LogStore::new(parts.wal.clone(), id);
@@ -156,6 +157,7 @@ impl Shard {
             reads,
             leader,
             wal: parts.wal,
+            snapshots: parts.snapshots,
             transfers: parts.transfers,
             heartbeat: Duration::from_millis(parts.timing.heartbeat_ms),
             handed_over: Mutex::new(0),
@@ -223,7 +225,8 @@ impl Shard {
     }
 
     /// Marks a snapshot point at the engine's last flush and purges the log that nobody needs: what is flushed, and either acknowledged by
-    /// all members or far behind. About `keep_bytes` of the newest entries stay. Never what is not applied (openraft issue 2116).
+    /// all members or far behind. About `keep_bytes` of the newest entries stay. A member that is being sent a snapshot counts as one that has
+    /// acknowledged what the snapshot contains. Never what is not applied (openraft issue 2116).
     pub async fn purge(&self, keep_bytes: u64) -> io::Result<()> {
         let durable =
             kvsvr_core::read::shard_head(&Durable(&*self.engine), self.id).map_err(io::Error::other)?;
@@ -239,18 +242,15 @@ impl Shard {
             .min(applied)
             .min(self.wal.index_before(self.id, keep_bytes));
         if let Some(replication) = &metrics.replication {
-            // A member that is only a little behind is served from the log.
-            let slowest = replication
-                .values()
-                .map(|m| m.map_or(0, |id| id.index))
-                .min()
-                .unwrap_or(upto);
-            let patience = self
-                .wal
-                .index_before(self.id, keep_bytes * crate::limits::PURGE_PATIENCE);
-            if slowest >= patience {
-                upto = upto.min(slowest);
-            }
+            let patience = keep_bytes.saturating_mul(crate::limits::PURGE_PATIENCE);
+            let patience = self.wal.index_before(self.id, patience);
+            let has = replication.iter().map(|(id, matched)| {
+                let sent = self.snapshots.held_index(self.id, *id).unwrap_or(0);
+                matched.map_or(0, |id| id.index).max(sent)
+            });
+            // A member that is only a little behind is served from the log, whatever another one lacks.
+            let slowest = has.filter(|has| *has >= patience).min();
+            upto = slowest.map_or(upto, |slowest| upto.min(slowest));
         }
         if upto <= purged {
             return Ok(());
