@@ -251,6 +251,8 @@ pub const TRANSFER_DEADLINE: Duration = Duration::from_millis(1_000);
 pub const SNAPSHOT_CHUNK_BYTES: usize = 1 << 20;
 /// Unacknowledged chunks.
 pub const MAX_SNAPSHOT_CHUNKS_IN_FLIGHT: u64 = 8;
+/// Chunks that a receiver makes durable, and acknowledges, together.
+pub const SNAPSHOT_CHUNKS_PER_SYNC: u64 = 4;
 /// Transfers that a node sends at a time.
 pub const MAX_SNAPSHOTS_SENDING: usize = 2;
 /// Bytes per second of one transfer, so that it leaves disk and network to the service.
@@ -262,6 +264,8 @@ pub const SNAPSHOT_BUSY_INTERVAL: Duration = Duration::from_secs(5);
 /// Longest time of a whole transfer.
 pub const SNAPSHOT_TRANSFER_TIMEOUT: Duration = Duration::from_secs(6 * 3600);
 
+// The sender goes on while the receiver syncs.
+const _: () = assert!(SNAPSHOT_CHUNKS_PER_SYNC * 2 <= MAX_SNAPSHOT_CHUNKS_IN_FLIGHT);
 const _: () = assert!(SNAPSHOT_BUSY_INTERVAL.as_millis() * 4 <= SNAPSHOT_PATIENCE.as_millis());
 
 // Maintenance and administration.

@@ -19,7 +19,7 @@ use super::{
 };
 use crate::{
     disk::{DiskFile, DynDisk},
-    limits::{SNAPSHOT_BUSY_INTERVAL, SNAPSHOT_PATIENCE},
+    limits::{SNAPSHOT_BUSY_INTERVAL, SNAPSHOT_CHUNKS_PER_SYNC, SNAPSHOT_PATIENCE},
     metrics::Metrics,
     raft::{
         convert,
@@ -46,6 +46,8 @@ struct Staging {
     file: Arc<dyn DiskFile>,
     offset: u64,
     chunks: u64,
+    /// How many of the chunks were synced; only these are acknowledged.
+    durable: u64,
     /// Where the last chunk ends.
     position: Position,
 }
@@ -81,8 +83,8 @@ impl SnapshotReceiver {
         let exclusive = busy(output, self.exclusive(shard)).await?;
         let received = self.receive_chunks(shard, first, input, output).await;
         self.status.set(shard, None);
-        let staging = received?;
-        staging.file.sync().await?;
+        let mut staging = received?;
+        staging.sync().await?;
         let vote = convert::from_pb_vote(staging.offer.vote.as_ref()).map_err(peer)?;
         let last_log_id: Option<LogId> = staging.offer.last_log_id.as_ref().map(convert::from_pb_log_id);
         let membership = staging
@@ -160,7 +162,10 @@ impl SnapshotReceiver {
             if last {
                 return Ok(staging);
             }
-            reply(output, staging.ack()).await?;
+            if staging.chunks - staging.durable >= SNAPSHOT_CHUNKS_PER_SYNC {
+                staging.sync().await?;
+                reply(output, staging.ack()).await?;
+            }
         }
     }
 
@@ -184,12 +189,15 @@ impl SnapshotReceiver {
             })?;
         }
         file.set_len(reader.offset).await?;
+        // What is found may be in the page cache only, after a broken connection.
+        file.sync().await?;
         Ok(Some(Staging {
             offer,
             range: keys::shard_range(shard),
             file,
             offset: reader.offset,
             chunks: reader.frames,
+            durable: reader.frames,
             position,
         }))
     }
@@ -201,7 +209,7 @@ impl SnapshotReceiver {
         let file = self.disk.open(&format!("{dir}/{CHUNKS}"), true).await?;
         let marker = self.disk.open(&format!("{dir}/{OFFER}"), true).await?;
         marker
-            .write_at(0, vec![offer.encode_to_vec().into()], true)
+            .write_at(0, vec![offer.encode_to_vec().into()], false)
             .await?;
         marker.sync().await?;
         self.disk.sync_dir(&dir).await?;
@@ -212,6 +220,7 @@ impl SnapshotReceiver {
             file,
             offset: 0,
             chunks: 0,
+            durable: 0,
             position: Position::default(),
         })
     }
@@ -226,6 +235,14 @@ impl Staging {
         }
     }
 
+    /// Makes all chunks durable. Not by synchronous writes: those go where the log's do, and would delay appends and votes.
+    async fn sync(&mut self) -> std::io::Result<()> {
+        self.file.sync().await?;
+        self.durable = self.chunks;
+        Ok(())
+    }
+
+    /// Writes a chunk; it is durable after [`Staging::sync`].
     async fn append(&mut self, chunk: pb::SnapshotChunk) -> Result<(), TransferError> {
         let (start, end) = &self.range;
         let (mut position, mut sound) = (self.position.clone(), true);
@@ -247,7 +264,7 @@ impl Staging {
         header.put_u32_le(chunk.crc32c);
         let len = (FRAME_HEADER + chunk.data.len()) as u64;
         self.file
-            .write_at(self.offset, vec![header.freeze(), chunk.data], true)
+            .write_at(self.offset, vec![header.freeze(), chunk.data], false)
             .await?;
         self.offset += len;
         self.chunks += 1;
