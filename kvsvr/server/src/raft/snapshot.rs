@@ -37,7 +37,11 @@ mod sender;
 mod source;
 mod staged;
 
-pub use self::{receiver::SnapshotReceiver, sender::SnapshotSender, staged::Staged};
+pub use self::{
+    receiver::SnapshotReceiver,
+    sender::SnapshotSender,
+    staged::{Staged, free_staging},
+};
 
 /// What openraft carries from the builder to the network, and from the network to the state machine.
 #[derive(Debug)]
@@ -102,6 +106,17 @@ pub enum TransferError {
     /// The local disk.
     #[error("snapshot staging: {0}")]
     Io(#[from] std::io::Error),
+    /// The disk has no room for the snapshot.
+    #[error(
+        "snapshot staging: the disk has {free_mib} MiB free, and the snapshot needs {needed_mib} MiB with the reserve; free space or add \
+         disk, it is sent again by itself"
+    )]
+    Space {
+        /// Bytes that can be written now, in MiB.
+        free_mib: u64,
+        /// Bytes for what is not staged yet, for the installation, and for the reserve, in MiB.
+        needed_mib: u64,
+    },
     /// What was received and checked is not any more what it was.
     #[error("snapshot staging: {path} is incomplete or damaged at byte {byte}; {then}")]
     Damaged {
@@ -112,6 +127,17 @@ pub enum TransferError {
         /// What happens then.
         then: &'static str,
     },
+}
+
+impl TransferError {
+    /// The disk is full, or is so with the reserve counted.
+    fn is_space(&self) -> bool {
+        match self {
+            Self::Space { .. } => true,
+            Self::Io(error) => error.kind() == std::io::ErrorKind::StorageFull,
+            _ => false,
+        }
+    }
 }
 
 /// Runs work that blocks on a thread that may.

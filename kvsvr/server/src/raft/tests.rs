@@ -38,6 +38,7 @@ mod convert_tests;
 mod crashes;
 mod pump;
 mod purge;
+mod space;
 mod transfer;
 
 const SHARD: ShardId = ShardId(3);

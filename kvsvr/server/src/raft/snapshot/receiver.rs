@@ -25,12 +25,14 @@ use crate::{
         convert,
         types::{LogId, StoredMembership, Vote},
     },
+    store::STAGING_DIR,
 };
 
 /// Receives snapshots into the staging directory.
 #[derive(Clone)]
 pub struct SnapshotReceiver {
     disk: DynDisk,
+    reserve_bytes: u64,
     /// One transfer at a time for each shard. The lock goes with the staged snapshot: the task that serves a transfer may be
     /// dropped while Raft installs what it has received.
     locks: Arc<Mutex<BTreeMap<ShardId, Arc<tokio::sync::Mutex<()>>>>>,
@@ -53,10 +55,16 @@ struct Staging {
 }
 
 impl SnapshotReceiver {
-    /// Stages on `disk`.
-    pub fn new(disk: DynDisk, status: Arc<TransferStatus>, metrics: Arc<Metrics>) -> Self {
+    /// Stages on `disk`, as long as `reserve_bytes` stay free.
+    pub fn new(
+        disk: DynDisk,
+        reserve_bytes: u64,
+        status: Arc<TransferStatus>,
+        metrics: Arc<Metrics>,
+    ) -> Self {
         Self {
             disk,
+            reserve_bytes,
             locks: Arc::default(),
             status,
             metrics,
@@ -83,6 +91,10 @@ impl SnapshotReceiver {
         let exclusive = busy(output, self.exclusive(shard)).await?;
         let received = self.receive_chunks(shard, first, input, output).await;
         self.status.set(shard, None);
+        if received.as_ref().is_err_and(TransferError::is_space) {
+            // The log needs the space more, and a node that starts again finds it.
+            remove(&self.disk, shard).await?;
+        }
         let mut staging = received?;
         staging.sync().await?;
         let vote = convert::from_pb_vote(staging.offer.vote.as_ref()).map_err(peer)?;
@@ -128,6 +140,8 @@ impl SnapshotReceiver {
         output: &StreamSender,
     ) -> Result<Staging, TransferError> {
         let begun = busy(output, self.resume(shard)).await??;
+        self.check_space(begun.as_ref().map_or(0, |staging| staging.offset), 0)
+            .await?;
         let resume_id = begun
             .as_ref()
             .map(|s| s.offer.snapshot_id.clone())
@@ -158,6 +172,8 @@ impl SnapshotReceiver {
             self.status
                 .set(shard, Some(format!("receiving: chunk {}", chunk.number)));
             let last = chunk.last;
+            self.check_space(staging.offset, (FRAME_HEADER + chunk.data.len()) as u64)
+                .await?;
             staging.append(chunk).await?;
             if last {
                 return Ok(staging);
@@ -167,6 +183,20 @@ impl SnapshotReceiver {
                 reply(output, staging.ack()).await?;
             }
         }
+    }
+
+    /// Refuses what would leave less than the reserve when it is staged and then installed, which writes all of it once more: without
+    /// space the log cannot go on, and the node ends.
+    async fn check_space(&self, staged: u64, next: u64) -> Result<(), TransferError> {
+        let free = self.disk.free_bytes().await?;
+        let needed = self.reserve_bytes.saturating_add(staged + 2 * next);
+        if free >= needed {
+            return Ok(());
+        }
+        Err(TransferError::Space {
+            free_mib: free >> 20,
+            needed_mib: needed.div_ceil(1 << 20),
+        })
     }
 
     /// What an interrupted transfer has left.
@@ -213,7 +243,7 @@ impl SnapshotReceiver {
             .await?;
         marker.sync().await?;
         self.disk.sync_dir(&dir).await?;
-        self.disk.sync_dir("staging").await?;
+        self.disk.sync_dir(STAGING_DIR).await?;
         Ok(Staging {
             offer,
             range: keys::shard_range(shard),

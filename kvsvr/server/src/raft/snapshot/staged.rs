@@ -11,7 +11,10 @@ use kvsvr_core::{
 use tokio::sync::OwnedMutexGuard;
 
 use super::{TransferError, blocking, chunk::pairs};
-use crate::disk::{DiskFile, DynDisk};
+use crate::{
+    disk::{DiskFile, DynDisk},
+    store::STAGING_DIR,
+};
 
 /// A complete, verified snapshot in `staging/<shard>/`.
 #[derive(Debug)]
@@ -35,7 +38,7 @@ pub(super) const FRAME_HEADER: usize = 16;
 pub(super) const LAST_FRAME: u64 = 1 << 63;
 
 pub(super) fn staging(shard: ShardId) -> String {
-    format!("staging/{shard}")
+    format!("{STAGING_DIR}/{shard}")
 }
 
 impl Staged {
@@ -98,6 +101,30 @@ impl Staged {
     }
 }
 
+/// Removes what interrupted transfers have staged, those first with the lowest shards, until at least `reserve_bytes` are free. What is
+/// being installed stays: the shard's content is incomplete without it. For a node that starts, before its log is opened.
+pub async fn free_staging(disk: &DynDisk, reserve_bytes: u64) -> std::io::Result<()> {
+    for shard in disk.list(STAGING_DIR).await? {
+        let free = disk.free_bytes().await?;
+        if free >= reserve_bytes {
+            return Ok(());
+        }
+        let dir = format!("{STAGING_DIR}/{shard}");
+        if disk.list(&dir).await?.iter().any(|name| name == INSTALL) {
+            continue;
+        }
+        tracing::warn!(
+            shard,
+            free_mib = free >> 20,
+            reserve_mib = reserve_bytes >> 20,
+            "the disk is nearly full: a snapshot that was received in part is removed, and sent again later"
+        );
+        disk.remove_dir(&dir).await?;
+        disk.sync_dir(STAGING_DIR).await?;
+    }
+    Ok(())
+}
+
 /// Removes what is staged, if there is anything.
 pub(super) async fn remove(disk: &DynDisk, shard: ShardId) -> std::io::Result<()> {
     let dir = staging(shard);
@@ -108,7 +135,7 @@ pub(super) async fn remove(disk: &DynDisk, shard: ShardId) -> std::io::Result<()
     disk.remove(&format!("{dir}/{INSTALL}")).await?;
     disk.sync_dir(&dir).await?;
     disk.remove_dir(&dir).await?;
-    disk.sync_dir("staging").await
+    disk.sync_dir(STAGING_DIR).await
 }
 
 /// Reads the valid frames of a chunk file, and stops at the first that is not.

@@ -71,6 +71,7 @@ impl Filling {
     async fn stage(&self, meta: &Meta, chunks: Chunks) -> SnapshotData {
         let receiver = SnapshotReceiver::new(
             self.disk.clone(),
+            0,
             Arc::new(TransferStatus::default()),
             Metrics::new(),
         );

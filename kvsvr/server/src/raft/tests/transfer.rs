@@ -174,6 +174,9 @@ impl Source {
     }
 }
 
+/// Bytes that a receiver leaves free.
+pub(super) const RESERVE: u64 = 5_000;
+
 /// A node that receives.
 pub(super) struct Target {
     pub(super) engine: Arc<MemEngine>,
@@ -189,7 +192,7 @@ impl Target {
 
     pub(super) fn on(engine: Arc<MemEngine>, disk: MemDisk) -> Self {
         let status = Arc::new(TransferStatus::default());
-        let receiver = SnapshotReceiver::new(Arc::new(disk.clone()), status, Metrics::new());
+        let receiver = SnapshotReceiver::new(Arc::new(disk.clone()), RESERVE, status, Metrics::new());
         Self {
             engine,
             disk,
@@ -321,13 +324,13 @@ pub(super) async fn transfer(
     Outcome { sent, chunks }
 }
 
-async fn whole(source: &Source, target: &Target) -> Vec<u64> {
+pub(super) async fn whole(source: &Source, target: &Target) -> Vec<u64> {
     let outcome = transfer(source, target, target.engine.clone(), Trouble::default()).await;
     outcome.sent.unwrap().unwrap();
     outcome.chunks
 }
 
-async fn cut(source: &Source, target: &Target, after: usize) {
+pub(super) async fn cut(source: &Source, target: &Target, after: usize) {
     let trouble = Trouble {
         cut_after: Some(after),
         ..Trouble::default()
@@ -337,7 +340,7 @@ async fn cut(source: &Source, target: &Target, after: usize) {
 }
 
 /// The target has the shard's state, durably, nothing of other shards, and no leftovers.
-fn assert_installed(source: &Source, target: &Target) {
+pub(super) fn assert_installed(source: &Source, target: &Target) {
     let durable = target.engine.crash();
     assert_eq!(hash(&durable, SHARD), hash(&source.engine, SHARD));
     assert_eq!(hash(&target.engine, SHARD), hash(&source.engine, SHARD));
