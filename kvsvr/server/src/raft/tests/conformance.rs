@@ -77,17 +77,17 @@ impl Filling {
         );
         let (requests, input) = mpsc::channel(STREAM_QUEUE);
         let (output, mut answers) = mpsc::channel(STREAM_QUEUE);
-        let offer = transfer::offer("elsewhere/3-0", meta);
+        let offer = sides::offer("elsewhere/3-0", meta);
         let last = chunks.len() - 1;
         let sending = async {
-            requests.send(transfer::offer_message(&offer)).await.unwrap();
+            requests.send(sides::offer_message(&offer)).await.unwrap();
             for (number, data) in chunks.into_iter().enumerate() {
-                let message = transfer::chunk_message(number as u64, data, number == last);
+                let message = sides::chunk_message(number as u64, data, number == last);
                 requests.send(message).await.unwrap();
             }
         };
         let mut staged = None;
-        let mut input = transfer::plain(input);
+        let mut input = sides::plain(input);
         let install = |vote, _, data| {
             staged = Some(data);
             // What is handed to openraft outlives the transfer.

@@ -10,7 +10,7 @@ use kvsvr_core::{
 use proptest::prelude::*;
 
 use super::{
-    transfer::{Source, Target, Trouble, transfer},
+    sides::{Source, Target, Trouble, transfer},
     *,
 };
 use crate::raft::snapshot::Staged;

@@ -1,7 +1,7 @@
 //! Snapshots and a disk that is nearly full.
 
 use super::{
-    transfer::{RESERVE, Source, Target, Trouble, assert_installed, cut, transfer, whole},
+    sides::{RESERVE, Source, Target, Trouble, assert_installed, cut, transfer, whole},
     *,
 };
 use crate::raft::snapshot::free_staging;
