@@ -14,7 +14,7 @@ use prost::Message;
 use crate::raft::{
     convert,
     runtime::Runtime,
-    snapshot::{pairs, put_pair},
+    snapshot::chunk::{pairs, put_pair},
 };
 
 mod node;

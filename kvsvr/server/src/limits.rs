@@ -261,14 +261,22 @@ pub const TRANSFER_DEADLINE: Duration = Duration::from_millis(1_000);
 pub const SNAPSHOT_CHUNK_BYTES: usize = 1 << 20;
 /// Unacknowledged chunks.
 pub const MAX_SNAPSHOT_CHUNKS_IN_FLIGHT: u64 = 8;
+/// Chunks that a receiver makes durable, and acknowledges, together.
+pub const SNAPSHOT_CHUNKS_PER_SYNC: u64 = 4;
 /// Transfers that a node sends at a time.
 pub const MAX_SNAPSHOTS_SENDING: usize = 2;
 /// Bytes per second of one transfer, so that it leaves disk and network to the service.
 pub const SNAPSHOT_BYTES_PER_SECOND: u64 = 128 << 20;
-/// How long one side of a transfer waits for the other; installing the snapshot falls into it.
+/// How long one side of a transfer waits for a sign of life of the other.
 pub const SNAPSHOT_PATIENCE: Duration = Duration::from_secs(60);
+/// How often a receiver that installs, or waits for an installation to end, says that it is alive.
+pub const SNAPSHOT_BUSY_INTERVAL: Duration = Duration::from_secs(5);
 /// Longest time of a whole transfer.
 pub const SNAPSHOT_TRANSFER_TIMEOUT: Duration = Duration::from_secs(6 * 3600);
+
+// The sender goes on while the receiver syncs.
+const _: () = assert!(SNAPSHOT_CHUNKS_PER_SYNC * 2 <= MAX_SNAPSHOT_CHUNKS_IN_FLIGHT);
+const _: () = assert!(SNAPSHOT_BUSY_INTERVAL.as_millis() * 4 <= SNAPSHOT_PATIENCE.as_millis());
 
 // Maintenance and administration.
 
@@ -286,7 +294,8 @@ pub const PREFERRED_LEADER_INTERVAL: Duration = Duration::from_secs(3);
 pub const PREFERRED_LEADER_HEARTBEATS: u32 = 3;
 /// Entries that a node may lack to be handed leadership.
 pub const TRANSFER_MAX_LAG: u64 = 16;
-/// A member that lacks up to this many times the log that is kept anyway is still served from the log, not by a snapshot.
+/// A member that lacks up to this many times the log that is kept anyway is still served from the log, not by a snapshot; also one that
+/// lacks it behind a snapshot which it is being sent.
 pub const PURGE_PATIENCE: u64 = 8;
 /// After this time any member starts a new group when the preferred one has not.
 pub const INITIALIZE_PATIENCE: Duration = Duration::from_secs(3);

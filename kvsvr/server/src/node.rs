@@ -143,7 +143,12 @@ impl Node {
         let buffer = Arc::new(BufferedEngine::new(parts.engine, settings.write_buffer_bytes));
         let cache = Arc::new(CachedEngine::new(buffer.clone(), settings.row_cache_bytes as u64));
         let node = Arc::new(Node {
-            receiver: SnapshotReceiver::new(parts.disk.clone(), transfers.clone(), parts.metrics.clone()),
+            receiver: SnapshotReceiver::new(
+                parts.disk.clone(),
+                settings.disk_reserve_bytes,
+                transfers.clone(),
+                parts.metrics.clone(),
+            ),
             snapshots: Arc::new(snapshots),
             transfers,
             identity: RwLock::new(parts.store.identity()),

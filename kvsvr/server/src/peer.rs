@@ -190,8 +190,6 @@ async fn snapshot(
     let chunk = pb::SnapshotChunk::decode(first).map_err(malformed)?;
     let offer = chunk.offer.ok_or_else(|| malformed("no offer"))?;
     let shard = addressee(node, offer.envelope.as_ref())?;
-    // One at a time for a shard: two would write the same staging files.
-    let _exclusive = shard.receiving_snapshot().await;
     let raft = shard.raft();
     let install = |vote, meta, data| async move {
         let snapshot = Snapshot { meta, snapshot: data };

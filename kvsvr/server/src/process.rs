@@ -24,7 +24,10 @@ use crate::{
     maintenance,
     metrics::{Metrics, resident_bytes},
     node::{Node, NodeParts, StatusProbe},
-    raft::runtime::{random_u64, wall_clock_ms},
+    raft::{
+        runtime::{random_u64, wall_clock_ms},
+        snapshot::free_staging,
+    },
     rocks::{RocksEngine, RocksOptions},
     store::{DataLock, ROCKS_DIR, STAGING_DIR, Store, StoreError, StoreId},
     wal::{Wal, WalError, WalOptions},
@@ -55,6 +58,9 @@ pub async fn run(config: Config, shutdown: Shutdown) -> Result<(), Failure> {
         .await
         .map_err(data_refused)?;
     disk.create_dir(STAGING_DIR).await.map_err(storage)?;
+    free_staging(&disk, config.disk_reserve_bytes)
+        .await
+        .map_err(storage)?;
     let metrics = Metrics::new();
     let wal = open_wal(&config, &store, disk.clone(), &metrics).await?;
     let rocks = open_rocks(&config)?;

@@ -314,7 +314,10 @@ impl RaftStateMachine<TypeConfig> for StateMachine {
         };
         let shared = &*self.shared;
         shared.head.installs.fetch_add(1, Ordering::AcqRel);
-        staged.install(&*shared.engine).await.map_err(io::Error::other)?;
+        staged
+            .install(shared.engine.clone())
+            .await
+            .map_err(io::Error::other)?;
         let machine = Machine::load(shared.shard, &*shared.engine).map_err(io::Error::other)?;
         if machine.applied().map(convert::log_id) != meta.last_log_id {
             return Err(io::Error::other(format!(

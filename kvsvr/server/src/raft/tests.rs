@@ -2,7 +2,12 @@
 //!
 //! Time is virtual (`start_paused`): a pause costs nothing, and a deadline passes when nothing else can happen.
 
-use std::{collections::BTreeMap, sync::Arc, time::Duration};
+use std::{
+    collections::BTreeMap,
+    sync::Arc,
+    thread::{self, ThreadId},
+    time::Duration,
+};
 
 use bytes::Bytes;
 use futures::future::BoxFuture;
@@ -32,6 +37,9 @@ mod conformance;
 mod convert_tests;
 mod crashes;
 mod pump;
+mod purge;
+mod sides;
+mod space;
 mod transfer;
 
 const SHARD: ShardId = ShardId(3);
@@ -106,6 +114,8 @@ struct MemCheckpoints {
     named: Mutex<BTreeMap<String, Arc<MemEngine>>>,
     /// Runs before a checkpoint is made.
     before_create: Mutex<Option<Hook>>,
+    /// The thread of the async tasks, on which none may be opened.
+    not_on: Option<ThreadId>,
 }
 
 struct Opened(Arc<MemEngine>);
@@ -133,6 +143,7 @@ impl Checkpoints for MemCheckpoints {
         Ok(())
     }
     fn open(&self, name: &str) -> Result<Option<Box<dyn EngineRead + Send + Sync>>, EngineError> {
+        assert_ne!(self.not_on, Some(thread::current().id()), "opening blocks");
         let found = self.named.lock().get(name).cloned();
         Ok(found.map(|engine| Box::new(Opened(engine)) as _))
     }

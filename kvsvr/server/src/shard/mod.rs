@@ -96,9 +96,9 @@ pub struct Shard {
     /// A task that expires what is due is at work.
     expiring: AtomicBool,
     wal: Wal,
+    snapshots: Arc<SnapshotSender>,
     transfers: Arc<TransferStatus>,
     heartbeat: Duration,
-    receiving: tokio::sync::Mutex<()>,
     /// Term in which leadership was last handed to the preferred leader, so that it is tried once only.
     handed_over: Mutex<u64>,
 }
@@ -133,7 +133,10 @@ impl Shard {
         let id = parts.id;
         if let Some(staged) = Staged::interrupted(&parts.disk, id).await? {
             tracing::warn!(shard = %id, "a snapshot was being installed when the node stopped; installing it again");
-            staged.install(&*parts.engine).await.map_err(io::Error::other)?;
+            staged
+                .install(parts.engine.clone())
+                .await
+                .map_err(io::Error::other)?;
         }
         let machine = StateMachine::load(
             id,
@@ -146,7 +149,7 @@ impl Shard {
         let network = NetworkFactory {
             peers: parts.peers.clone(),
             shard: id,
-            snapshots: parts.snapshots,
+            snapshots: parts.snapshots.clone(),
         };
         let config = Arc::new(raft_config(&parts.peers.cluster_id, parts.timing)?);
         let log = LogStore::new(parts.wal.clone(), id);
@@ -185,9 +188,9 @@ impl Shard {
             reads,
             leader,
             wal: parts.wal,
+            snapshots: parts.snapshots,
             transfers: parts.transfers,
             heartbeat: Duration::from_millis(parts.timing.heartbeat_ms),
-            receiving: tokio::sync::Mutex::new(()),
             handed_over: Mutex::new(0),
         }))
     }
@@ -242,11 +245,6 @@ impl Shard {
         let membership = &metrics.borrow_watched().membership_config;
         membership.membership().get_node(&id).cloned()
     }
-    /// Held while a snapshot is being received.
-    pub async fn receiving_snapshot(&self) -> tokio::sync::MutexGuard<'_, ()> {
-        self.receiving.lock().await
-    }
-
     /// Queues commands for the log. Only the leader commits them; others answer NOT_LEADER.
     pub fn propose(&self, proposals: Vec<Proposal>) {
         self.proposer.propose(proposals);
@@ -276,7 +274,8 @@ impl Shard {
     }
 
     /// Marks a snapshot point at the engine's last flush and purges the log that nobody needs: what is flushed, and either acknowledged by
-    /// all members or far behind. About `keep_bytes` of the newest entries stay. Never what is not applied (openraft issue 2116).
+    /// all members or far behind. About `keep_bytes` of the newest entries stay. A member that is being sent a snapshot counts as one that has
+    /// acknowledged what the snapshot contains. Never what is not applied (openraft issue 2116).
     pub async fn purge(&self, keep_bytes: u64) -> io::Result<()> {
         let durable =
             kvsvr_core::read::shard_head(&Durable(&*self.engine), self.id).map_err(io::Error::other)?;
@@ -292,18 +291,15 @@ impl Shard {
             .min(applied)
             .min(self.wal.index_before(self.id, keep_bytes));
         if let Some(replication) = &metrics.replication {
-            // A member that is only a little behind is served from the log.
-            let slowest = replication
-                .values()
-                .map(|m| m.map_or(0, |id| id.index))
-                .min()
-                .unwrap_or(upto);
-            let patience = self
-                .wal
-                .index_before(self.id, keep_bytes * crate::limits::PURGE_PATIENCE);
-            if slowest >= patience {
-                upto = upto.min(slowest);
-            }
+            let patience = keep_bytes.saturating_mul(crate::limits::PURGE_PATIENCE);
+            let patience = self.wal.index_before(self.id, patience);
+            let has = replication.iter().map(|(id, matched)| {
+                let sent = self.snapshots.held_index(self.id, *id).unwrap_or(0);
+                matched.map_or(0, |id| id.index).max(sent)
+            });
+            // A member that is only a little behind is served from the log, whatever another one lacks.
+            let slowest = has.filter(|has| *has >= patience).min();
+            upto = slowest.map_or(upto, |slowest| upto.min(slowest));
         }
         if upto <= purged {
             return Ok(());

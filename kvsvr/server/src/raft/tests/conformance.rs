@@ -22,7 +22,10 @@ use crate::{
     raft::{
         apply::StateMachine,
         log::LogStore,
-        snapshot::{Position, SnapshotData, SnapshotReceiver, TransferStatus, next_chunk},
+        snapshot::{
+            SnapshotData, SnapshotReceiver, TransferStatus,
+            chunk::{Position, next_chunk},
+        },
         types::{Entry, LogId, TypeConfig, of},
     },
     store::StoreId,
@@ -68,31 +71,37 @@ impl Filling {
     async fn stage(&self, meta: &Meta, chunks: Chunks) -> SnapshotData {
         let receiver = SnapshotReceiver::new(
             self.disk.clone(),
+            0,
             Arc::new(TransferStatus::default()),
             Metrics::new(),
         );
         let (requests, input) = mpsc::channel(STREAM_QUEUE);
         let (output, mut answers) = mpsc::channel(STREAM_QUEUE);
-        let offer = transfer::offer("elsewhere/3-0", meta);
+        let offer = sides::offer("elsewhere/3-0", meta);
         let last = chunks.len() - 1;
         let sending = async {
-            answers.recv().await.unwrap();
-            requests.send(transfer::offer_message(&offer)).await.unwrap();
+            requests.send(sides::offer_message(&offer)).await.unwrap();
             for (number, data) in chunks.into_iter().enumerate() {
-                answers.recv().await.unwrap();
-                let message = transfer::chunk_message(number as u64, data, number == last);
+                let message = sides::chunk_message(number as u64, data, number == last);
                 requests.send(message).await.unwrap();
             }
         };
         let mut staged = None;
-        let mut input = transfer::plain(input);
+        let mut input = sides::plain(input);
         let install = |vote, _, data| {
             staged = Some(data);
             // What is handed to openraft outlives the transfer.
             async move { Err(format!("kept, {vote}")) }
         };
-        let receiving = receiver.receive(SHARD, offer.clone(), &mut input, &output, install);
-        let ((), received) = futures::join!(sending, receiving);
+        let receiving = async {
+            let received = receiver
+                .receive(SHARD, offer.clone(), &mut input, &output, install)
+                .await;
+            drop(output);
+            received
+        };
+        let answered = async { while answers.recv().await.is_some() {} };
+        let ((), received, ()) = futures::join!(sending, receiving, answered);
         assert!(received.unwrap_err().to_string().contains("kept"));
         staged.unwrap()
     }

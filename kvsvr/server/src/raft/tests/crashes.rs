@@ -10,22 +10,30 @@ use kvsvr_core::{
 use proptest::prelude::*;
 
 use super::{
-    transfer::{Source, Target, Trouble, transfer},
+    sides::{Source, Target, Trouble, transfer},
     *,
 };
 use crate::raft::snapshot::Staged;
 
-/// Flushes by itself after each `every` writes, as RocksDB does when its memtables are full.
+/// Flushes by itself after each `every` writes, as RocksDB does when its memtables are full. Refuses to block the async tasks.
 struct Restless {
     inner: Arc<MemEngine>,
     every: u64,
     writes: AtomicU64,
+    /// The thread of the async tasks.
+    not_on: ThreadId,
 }
 
 impl Restless {
     fn new(inner: Arc<MemEngine>, every: u64) -> Self {
         let writes = AtomicU64::new(0);
-        Self { inner, every, writes }
+        let not_on = thread::current().id();
+        Self {
+            inner,
+            every,
+            writes,
+            not_on,
+        }
     }
 }
 
@@ -40,6 +48,7 @@ impl EngineRead for Restless {
 
 impl Engine for Restless {
     fn write(&self, batch: WriteBatch) -> Result<(), EngineError> {
+        assert_ne!(self.not_on, thread::current().id(), "writing blocks");
         self.inner.write(batch)?;
         let writes = self.writes.fetch_add(1, Ordering::Relaxed) + 1;
         if writes.is_multiple_of(self.every) {
@@ -51,6 +60,7 @@ impl Engine for Restless {
         self.inner.snapshot()
     }
     fn flush(&self) -> Result<(), EngineError> {
+        assert_ne!(self.not_on, thread::current().id(), "flushing blocks");
         self.inner.flush()
     }
     fn get_durable(&self, cf: Cf, key: &[u8]) -> Result<Option<Bytes>, EngineError> {
@@ -81,7 +91,7 @@ fn crash() -> impl Strategy<Value = Crash> {
 }
 
 /// Starts the node as [`crate::shard::Shard::start`] does. False if the power failed again.
-async fn start(target: &Target, engine: &dyn Engine) -> bool {
+async fn start(target: &Target, engine: Arc<dyn Engine>) -> bool {
     match Staged::interrupted(&target.dyn_disk(), SHARD).await {
         Ok(Some(staged)) => match staged.install(engine).await {
             Ok(()) => true,
@@ -117,21 +127,21 @@ async fn check(crashes: &[Crash], flush_every: u64) {
     let states = [hash(&target.engine, SHARD), hash(&source.engine, SHARD)];
     for crash in crashes {
         target.disk.fail_power_after(crash.after);
-        let engine = Restless::new(target.engine.clone(), crash.flush_every);
-        if start(&target, &engine).await {
+        let engine = Arc::new(Restless::new(target.engine.clone(), crash.flush_every));
+        if start(&target, engine.clone()).await {
             assert!(states.contains(&hash(&target.engine, SHARD)), "half a state");
             // However it ends: the power may have failed anywhere.
-            transfer(&source, &target, &engine, Trouble::default()).await;
+            transfer(&source, &target, engine, Trouble::default()).await;
         }
         target = target.crashed(crash.seed);
     }
-    let engine = Restless::new(target.engine.clone(), flush_every);
+    let engine = Arc::new(Restless::new(target.engine.clone(), flush_every));
     assert!(
-        start(&target, &engine).await,
+        start(&target, engine.clone()).await,
         "nothing is in the way of the start"
     );
     assert!(states.contains(&hash(&target.engine, SHARD)), "half a state");
-    let last = transfer(&source, &target, &engine, Trouble::default()).await;
+    let last = transfer(&source, &target, engine, Trouble::default()).await;
     last.sent.unwrap().unwrap();
     assert_eq!(hash(&target.engine.crash(), SHARD), states[1]);
     assert_eq!(hash(&target.engine, OTHER_SHARD), other);
@@ -155,7 +165,7 @@ proptest! {
 fn a_transfer_has_fewer_operations() {
     let operations = run(async {
         let (source, target) = (Source::new("a", 60), Target::new());
-        let sent = transfer(&source, &target, &*target.engine, Trouble::default()).await;
+        let sent = transfer(&source, &target, target.engine.clone(), Trouble::default()).await;
         sent.sent.unwrap().unwrap();
         target.disk.operations()
     });
