@@ -5,7 +5,7 @@
 //! interrupted goes on where it stopped. The receiver stages all chunks in a file before it touches the shard, then installs them
 //! under a marker, so that a crash in the middle is repaired by installing again at the next start.
 //!
-//! Dialogue on one stream ([`Class::Bulk`], so replication never waits for it): the sender offers without naming a snapshot; the
+//! Dialogue on one stream (`Class::Bulk`, so replication never waits for it): the sender offers without naming a snapshot; the
 //! receiver answers which transfer it has begun and how far it got; the sender offers that one again, or a new one; then chunks
 //! and acknowledgements; after the last chunk the receiver installs and answers with its vote. Whatever takes the receiver long, it
 //! says in between that it is busy, so that a slow receiver is told from a dead one.
