@@ -70,6 +70,8 @@ pub const WAL_SPARES: usize = 2;
 pub const WAL_SEAL_MS: u64 = 200;
 /// Bytes written between two looks at the free space.
 pub const WAL_SPACE_CHECK_BYTES: u64 = 16 << 20;
+/// Bytes that one write past the page cache has at most: they are gathered in a buffer of this size.
+pub const DIRECT_WRITE_BYTES: usize = 1 << 20;
 /// Bytes of free space below which the node refuses writes.
 pub const DISK_RESERVE_BYTES: u64 = 256 << 20;
 /// Bytes of RocksDB's block cache, index and filter blocks included.

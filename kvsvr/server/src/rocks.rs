@@ -12,7 +12,6 @@
 use std::{
     fmt, fs, io,
     ops::ControlFlow,
-    os::unix::fs::OpenOptionsExt as _,
     path::{Path, PathBuf},
     sync::Arc,
 };
@@ -26,9 +25,9 @@ use rocksdb::{
     ColumnFamily, DB, ErrorKind, FlushOptions, ReadOptions, ReadTier, SnapshotWithThreadMode, WriteOptions,
     checkpoint::Checkpoint,
 };
-use rustix::fs::OFlags;
 
 use crate::{
+    disk::fs::direct,
     limits::{ROCKS_BLOCK_CACHE_BYTES, ROCKS_MEMTABLE_BYTES},
     raft::snapshot::Checkpoints,
 };
@@ -158,13 +157,7 @@ fn scan(
 /// True if files in the directory can be written past the kernel's cache; some file systems in memory cannot.
 fn has_direct_io(dir: &Path) -> bool {
     let probe = dir.join("direct-io-probe");
-    let flags = OFlags::DIRECT.bits().cast_signed();
-    let opened = fs::OpenOptions::new()
-        .write(true)
-        .create(true)
-        .truncate(true)
-        .custom_flags(flags)
-        .open(&probe);
+    let opened = direct::options().create(true).truncate(true).open(&probe);
     // It may not have been created.
     let _ = fs::remove_file(&probe);
     opened.is_ok()

@@ -18,7 +18,7 @@
 use std::{
     collections::BTreeMap,
     hash::{BuildHasher, RandomState},
-    mem,
+    hint, mem,
     sync::{
         Arc,
         atomic::{AtomicUsize, Ordering},
@@ -38,6 +38,11 @@ use crate::limits::{BUFFER_ROW_OVERHEAD, BUFFER_SCAN_ROWS, BUFFER_VERSION_OVERHE
 
 /// The number of a batch in its buffer, from 1 on.
 pub(super) type Sequence = u64;
+
+/// Rows that a drain reads ahead.
+const TOUCHED_AHEAD: usize = 8;
+/// Bytes that a processor loads at once.
+const CACHE_LINE: usize = 64;
 
 /// As a bound: all batches.
 pub(super) const NEWEST: Sequence = Sequence::MAX;
@@ -137,6 +142,18 @@ impl Table {
     pub(super) fn row_at(&self, row: u32, sequence: Sequence) -> Option<(&Bytes, &Option<Bytes>)> {
         let row = row_of(&self.rows, row as usize);
         Some((&row.key, row.at(sequence)?))
+    }
+
+    /// Brings the rows into the processor's caches. They lie all over the memory; loads that do not depend on each other overlap, while
+    /// whoever takes row after row waits for each.
+    fn touch(&self, rows: &[u32]) {
+        let first = |bytes: &[u8]| usize::from(bytes.first().copied().unwrap_or_default());
+        let lines = |bytes: &[u8]| bytes.chunks(CACHE_LINE).map(first).sum::<usize>();
+        let rows = rows.iter().map(|row| row_of(&self.rows, *row as usize));
+        hint::black_box(
+            rows.map(|row| lines(&row.key) + row.newest.value.as_deref().map_or(0, lines))
+                .sum::<usize>(),
+        );
     }
 
     fn find(&self, hash: u32, key: &[u8]) -> Option<&Row> {
@@ -287,9 +304,12 @@ impl Buffer {
         let sorted = Cf::ALL.map(|cf| self.orders[cf as usize].lock().sorted_rows(tables.of(cf)));
         let mut rows = Cf::ALL.into_iter().flat_map(|cf| {
             let table = tables.of(cf);
-            sorted[cf as usize].iter().map(move |row| {
-                let row = row_of(&table.rows, *row as usize);
-                (cf, &row.key[..], row.newest.value.as_deref())
+            sorted[cf as usize].chunks(TOUCHED_AHEAD).flat_map(move |group| {
+                table.touch(group);
+                group.iter().map(move |row| {
+                    let row = row_of(&table.rows, *row as usize);
+                    (cf, &row.key[..], row.newest.value.as_deref())
+                })
             })
         });
         take(&mut rows)

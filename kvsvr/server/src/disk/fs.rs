@@ -4,6 +4,10 @@
 //! runtime nor waits behind a long read or the allocation of a file. An operation is handed to its thread when the method is
 //! called, not when the future is polled, so the operations of one lane run in the order of the calls. It relies on Unix
 //! (positional reads and writes). It does not lock the directory: [`crate::store`] does.
+//!
+//! Synchronous writes of whole sectors go past the kernel's page cache where the file system can do that (O_DIRECT): they are on
+//! their way to the disk anyway, and the copy into fresh pages cost as much as the rest of the system call. Reads go through
+//! the cache; the kernel drops the pages that such a write replaces.
 
 use std::{
     fmt, fs,
@@ -15,8 +19,12 @@ use std::{
 
 use bytes::Bytes;
 use futures::channel::oneshot;
+use parking_lot::Mutex;
 
+use self::direct::{DirectFile, Gather};
 use super::{Disk, DiskFile, DiskFuture};
+
+pub(crate) mod direct;
 
 type Job = Box<dyn FnOnce() + Send>;
 
@@ -59,6 +67,8 @@ pub struct FsDisk {
     root: PathBuf,
     log: Lane,
     general: Lane,
+    /// Used on the log's thread only.
+    gather: Arc<Mutex<Gather>>,
 }
 
 impl fmt::Debug for FsDisk {
@@ -76,6 +86,7 @@ impl FsDisk {
             root: root.into(),
             log: Lane::start("disk-log")?,
             general: Lane::start("disk")?,
+            gather: Arc::default(),
         })
     }
 
@@ -111,6 +122,7 @@ fn ignore_missing(result: io::Result<()>) -> io::Result<()> {
 impl Disk for FsDisk {
     fn open(&self, path: &str, create: bool) -> DiskFuture<Arc<dyn DiskFile>> {
         let (log, general) = (self.log.clone(), self.general.clone());
+        let gather = self.gather.clone();
         self.on_path("open", path, move |full| {
             let file = fs::OpenOptions::new()
                 .read(true)
@@ -121,6 +133,8 @@ impl Disk for FsDisk {
             let file: Arc<dyn DiskFile> = Arc::new(FsFile {
                 path: full.into(),
                 file: Arc::new(file),
+                direct: Arc::new(DirectFile::open(full)),
+                gather,
                 log,
                 general,
             });
@@ -183,6 +197,9 @@ impl Disk for FsDisk {
 struct FsFile {
     path: Arc<Path>,
     file: Arc<fs::File>,
+    /// The same file, past the page cache.
+    direct: Arc<DirectFile>,
+    gather: Arc<Mutex<Gather>>,
     log: Lane,
     general: Lane,
 }
@@ -209,14 +226,17 @@ impl FsFile {
 
 impl DiskFile for FsFile {
     fn write_at(&self, offset: u64, buffers: Vec<Bytes>, sync: bool) -> DiskFuture<()> {
-        let lane = if sync { &self.log } else { &self.general };
-        self.on_file(lane, "write", move |file| {
-            let mut at = offset;
-            for buffer in &buffers {
-                file.write_all_at(buffer, at)?;
-                at += buffer.len() as u64;
+        if !sync {
+            return self.on_file(&self.general, "write", move |file| {
+                write_all(file, offset, &buffers)
+            });
+        }
+        let (direct, gather) = (self.direct.clone(), self.gather.clone());
+        self.on_file(&self.log, "write", move |file| {
+            if !direct.write(&mut gather.lock(), offset, &buffers)? {
+                write_all(file, offset, &buffers)?;
             }
-            if sync { file.sync_data() } else { Ok(()) }
+            file.sync_data()
         })
     }
 
@@ -239,6 +259,15 @@ impl DiskFile for FsFile {
     fn sync(&self) -> DiskFuture<()> {
         self.on_file(&self.general, "sync", fs::File::sync_all)
     }
+}
+
+fn write_all(file: &fs::File, offset: u64, buffers: &[Bytes]) -> io::Result<()> {
+    let mut at = offset;
+    for buffer in buffers {
+        file.write_all_at(buffer, at)?;
+        at += buffer.len() as u64;
+    }
+    Ok(())
 }
 
 /// A position of its own in a shared file.
