@@ -315,8 +315,13 @@ fn escape(out: &mut Vec<u8>, key: &[u8]) {
 
 /// What the history keys of one key begin with, given its data key.
 pub fn hist_prefix(data_key: &[u8]) -> Vec<u8> {
+    start_hist_prefix(data_key, 0)
+}
+
+/// [`hist_prefix`] with room for `more` bytes after the revision.
+fn start_hist_prefix(data_key: &[u8], more: usize) -> Vec<u8> {
     let at = key_at(data_key);
-    let mut out = Vec::with_capacity(data_key.len() + 2 + 8 + 8);
+    let mut out = Vec::with_capacity(data_key.len() + 2 + 8 + 8 + more);
     out.extend_from_slice(&data_key[..at]);
     escape(&mut out, &data_key[at..]);
     out.extend_from_slice(&[0, 1]);
@@ -325,9 +330,14 @@ pub fn hist_prefix(data_key: &[u8]) -> Vec<u8> {
 
 /// The history key of a version, given the key's data key.
 pub fn hist_key(data_key: &[u8], mod_rev: Revision) -> Bytes {
-    let mut out = hist_prefix(data_key);
+    start_hist_key(data_key, mod_rev, 0).into()
+}
+
+/// [`hist_key`] with room for `more` bytes after it.
+pub(crate) fn start_hist_key(data_key: &[u8], mod_rev: Revision, more: usize) -> Vec<u8> {
+    let mut out = start_hist_prefix(data_key, more);
     out.extend_from_slice(&(!mod_rev).to_be_bytes());
-    out.into()
+    out
 }
 
 /// Where the history of keys from `data_key` on begins: the bound of a scan over many keys.

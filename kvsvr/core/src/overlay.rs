@@ -30,11 +30,20 @@ impl<'e> Overlay<'e> {
     }
 
     pub(crate) fn put(&mut self, cf: Cf, key: Bytes, value: Bytes) {
-        self.layers[cf as usize].insert(key, Some(value));
+        self.set(cf, key, Some(value));
     }
 
     pub(crate) fn delete(&mut self, cf: Cf, key: Bytes) {
-        self.layers[cf as usize].insert(key, None);
+        self.set(cf, key, None);
+    }
+
+    fn set(&mut self, cf: Cf, key: Bytes, value: Option<Bytes>) {
+        let layer = &mut self.layers[cf as usize];
+        // The map would keep the key that it has, which is in one buffer with the row that is replaced.
+        if layer.insert(key.clone(), value.clone()).is_some() {
+            layer.remove(&key);
+            layer.insert(key, value);
+        }
     }
 
     /// Adds a history row. Its key must be new. Not visible to reads before [`Overlay::settle`].

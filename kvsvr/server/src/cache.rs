@@ -125,15 +125,8 @@ impl EngineRead for CachedEngine {
         }
         let row = self.engine.get(cf, key)?;
         if let Some(quiet) = quiet {
-            stripe.fill(quiet, || {
-                self.rows.put(
-                    RowKey {
-                        hash,
-                        key: Bytes::copy_from_slice(key),
-                    },
-                    row.clone(),
-                );
-            });
+            let (key, row) = joined(key, row.as_deref());
+            stripe.fill(quiet, || self.rows.put(RowKey { hash, key }, row));
         }
         Ok(row)
     }
@@ -385,6 +378,15 @@ impl RowCache {
 struct Counters {
     hits: AtomicU64,
     misses: AtomicU64,
+}
+
+/// Key and row in one buffer: a hit reads both.
+fn joined(key: &[u8], row: Option<&[u8]>) -> (Bytes, Option<Bytes>) {
+    let mut all = Vec::with_capacity(key.len() + row.map_or(0, <[u8]>::len));
+    all.extend_from_slice(key);
+    all.extend_from_slice(row.unwrap_or_default());
+    let all = Bytes::from(all);
+    (all.slice(..key.len()), row.map(|_| all.slice(key.len()..)))
 }
 
 /// A key with its hash, which is computed once. The order is by hash first.

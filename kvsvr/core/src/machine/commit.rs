@@ -63,13 +63,8 @@ impl Machine {
 
     fn commit_key(&mut self, step: &mut Step<'_>, touched: Touched, deleted_as: EventKind) {
         let revision = self.head.revision;
-        let Touched {
-            data_key,
-            partition,
-            key,
-            old,
-            new,
-        } = touched;
+        let Touched { data_key, old, new } = touched;
+        let (partition, key) = keys::data_key_parts(&data_key);
         let kind = if matches!(new, Change::Put(..)) {
             EventKind::Put
         } else {
@@ -83,9 +78,8 @@ impl Machine {
         };
         self.move_ends(step, &data_key, old.as_ref(), new.as_ref());
         if let Some((old, _)) = old {
-            let superseded = HistRow::encode_stored(revision, &old);
-            step.overlay
-                .push_history(keys::hist_key(&data_key, previous), superseded);
+            let (key, row) = HistRow::encode_at(&data_key, previous, revision, &old);
+            step.overlay.push_history(key, row);
         }
         let event = match new {
             Some((stored, row)) => {

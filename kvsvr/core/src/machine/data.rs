@@ -402,9 +402,10 @@ fn set(touched: &mut Touched, revision: u64, value: Bytes, ends: Ends) -> u64 {
         lease,
         value,
     };
-    let stored = row.encode();
+    let (data_key, stored) = row.encode_at(&touched.data_key);
     // The value came in a whole log entry, which its event must not keep in memory.
     row.value = stored.slice(stored.len() - row.value.len()..);
+    touched.data_key = data_key;
     touched.new = Change::Put(stored, row);
     version
 }

@@ -45,12 +45,12 @@ impl Machine {
             }
             match due {
                 Due::Key(data_key) => {
-                    let parts = data_key.clone();
-                    let at = tx.touch_data_key(&step.overlay, data_key, keys::split_data_key)?;
+                    keys::split_data_key(&data_key)?;
+                    let at = tx.touch_data_key(&step.overlay, data_key)?;
                     let touched = &mut tx.touched[at];
                     if touched.old.as_ref().is_none_or(|(_, row)| row.expires_at == 0) {
                         let what = "a ttl row stands for it, but it does not expire";
-                        return Err(Corrupt::new(place(Cf::Data, &parts), what).into());
+                        return Err(Corrupt::new(place(Cf::Data, &touched.data_key), what).into());
                     }
                     touched.new = Change::Delete;
                 }

@@ -225,12 +225,12 @@ impl Machine {
             ControlFlow::Continue(())
         })?;
         for data_key in attached {
-            let parts = data_key.clone();
-            let at = tx.touch_data_key(&step.overlay, data_key, keys::split_data_key)?;
+            keys::split_data_key(&data_key)?;
+            let at = tx.touch_data_key(&step.overlay, data_key)?;
             let touched = &mut tx.touched[at];
             if touched.old.as_ref().is_none_or(|(_, row)| row.lease != id) {
                 return Err(Corrupt::new(
-                    place(Cf::Data, &parts),
+                    place(Cf::Data, &touched.data_key),
                     format!("lease {id} has it, but it has not the lease"),
                 ));
             }

@@ -19,9 +19,8 @@ use crate::{
 
 /// A key that the command touched.
 pub(super) struct Touched {
+    /// In one buffer with the row, if there is a new one.
     pub(super) data_key: Bytes,
-    pub(super) partition: Partition,
-    pub(super) key: Bytes,
     /// Before the command: as stored, and decoded.
     pub(super) old: Option<(Bytes, DataRow)>,
     pub(super) new: Change,
@@ -115,16 +114,14 @@ impl Tx {
         partition: &Partition,
         key: &Bytes,
     ) -> Result<usize, Corrupt> {
-        let data_key = keys::data_key(shard, partition, key);
-        self.touch_data_key(overlay, data_key, |data_key| Ok(keys::data_key_parts(data_key)))
+        self.touch_data_key(overlay, keys::data_key(shard, partition, key))
     }
 
-    /// Like [`Tx::touch`], by data key; `parts` takes it apart at the first touch.
+    /// Like [`Tx::touch`], by data key, which it must be.
     pub(super) fn touch_data_key(
         &mut self,
         overlay: &Overlay<'_>,
         data_key: Bytes,
-        parts: impl FnOnce(&Bytes) -> Result<(Partition, Bytes), Corrupt>,
     ) -> Result<usize, Corrupt> {
         let at = match self.find(&data_key) {
             Some(at) => at,
@@ -133,7 +130,6 @@ impl Tx {
                 let old = stored
                     .map(|stored| DataRow::decode_at(&data_key, &stored).map(|row| (stored, row)))
                     .transpose()?;
-                let (partition, key) = parts(&data_key)?;
                 if let Some(index) = &mut self.index {
                     index.insert(data_key.clone(), self.touched.len());
                 }
@@ -141,8 +137,6 @@ impl Tx {
                 self.old_bytes += old.as_ref().map_or(0, |(stored, _)| stored.len());
                 self.touched.push(Touched {
                     data_key,
-                    partition,
-                    key,
                     old,
                     new: Change::None,
                 });

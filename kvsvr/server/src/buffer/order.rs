@@ -63,7 +63,9 @@ impl Order {
             let next = target.min(self.known + BUFFER_SCAN_ROWS);
             let tables = tables.read();
             let table = tables.of(cf);
-            fresh.extend((self.known..next).map(|row| (OrderKey::new(table.key(row).clone()), row as u32)));
+            // Copies: a handle would keep the row that stands in one buffer with its key.
+            let key = |row| OrderKey::new(Bytes::copy_from_slice(table.key(row)));
+            fresh.extend((self.known..next).map(|row| (key(row), row as u32)));
             self.known = next;
         }
         if fresh.len() > self.rows.len() / Self::MERGE_PART {
