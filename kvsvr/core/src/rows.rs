@@ -1,7 +1,7 @@
 //! Every stored value.
 //!
 //! A value begins with a format version byte ([`FORMAT`]); numbers are varints unless said otherwise. The keys are in
-//! [`keys`](crate::keys). Decoding shares the buffer where the row is owned; nothing here reads or writes an engine.
+//! [`keys`]. Decoding shares the buffer where the row is owned; nothing here reads or writes an engine.
 
 use bytes::Bytes;
 
