@@ -2,7 +2,8 @@
 //!
 //! [`Machine::apply`] turns committed log entries into outcomes, events and one engine batch, which the host must write before it
 //! applies more. What must be fast to decide (leases, sessions, consumers) is also held in memory; everything is in the engine, so
-//! [`Machine::load`] continues at any entry. The result does not depend on how entries are split into calls.
+//! [`Machine::load`] continues at any entry. The result does not depend on how entries are split into calls, nor on which garbage the
+//! engine has dropped yet: apply reads neither history nor change log, so a transaction in the log reads the newest state only.
 //!
 //! Memory is bounded, whatever the state holds: a command may replace or delete
 //! [`MAX_OLD_ROW_BYTES`](crate::limits::MAX_OLD_ROW_BYTES) of rows; once the commands of an entry have gathered
@@ -27,7 +28,7 @@ use crate::{
     keys,
     limits::{APPLY_STOP_BYTES, MAX_ENTRY_BYTES},
     overlay::Overlay,
-    read::{View, shard_head},
+    read::{ResultBudget, View, shard_head},
     rows::{Head, LogRowBuilder},
     types::{LogPosition, Revision, ShardId, StampMs},
 };
@@ -93,10 +94,30 @@ pub struct Machine {
     consumers: Consumers,
 }
 
+/// What bounds a call of apply.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct ApplyBounds {
+    /// Bytes gathered after which it leaves the further entries for the next call.
+    pub(crate) bytes: usize,
+    /// Of the reads in each transaction.
+    pub(crate) reads: ResultBudget,
+}
+
+impl ApplyBounds {
+    pub(crate) const fn new() -> Self {
+        Self {
+            bytes: APPLY_STOP_BYTES,
+            reads: ResultBudget::new(),
+        }
+    }
+}
+
 /// What one call of apply gathers.
 struct Step<'e> {
     shard: ShardId,
     overlay: Overlay<'e>,
+    /// Of the reads in each transaction.
+    reads: ResultBudget,
     events: Vec<Event>,
     /// Of the present entry.
     log: LogRowBuilder,
@@ -126,21 +147,22 @@ impl Machine {
     ///
     /// After an error the machine must not be used any more.
     pub fn apply(&mut self, engine: &dyn EngineRead, entries: &[Entry]) -> Result<Applied, Corrupt> {
-        self.apply_within(engine, entries, APPLY_STOP_BYTES)
+        self.apply_within(engine, entries, ApplyBounds::new())
     }
 
-    /// Like [`Machine::apply`], but leaves the further entries once `max_bytes` are gathered.
+    /// Like [`Machine::apply`], within other bounds. Those of reads decide about outcomes: they must be the same on all replicas.
     pub(crate) fn apply_within(
         &mut self,
         engine: &dyn EngineRead,
         entries: &[Entry],
-        max_bytes: usize,
+        bounds: ApplyBounds,
     ) -> Result<Applied, Corrupt> {
         let overlay = Overlay::new(engine);
         let (events, log) = (Vec::new(), LogRowBuilder::default());
         let mut step = Step {
             shard: self.shard,
             overlay,
+            reads: bounds.reads,
             events,
             log,
             index: 0,
@@ -149,7 +171,7 @@ impl Machine {
         };
         let mut replies = Vec::with_capacity(entries.len());
         for entry in entries {
-            if step.bytes >= max_bytes && !replies.is_empty() {
+            if step.bytes >= bounds.bytes && !replies.is_empty() {
                 break;
             }
             self.check_position(entry.position)?;

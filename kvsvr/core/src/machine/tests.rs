@@ -45,13 +45,14 @@ proptest! {
     fn splits_and_restarts_change_nothing(
         log in any_log(25),
         splits in vec(1..6usize, 1..4),
-        max_bytes in prop_oneof![Just(usize::MAX), 0..5_000usize],
+        bytes in prop_oneof![Just(usize::MAX), 0..5_000usize],
         restarts in vec(any::<bool>(), 1..8),
     ) {
         let (one, other) = (MemEngine::new(), MemEngine::new());
         let (_, replies, events) = log.run(SHARD, &one, &[usize::MAX], |_, _| {});
         let mut restarts = restarts.into_iter().cycle();
-        let (_, same_replies, same_events) = log.run_within(SHARD, &other, &splits, max_bytes, |engine, machine| {
+        let bounds = ApplyBounds { bytes, ..ApplyBounds::new() };
+        let (_, same_replies, same_events) = log.run_within(SHARD, &other, &splits, bounds, |engine, machine| {
             let loaded = Machine::load(SHARD, engine).unwrap();
             assert_eq!(format!("{loaded:?}"), format!("{machine:?}"), "all that is in memory is stored");
             if restarts.next().unwrap() {
@@ -111,6 +112,7 @@ proptest! {
 }
 
 mod memory;
+mod reads;
 
 /// A shard with one engine, driven entry by entry.
 struct Shard {

@@ -73,7 +73,7 @@ fn range() -> impl Strategy<Value = Range> {
         bounds(),
         any::<bool>(),
         any::<bool>(),
-        option::weighted(0.3, past()),
+        option::weighted(0.15, past()),
     )
         .prop_map(|((start, end), reverse, keys_only, revision)| Range {
             start,
@@ -87,7 +87,7 @@ fn range() -> impl Strategy<Value = Range> {
 
 fn txn_op() -> impl Strategy<Value = TxnOp> {
     prop_oneof![
-        2 => (tiny_key(), option::weighted(0.3, past())).prop_map(|(key, revision)| TxnOp::Get { key, revision }),
+        2 => (tiny_key(), option::weighted(0.15, past())).prop_map(|(key, revision)| TxnOp::Get { key, revision }),
         1 => range().prop_map(TxnOp::Range),
         4 => put().prop_map(|(key, value, ttl_ms, lease)| TxnOp::Put { key, value, ttl_ms, lease }),
         2 => tiny_key().prop_map(|key| TxnOp::Delete { key }),
