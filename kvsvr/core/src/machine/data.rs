@@ -361,6 +361,10 @@ impl<'a, 'e> Place<'a, 'e> {
 fn delete(tx: &mut Tx, place: &mut Place<'_, '_>, key: &Bytes) -> Result<u64, Failure> {
     let touched = place.touch(tx, key)?;
     let existed = touched.row().is_some();
+    if matches!(touched.new, Change::Put(..)) {
+        // The key is in one buffer with the row that goes, and lives on in the tombstone and the event.
+        touched.data_key = Bytes::copy_from_slice(&touched.data_key);
+    }
     touched.new = Change::Delete;
     Ok(u64::from(existed))
 }
