@@ -291,8 +291,8 @@ fn a_long_outcome_is_remembered_only_as_applied() {
     assert_eq!(shard.machine.revision(), 2);
 }
 
-#[test]
-fn remembered_bytes_are_bounded_for_the_shard() {
+/// A shard with a key, and a transaction whose outcome has nearly [`MAX_REMEMBERED_OUTCOME`] bytes.
+fn long_outcomes() -> (Shard, Op) {
     let mut shard = Shard::new();
     let value = Bytes::from(vec![7; MAX_REMEMBERED_OUTCOME - 100]);
     shard.one(
@@ -311,18 +311,86 @@ fn remembered_bytes_are_bounded_for_the_shard() {
         }],
         ..Txn::default()
     });
-    let sessions = (MAX_SESSIONS_BYTES / MAX_SESSION_BYTES) as u64 + 2;
+    (shard, get)
+}
+
+#[test]
+fn a_session_without_bytes_left_remembers_that_commands_were_applied() {
+    let (mut shard, get) = long_outcomes();
+    shard.one(0, op(Op::SessionOpen));
+    let window = MAX_SESSION_WINDOW as u64;
+    let command = |seq| in_session(1, seq, 1, get.clone());
+    // The lowest number comes last: until then nothing can be acknowledged.
+    for seqs in [2..=window, 1..=1] {
+        let results = shard.run(1, seqs.map(command));
+        assert!(
+            results.iter().all(|result| code(result).is_none()),
+            "none is refused"
+        );
+    }
+    for seq in [window + 1, window + 2] {
+        assert_eq!(code(&shard.one(1, command(seq))), Some(ErrorCode::Overloaded));
+        shard.restart();
+    }
+    let again: Vec<_> = (1..=window)
+        .map(|seq| code(&shard.one(1, command(seq))))
+        .collect();
+    let whole = again.iter().filter(|code| code.is_none()).count();
+    assert!(whole > MAX_SESSION_BYTES / MAX_REMEMBERED_OUTCOME / 3, "{whole}");
+    let stubs = again
+        .iter()
+        .filter(|code| **code == Some(ErrorCode::ResultForgotten));
+    assert_eq!(whole + stubs.count(), MAX_SESSION_WINDOW);
+    assert_eq!(
+        again[0],
+        Some(ErrorCode::ResultForgotten),
+        "the last one that came"
+    );
+    // What is acknowledged makes room for whole ones.
+    for _ in 0..2 {
+        assert_eq!(
+            code(&shard.one(1, in_session(1, window + 1, window, get.clone()))),
+            None
+        );
+    }
+}
+
+/// Whatever is acknowledged makes room for a stub at least, and what is as short as one is kept.
+#[test]
+fn a_session_without_bytes_left_keeps_short_outcomes() {
+    let (mut shard, get) = long_outcomes();
+    shard.one(0, op(Op::SessionOpen));
+    shard.run(1, (1..=2000).map(|seq| in_session(1, seq, 1, put("short"))));
+    shard.run(1, (2001..=2300).map(|seq| in_session(1, seq, 1, get.clone())));
+    let last = code(&shard.one(1, in_session(1, 2300, 1, get)));
+    assert_eq!(last, Some(ErrorCode::ResultForgotten), "no bytes are left");
+    for _ in 0..2 {
+        let puts = (2301..=2400).map(|seq| in_session(1, seq, 2001, put("short")));
+        let results = shard.run(1, puts);
+        assert!(results.iter().all(|result| code(result).is_none()));
+    }
+}
+
+#[test]
+fn a_stub_has_the_bytes_that_are_reserved_for_it() {
+    assert!(sessions::stub(u64::MAX).len() <= MAX_STUB);
+}
+
+#[test]
+fn remembered_bytes_are_bounded_for_the_shard() {
+    let (mut shard, get) = long_outcomes();
     let in_each = (MAX_SESSION_BYTES / MAX_REMEMBERED_OUTCOME) as u64;
+    // A third of a session's bytes at least are for whole outcomes.
+    let sessions = 3 * (MAX_SESSIONS_BYTES / MAX_SESSION_BYTES) as u64 + 2;
     for session in 1..=sessions {
         shard.one(session, op(Op::SessionOpen));
-        let results = shard.run(
+        shard.run(
             session,
-            (1..=in_each + 9).map(|seq| in_session(session, seq, 1, get.clone())),
+            (1..=in_each).map(|seq| in_session(session, seq, 1, get.clone())),
         );
-        assert!(
-            results
-                .iter()
-                .any(|result| code(result) == Some(ErrorCode::Overloaded)),
+        assert_eq!(
+            code(&shard.one(session, in_session(session, in_each, 1, get.clone()))),
+            Some(ErrorCode::ResultForgotten),
             "each is bounded"
         );
     }
