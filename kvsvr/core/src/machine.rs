@@ -45,6 +45,7 @@ mod tx;
 pub use crate::rows::ConsumerRow;
 use consumers::Consumers;
 use leases::Leases;
+pub use retention::CompactionTarget;
 use sessions::{Admission, Sessions};
 
 /// A committed log entry.
@@ -310,7 +311,7 @@ impl Machine {
                 self.consumers.reset(step, &self.head, &name, revision)?
             }
             Op::Expire { up_to_ms } => self.expire(step, up_to_ms)?,
-            Op::Compact { revision } => self.compact(revision)?,
+            Op::Compact { revision, pass_below } => self.compact(revision, pass_below)?,
         })
     }
 
@@ -318,16 +319,6 @@ impl Machine {
         self.head.last_session += 1;
         self.sessions.open(step, self.head.last_session, self.head.stamp);
         self.head.last_session
-    }
-
-    fn compact(&mut self, revision: Revision) -> Result<OutcomeResult, Rejection> {
-        if revision > self.head.revision {
-            return Err(Rejection::future(revision, self.head.revision));
-        }
-        self.head.floor = self.head.floor.max(revision);
-        Ok(OutcomeResult::Compact {
-            floor: self.head.floor,
-        })
     }
 
     /// The newest revision.

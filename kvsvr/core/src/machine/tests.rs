@@ -111,6 +111,7 @@ proptest! {
     }
 }
 
+mod compaction;
 mod memory;
 mod reads;
 
@@ -657,47 +658,6 @@ fn a_long_entry_becomes_several_log_rows() {
     let last = shard.machine.revision();
     assert!(shard.machine.lag_bytes(&shard.engine, last - 1).unwrap() < shard.machine.event_bytes() / 2);
     assert_eq!(shard.machine.lag_bytes(&shard.engine, last), Ok(0));
-}
-
-#[test]
-fn compaction_spares_consumers_that_keep_up() {
-    let mut shard = Shard::new();
-    let open = |name: &'static str| {
-        op(Op::ConsumerOpen {
-            name: name.into(),
-            start_revision: 0,
-        })
-    };
-    let target =
-        |shard: &Shard, keep, lag| shard.machine.compaction_target(&shard.engine, keep, lag).unwrap();
-    for _ in 0..10 {
-        shard.one(0, op(put("k")));
-    }
-    assert_eq!(target(&shard, 3, u64::MAX), 7);
-    assert_eq!(target(&shard, 30, u64::MAX), 0);
-    shard.one(0, open("slow"));
-    for _ in 0..10 {
-        shard.one(0, op(put("k")));
-    }
-    let size = shard.events[0].size();
-    assert_eq!(shard.machine.lag_bytes(&shard.engine, 10), Ok(10 * size));
-    assert_eq!(target(&shard, 3, 10 * size), 10, "held by the consumer");
-    assert_eq!(
-        target(&shard, 3, 10 * size - 1),
-        17,
-        "which is cut off when it lags too much"
-    );
-    shard.one(0, op(Op::Compact { revision: 17 }));
-    assert_eq!(
-        target(&shard, 3, u64::MAX),
-        17,
-        "a cut off consumer holds nothing"
-    );
-    assert_eq!(shard.machine.lag_bytes(&shard.engine, 10), Ok(3 * size));
-    let refused = shard.one(0, open("slow"));
-    assert!(
-        matches!(refused, OutcomeResult::Rejected(r) if r.code == ErrorCode::Compacted && r.revision == 18)
-    );
 }
 
 #[test]

@@ -254,13 +254,7 @@ impl Model {
             | Op::ConsumerDelete { .. }
             | Op::ConsumerReset { .. } => self.consumer(&command.op),
             Op::Expire { up_to_ms } => Ok(self.expire(up_to_ms)),
-            Op::Compact { revision } => {
-                if revision > self.revision() {
-                    return refuse(ErrorCode::FutureRevision);
-                }
-                self.floor = self.floor.max(revision);
-                Ok(OutcomeResult::Compact { floor: self.floor })
-            }
+            Op::Compact { revision, pass_below } => self.compact(revision, pass_below),
             op => {
                 let mut draft = self.draft();
                 let result = self.write(&mut draft, partition, &as_txn_op(op))?;
@@ -327,6 +321,22 @@ impl Model {
             leases: ended,
             more: false,
         }
+    }
+
+    fn compact(&mut self, revision: Revision, pass_below: Revision) -> Answer<OutcomeResult> {
+        if revision > self.revision() {
+            return refuse(ErrorCode::FutureRevision);
+        }
+        let old = self.floor;
+        for floor in old..=revision {
+            // Would a consumer lose the event at `floor` that it still has and may not lose?
+            let holds = |cursor: Revision| cursor >= old && cursor >= pass_below && cursor < floor;
+            if self.consumers.values().any(|(_, cursor)| holds(*cursor)) {
+                break;
+            }
+            self.floor = floor;
+        }
+        Ok(OutcomeResult::Compact { floor: self.floor })
     }
 
     fn consumer(&mut self, op: &Op) -> Answer<OutcomeResult> {

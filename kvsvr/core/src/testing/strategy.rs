@@ -137,6 +137,10 @@ fn txn() -> impl Strategy<Value = Txn> {
     )
 }
 
+fn pass_below() -> impl Strategy<Value = u64> {
+    prop_oneof![1 => Just(0), 2 => revision(), 2 => Just(u64::MAX)]
+}
+
 fn name() -> impl Strategy<Value = Bytes> {
     prop_oneof![Just(Bytes::from_static(b"ship")), Just(Bytes::from_static(b"x"))]
 }
@@ -158,7 +162,7 @@ fn shard_op() -> impl Strategy<Value = Op> {
         1 => (name(), revision()).prop_map(|(name, revision)| Op::ConsumerReset { name, revision }),
         1 => (0..4000u64).prop_map(|up_to_ms| Op::Expire { up_to_ms }),
         1 => Just(Op::Expire { up_to_ms: u64::MAX }),
-        3 => revision().prop_map(|revision| Op::Compact { revision }),
+        3 => (revision(), pass_below()).prop_map(|(revision, pass_below)| Op::Compact { revision, pass_below }),
     ]
 }
 

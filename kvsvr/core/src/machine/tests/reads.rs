@@ -47,6 +47,7 @@ fn overwritten() -> impl Strategy<Value = Log> {
                 }
                 Act::Compact(behind) => Op::Compact {
                     revision: revision.saturating_sub(behind),
+                    pass_below: 0,
                 },
                 Act::Read(ranges) => Op::Txn(Txn {
                     then_ops: ranges
