@@ -26,7 +26,7 @@ use crate::{
     error::{Corrupt, ErrorCode, Failure, Rejection},
     event::Event,
     keys,
-    limits::{APPLY_STOP_BYTES, MAX_ENTRY_BYTES},
+    limits::{APPLY_STOP_BYTES, MAX_ENTRY_BYTES, MAX_EXPIRE},
     overlay::Overlay,
     read::{ResultBudget, View, shard_head},
     rows::{Head, LogRowBuilder},
@@ -93,6 +93,8 @@ pub struct Machine {
     leases: Leases,
     sessions: Sessions,
     consumers: Consumers,
+    /// No ttl key of the shard is below it, see [`expire`].
+    ttl_from: Bytes,
 }
 
 /// What bounds a call of apply.
@@ -102,6 +104,8 @@ pub(crate) struct ApplyBounds {
     pub(crate) bytes: usize,
     /// Of the reads in each transaction.
     pub(crate) reads: ResultBudget,
+    /// Keys and leases that one `Expire` removes.
+    pub(crate) expire: usize,
 }
 
 impl ApplyBounds {
@@ -109,6 +113,7 @@ impl ApplyBounds {
         Self {
             bytes: APPLY_STOP_BYTES,
             reads: ResultBudget::new(),
+            expire: MAX_EXPIRE,
         }
     }
 }
@@ -119,6 +124,8 @@ struct Step<'e> {
     overlay: Overlay<'e>,
     /// Of the reads in each transaction.
     reads: ResultBudget,
+    /// Keys and leases that one `Expire` removes.
+    max_expire: usize,
     events: Vec<Event>,
     /// Of the present entry.
     log: LogRowBuilder,
@@ -139,6 +146,7 @@ impl Machine {
             leases: Leases::load(shard, engine)?,
             sessions: Sessions::load(shard, engine)?,
             consumers: Consumers::load(shard, engine)?,
+            ttl_from: keys::shard_range(shard).0,
         })
     }
 
@@ -151,7 +159,7 @@ impl Machine {
         self.apply_within(engine, entries, ApplyBounds::new())
     }
 
-    /// Like [`Machine::apply`], within other bounds. Those of reads decide about outcomes: they must be the same on all replicas.
+    /// Like [`Machine::apply`], within other bounds. Those of reads and of `Expire` decide about outcomes: they must be the same on all replicas.
     pub(crate) fn apply_within(
         &mut self,
         engine: &dyn EngineRead,
@@ -164,6 +172,7 @@ impl Machine {
             shard: self.shard,
             overlay,
             reads: bounds.reads,
+            max_expire: bounds.expire,
             events,
             log,
             index: 0,
