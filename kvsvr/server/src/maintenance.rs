@@ -136,8 +136,8 @@ async fn compact(node: Arc<Node>) {
         });
         let Some(target) = target else { continue };
         match target {
-            Ok(target) if target >= shard.head().floor() + MIN_COMPACTION_STEP => {
-                if let Err(e) = propose(&shard, Op::Compact { revision: target }).await {
+            Ok(target) if target.revision >= shard.head().floor() + MIN_COMPACTION_STEP => {
+                if let Err(e) = propose(&shard, target.into()).await {
                     tracing::debug!(shard = %shard.id(), "compaction is tried again: {}", e.message);
                 }
             }
