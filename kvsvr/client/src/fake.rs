@@ -52,6 +52,8 @@ pub(crate) struct Cluster {
     pub(crate) down: Vec<&'static str>,
     pub(crate) shards: BTreeMap<u32, Shard>,
     pub(crate) faults: VecDeque<Fault>,
+    /// As `faults`, for the openings of sessions.
+    pub(crate) open_faults: VecDeque<Fault>,
     /// What the nodes received: address, request.
     pub(crate) received: Vec<(String, v1::ExecRequest)>,
     /// Node answers reads with this error.

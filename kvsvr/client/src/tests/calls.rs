@@ -200,8 +200,7 @@ async fn at_the_deadline_certainty_is_what_the_tries_allow() {
         fake.fault(Fault::Answer(error_of(ErrorCode::NoLeader)));
     }
     let error = client.put(&alice(), "k", "v").await.unwrap_err();
-    assert!(matches!(error.code, Code::NoLeader | Code::NotLeader), "{error}");
-    assert!(error.is_unknown(), "{error}");
+    assert_eq!((error.code, error.is_unknown()), (Code::Timeout, true), "{error}");
     fake.cluster.lock().faults.clear();
     for node in NODES {
         fake.kill(node);
@@ -222,6 +221,30 @@ async fn at_the_deadline_certainty_is_what_the_tries_allow() {
         "{:?}",
         start.elapsed()
     );
+}
+
+/// A node that names a leader which does not answer, as when the leader's process is stopped.
+#[tokio::test(start_paused = true)]
+async fn a_write_whose_session_could_not_be_opened_did_not_happen() {
+    let fake = Fake::new();
+    let client = fake.client().with_timeout(Duration::from_secs(3));
+    let refusals = vec![Fault::Answer(error_of(ErrorCode::NotLeader)); 2000];
+    let faults = || std::iter::once(Fault::Silence).chain(refusals.clone());
+    fake.cluster.lock().open_faults.extend(faults());
+    let error = client.put(&alice(), "k", "v").await.unwrap_err();
+    assert_eq!(
+        (error.code, error.is_unknown()),
+        (Code::NoLeader, false),
+        "{error}"
+    );
+    assert!(!error.message.contains("may have taken effect"), "{error}");
+    assert!(fake.commands().is_empty(), "the write was not sent");
+    // The same of the write itself.
+    fake.cluster.lock().open_faults.clear();
+    client.put(&alice(), "k", "v").await.unwrap();
+    fake.cluster.lock().faults.extend(faults());
+    let error = client.put(&alice(), "k", "v").await.unwrap_err();
+    assert_eq!((error.code, error.is_unknown()), (Code::Timeout, true), "{error}");
 }
 
 #[tokio::test(start_paused = true)]
