@@ -13,7 +13,7 @@ use serde::Serialize;
 
 use crate::{
     disk::{DynDisk, fs::FsDisk},
-    store::{DataLock, Identity, Store, StoreError, StoreMeta},
+    store::{DataLock, Identity, MEMBER_LOST, Store, StoreError, StoreMeta},
     wal::{
         Damage, SegmentReport, WalError,
         scan::{Scan, scan},
@@ -263,9 +263,7 @@ impl CheckReport {
             Verdict::Ok => "ok".to_owned(),
             Verdict::Torn => "ok: the interrupted write is cut off at the next start".to_owned(),
             Verdict::Corrupt => {
-                "CORRUPT: do not start this node. Restore the damaged files from a copy of this disk, or \
-                 remove the node from the cluster and add a new one with an empty data directory"
-                    .to_owned()
+                format!("CORRUPT: do not start this node. Restore the damaged files from a copy of this disk. {MEMBER_LOST}")
             }
         });
         lines

@@ -38,7 +38,7 @@ use crate::{
         snapshot::{Checkpoints, SnapshotReceiver, SnapshotSender, TransferStatus},
     },
     shard::{Shard, ShardParts, error},
-    store::{Identity, Store},
+    store::{Identity, MEMBER_LOST, Store},
     topology::{self, SlotTable},
     wal::Wal,
 };
@@ -357,16 +357,17 @@ impl Node {
             ),
             Some(me) if me.node_id != envelope.to_node => {
                 format!(
-                    "this is node {}, the message is for node {}",
+                    "this is node {}, the message is for node {}: the data directories or the addresses of two nodes are swapped. Start each node with its own \
+                     --data and --advertise",
                     me.node_id, envelope.to_node
                 )
             }
             Some(_) if *store == envelope.to_store => return Ok(()),
             _ => format!(
                 "cluster {} knows this address as node {} with store {}, but this data directory is store {store}: its disk was lost or replaced, or --data names \
-                 another directory. A node without its log cannot vote again under its old identity. If the old directory exists, start the node with it; if it is \
-                 lost, this node must be added as a new member and node {} removed",
-                envelope.cluster_id, envelope.to_node, envelope.to_store, envelope.to_node
+                 another directory. A node without its log cannot vote again under its old identity. If the old directory exists, start the node with it. \
+                 {MEMBER_LOST}",
+                envelope.cluster_id, envelope.to_node, envelope.to_store
             ),
         };
         let mut last = self.refusal.lock();

@@ -29,7 +29,7 @@ use crate::{
         snapshot::free_staging,
     },
     rocks::{RocksEngine, RocksOptions},
-    store::{DataLock, ROCKS_DIR, STAGING_DIR, Store, StoreError, StoreId},
+    store::{DataLock, MEMBER_LOST, ROCKS_DIR, STAGING_DIR, Store, StoreError, StoreId},
     wal::{Wal, WalError, WalOptions},
 };
 
@@ -119,7 +119,7 @@ async fn open_wal(
             Exit::DataRefused,
             format!(
                 "the data directory {data} belongs to node {} but has no log any more: a node without its log could vote against what it promised. \
-                 Restore the directory wal, or give up this directory and add the node as a new member with an empty one",
+                 Restore the directory wal from this disk, or start the node with its old directory if that exists. {MEMBER_LOST}",
                 identity.node_id
             ),
         ));
@@ -149,7 +149,7 @@ fn open_rocks(config: &Config) -> Result<Arc<RocksEngine>, Failure> {
     RocksEngine::open(&config.data.join(ROCKS_DIR), &options).map_err(|e| {
         storage(format!(
             "the engine in {data} does not open: {e}. `kvsvr check --data {data}` lists what is damaged; restore those files from a \
-             copy of this disk, or replace this node by a new one with an empty data directory"
+             copy of this disk. {MEMBER_LOST}"
         ))
     })
 }

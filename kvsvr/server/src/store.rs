@@ -41,6 +41,10 @@ const PROMISE_FILE: &str = "PROMISE";
 /// What may be in a directory that is not ours yet: our own beginnings, and what a fresh file system holds.
 const HARMLESS: [&str; 3] = [LOCK_FILE, "STORE.tmp", "lost+found"];
 
+/// What to know when the data of a member is lost or damaged; ends messages about it, without a full stop.
+pub const MEMBER_LOST: &str = "The cluster runs on with the other replicas, as long as each shard has its majority. This version cannot replace a \
+     member yet: never start the node with another data directory under its old identity";
+
 /// A data directory's random identity, written as 32 hex digits.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
@@ -143,7 +147,7 @@ pub enum StoreError {
     },
     /// A file of ours does not parse.
     #[error(
-        "{file} in the data directory is damaged: {detail}. Restore the file from a copy, or replace this node by a new one with an empty directory"
+        "{file} in the data directory is damaged: {detail}. Restore the file from a copy of this disk. {MEMBER_LOST}"
     )]
     Damaged {
         /// The file.
