@@ -76,6 +76,11 @@ pub(crate) struct Fake {
     changed: Arc<Notify>,
 }
 
+/// Lets all tasks go as far as they can: in virtual time a millisecond passes only when none of them can do anything.
+pub(crate) async fn settle() {
+    tokio::time::sleep(Duration::from_millis(1)).await;
+}
+
 pub(crate) fn error(code: v1::ErrorCode) -> v1::Error {
     v1::Error {
         code: code.into(),

@@ -232,36 +232,33 @@ impl Tries {
     /// silent.
     fn explained(&self, error: Error) -> Error {
         let silent = is_silence(&error);
-        let said = if silent {
-            self.said.clone()
+        let (said, silence) = if silent {
+            (self.said.as_ref(), Some(&error))
         } else {
-            Some(error.clone())
+            (Some(&error), self.silence.as_ref())
         };
-        let silence = if silent {
-            Some(error.clone())
-        } else {
-            self.silence.clone()
-        };
-        match (said, silence) {
-            (Some(said), Some(silence)) if said.code == Code::NotLeader => Error {
-                code: Code::NoLeader,
-                message: format!(
+        let Some(said) = said else { return error };
+        let (code, message) = match silence {
+            Some(silence) if said.code == Code::NotLeader => {
+                let message = format!(
                     "the leader does not answer: {}; {}",
                     silence.message, said.message
-                ),
-                ..said
-            },
-            (Some(mut said), Some(silence)) if silent => {
-                said.message.push_str("; the last try: ");
-                said.message.push_str(&silence.message);
-                said
+                );
+                (Code::NoLeader, message)
             }
-            (Some(said), None) if said.code == Code::NotLeader => Error {
-                code: Code::NoLeader,
-                message: format!("no leader was found: {}", said.message),
-                ..said
-            },
-            _ => error,
+            None if said.code == Code::NotLeader => {
+                (Code::NoLeader, format!("no leader was found: {}", said.message))
+            }
+            Some(silence) if silent => {
+                let message = format!("{}; the last try: {}", said.message, silence.message);
+                (said.code, message)
+            }
+            _ => return error,
+        };
+        Error {
+            code,
+            message,
+            ..said.clone()
         }
     }
 }

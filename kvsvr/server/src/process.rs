@@ -6,7 +6,6 @@ use std::{
         Arc,
         atomic::{AtomicU64, Ordering},
     },
-    time::Duration,
 };
 
 use futures::future::BoxFuture;
@@ -21,6 +20,7 @@ use crate::{
     disk::{DynDisk, fs::FsDisk},
     grpc::{GrpcOptions, GrpcServer},
     http::{HttpServer, NodeView},
+    limits::HEALTH_INTERVAL,
     maintenance,
     metrics::{Metrics, resident_bytes},
     node::{Node, NodeParts, StatusProbe},
@@ -187,7 +187,7 @@ async fn serve(
         async move {
             loop {
                 health.set_serving(node.ready().is_ok()).await;
-                tokio::time::sleep(Duration::from_secs(1)).await;
+                tokio::time::sleep(HEALTH_INTERVAL).await;
             }
         }
     });

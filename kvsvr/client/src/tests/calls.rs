@@ -5,7 +5,7 @@ use tokio::time::Duration;
 
 use crate::{
     CallOptions, ClientConfig, Code, Partition, RangeOptions, ReadFrom, ReadMode,
-    fake::{Fake, Fault, NODES, error},
+    fake::{Fake, Fault, NODES, error, settle},
 };
 
 /// In shard 2 (slot 2353); bob too (2712); "b" below is in shard 1.
@@ -166,7 +166,7 @@ async fn a_session_that_expires_after_an_unknown_try_leaves_the_outcome_unknown(
         let client = client.clone();
         tokio::spawn(async move { client.increment(&alice(), "n", 1).await })
     };
-    // After the first try was applied and before the second is sent.
+    // In virtual time: after the first try was applied and before the second is sent.
     tokio::time::sleep(Duration::from_millis(500)).await;
     fake.cluster.lock().shards.get_mut(&2).unwrap().sessions.clear();
     let error = task.await.unwrap().unwrap_err();
@@ -329,7 +329,7 @@ async fn a_newer_epoch_in_a_reply_makes_the_client_fetch_the_map() {
     client.get(&alice(), "k").await.unwrap();
     fake.cluster.lock().map.epoch = 5;
     client.get(&alice(), "k").await.unwrap();
-    tokio::time::sleep(Duration::from_millis(1)).await;
+    settle().await;
     assert_eq!(client.known_map().unwrap().epoch, 5);
 }
 
