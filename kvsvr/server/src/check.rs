@@ -9,10 +9,11 @@
 use std::{collections::BTreeMap, path::Path, sync::Arc};
 
 use kvsvr_core::types::LogPosition;
-use serde::Serialize;
+use serde::{Serialize, Serializer};
 
 use crate::{
     disk::{DynDisk, fs::FsDisk},
+    node::cluster_text,
     store::{DataLock, Identity, MEMBER_LOST, Store, StoreError, StoreMeta},
     wal::{
         Damage, SegmentReport, WalError,
@@ -91,6 +92,7 @@ pub struct CheckReport {
     /// Whose directory it is; `None` if it was never used.
     pub store: Option<StoreMeta>,
     /// Cluster and node, once joined.
+    #[serde(serialize_with = "identity_for_people")]
     pub identity: Option<Identity>,
     /// The log.
     pub log: LogCheck,
@@ -100,6 +102,21 @@ pub struct CheckReport {
     pub shards: BTreeMap<u32, ShardCheck>,
     /// What is wrong.
     pub damage: Vec<Damage>,
+}
+
+/// With the cluster id as it is written everywhere else; the file has it as a number.
+#[expect(clippy::ref_option, reason = "serde calls it so")]
+fn identity_for_people<S: Serializer>(identity: &Option<Identity>, to: S) -> Result<S::Ok, S::Error> {
+    #[derive(Serialize)]
+    struct Shown {
+        cluster_id: String,
+        node_id: u64,
+    }
+    let shown = identity.map(|identity| Shown {
+        cluster_id: cluster_text(identity),
+        node_id: identity.node_id,
+    });
+    shown.serialize(to)
 }
 
 /// Told what is being looked at, now and then.
@@ -387,6 +404,13 @@ mod tests {
         }
         wal.shutdown().await;
         dir
+    }
+
+    #[tokio::test]
+    async fn the_cluster_id_is_text() {
+        let json = serde_json::to_value(run(&node().await).await).unwrap();
+        assert_eq!(json["identity"]["cluster_id"], "0000000000000001");
+        assert_eq!(json["identity"]["node_id"], 2);
     }
 
     async fn run(dir: &TempDir) -> CheckReport {
