@@ -61,6 +61,7 @@ pub async fn join(node: &Arc<Node>, request: pb::JoinRequest) -> Result<pb::Join
             request.store_id
         )));
     }
+    node.check_unclaimed().map_err(refused)?;
     let cluster_id = u64::from_str_radix(&request.cluster_id, 16).unwrap_or(0);
     if cluster_id == 0 || request.node_id == 0 {
         return Err(invalid(
@@ -83,6 +84,7 @@ pub async fn bootstrap(
     node: &Arc<Node>,
     request: pb::BootstrapRequest,
 ) -> Result<pb::BootstrapResponse, CallError> {
+    node.check_unclaimed().map_err(refused)?;
     let found = identify_all(node, &request.addresses).await?;
     let cluster_id = cluster_id(&request.addresses, &found)?;
     let nodes: Vec<pb::NodeInfo> = found

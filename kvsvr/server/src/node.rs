@@ -378,6 +378,23 @@ impl Node {
         Err(refusal)
     }
 
+    /// Refuses what would make this node part of a cluster while another one claims its address: peers' messages for another store or
+    /// cluster have come here. Known for as long as this process runs.
+    pub fn check_unclaimed(&self) -> Result<(), String> {
+        self.refusal.lock().clone().map_or(Ok(()), Err)
+    }
+
+    /// The shard map with the leaders that this node's replicas know; `None` if nobody knows a cluster with this node.
+    ///
+    /// # Errors
+    /// `NOT_READY` if peers know this address as another node's.
+    pub fn shard_map(&self) -> Result<Option<pb::ShardMap>, pb::Error> {
+        match self.map_with_leaders() {
+            None if self.check_unclaimed().is_err() => Err(self.not_ready()),
+            map => Ok(map),
+        }
+    }
+
     /// The shard of a request: named, or by slot.
     pub fn route(&self, shard: u32, meta: bool, slot: Option<u16>) -> Result<u32, pb::Error> {
         if meta {
@@ -638,14 +655,20 @@ impl Node {
         (silence >= UNCONFIRMED_WARNING).then_some(silence)
     }
 
-    /// Ok when the node serves; else why not.
+    /// Ok when the node serves, each of its replicas having been confirmed since the start; else why not.
     pub fn ready(&self) -> Result<(), Vec<String>> {
-        let messages = self.messages();
-        if messages.is_empty() {
-            Ok(())
-        } else {
-            Err(messages)
+        let mut reasons = self.messages();
+        if reasons.is_empty() {
+            // Reads with a bound on their age are not served before. Later than that `messages` says so too, by the silence since the start.
+            let shards = self.shards().into_iter();
+            reasons.extend(shards.filter(|shard| shard.reads().age().is_none()).map(|shard| {
+                format!(
+                    "the replica of shard {} has not been confirmed by a leader since this node started",
+                    shard.id()
+                )
+            }));
         }
+        if reasons.is_empty() { Ok(()) } else { Err(reasons) }
     }
 
     /// Everything an operator wants to know of this node.

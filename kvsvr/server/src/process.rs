@@ -23,7 +23,7 @@ use crate::{
     limits::HEALTH_INTERVAL,
     maintenance,
     metrics::{Metrics, resident_bytes},
-    node::{Node, NodeParts, StatusProbe},
+    node::{Node, NodeParts, StatusProbe, VERSION, cluster_text},
     raft::{
         runtime::{random_u64, wall_clock_ms},
         snapshot::free_staging,
@@ -57,6 +57,7 @@ pub async fn run(config: Config, shutdown: Shutdown) -> Result<(), Failure> {
     let store = Store::open(disk.clone(), fresh, wall_clock_ms())
         .await
         .map_err(data_refused)?;
+    say_start(&config, &store).await?;
     disk.create_dir(STAGING_DIR).await.map_err(storage)?;
     free_staging(&disk, config.disk_reserve_bytes)
         .await
@@ -84,6 +85,29 @@ pub async fn run(config: Config, shutdown: Shutdown) -> Result<(), Failure> {
     let (node, mut fatal) = Node::start(parts).await.map_err(storage)?;
     maintenance::spawn(&node);
     serve(config, node, grpc, http, shutdown, &mut fatal).await
+}
+
+/// Logs who starts where.
+async fn say_start(config: &Config, store: &Store) -> Result<(), Failure> {
+    let identity = store.identity();
+    tracing::info!(
+        version = VERSION,
+        data = %config.data.display(),
+        store = %store.meta().store_id,
+        node = identity.map(|i| i.node_id),
+        cluster = identity.map(cluster_text),
+        listen = config.listen,
+        advertise = config.advertise,
+        "starting"
+    );
+    let address = &config.advertise;
+    if let Some(kept) = store.keep_address(address).await.map_err(data_refused)? {
+        tracing::warn!(
+            "this data directory belongs to a member at {kept}, now it is started with --advertise {address}. The other members know it only at {kept}: \
+             a change of address is not supported yet. If the data directories of two nodes are swapped, start each with its own --data"
+        );
+    }
+    Ok(())
 }
 
 async fn open_wal(

@@ -4,6 +4,7 @@
 //! LOCK       locked by the running process
 //! STORE      format version, store id, time of creation; written once, first of all
 //! IDENTITY   cluster id and node id; written once, when the node joins
+//! ADDRESS    where others reach the node; not replaced once it has joined
 //! wal/       the log, see [`crate::wal`]
 //! rocks/     the state machines' data
 //! staging/   snapshots on their way in
@@ -357,6 +358,8 @@ async fn write_json<T: Serialize>(disk: &DynDisk, file: &'static str, value: &T)
         .await
         .map_err(|error| io_error(file, error))
 }
+
+mod address;
 
 #[cfg(test)]
 mod tests {
