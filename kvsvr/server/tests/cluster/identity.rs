@@ -37,7 +37,11 @@ async fn a_wiped_node_is_refused() {
     // It serves nothing, and says why.
     let alone = ClientConfig::new([cluster.nodes[2].address.clone()]);
     let error = Client::connect(alone).await.unwrap_err();
-    assert!(!error.is_unknown(), "{error}");
+    assert_eq!(
+        (error.code, error.is_unknown()),
+        (Code::NotReady, false),
+        "{error}"
+    );
     assert!(error.message.contains("its disk was lost or replaced"), "{error}");
     // The others go on.
     client.put(&place, "k", "without it").await.unwrap();
