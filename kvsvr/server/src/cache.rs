@@ -80,7 +80,7 @@ pub struct CachedEngine {
 
 impl CachedEngine {
     /// Puts a cache of at most `capacity` bytes before the engine; 0 = no row is ever kept. From here on, all writes of
-    /// [`Cf::Data`] must go through this, or through [`CachedEngine::change_range`].
+    /// [`Cf::Data`] must go through this, or through [`CachedEngine::change_range`]; but for rows that nobody has read through this.
     pub fn new(engine: Arc<dyn Engine>, capacity: u64) -> Self {
         Self {
             engine,
@@ -270,8 +270,9 @@ impl RowCache {
     }
 
     fn touched_by(&self, batch: &WriteBatch) -> Touched {
+        let of_data = |write: &&Write| matches!(write, Write::Put(Cf::Data, ..) | Write::Delete(Cf::Data, _));
         let mut touched = Touched {
-            rows: Vec::new(),
+            rows: Vec::with_capacity(batch.writes.iter().filter(of_data).count()),
             ranges: Vec::new(),
         };
         for write in &batch.writes {

@@ -156,6 +156,7 @@ impl Shard {
         let raft = Raft::new(node_id, config, network, log, machine.clone())
             .await
             .map_err(|e| io::Error::other(format!("shard {id}: Raft does not start: {e}")))?;
+        machine.end_replay();
         let leader = Arc::new(LeaderView::new(node_id));
         let following = leader.clone().follow(id.0, raft.clone());
         tokio::spawn(async move { fatal(format!("shard {id}: {}", following.await)) });
