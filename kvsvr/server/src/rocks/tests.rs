@@ -8,6 +8,8 @@ use tempfile::TempDir;
 
 use super::*;
 
+mod times;
+
 const SMALL: RocksOptions = RocksOptions {
     block_cache_bytes: 4 << 20,
     memtable_bytes: 8 << 20,
