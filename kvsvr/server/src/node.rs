@@ -34,6 +34,7 @@ use crate::{
     limits::{INITIALIZE_PATIENCE, MAX_FORWARDED_BYTES},
     metrics::Metrics,
     raft::{
+        apply::StateMachine,
         network::Peers,
         snapshot::{Checkpoints, SnapshotReceiver, SnapshotSender, TransferStatus},
     },
@@ -110,6 +111,8 @@ pub struct Node {
     receiver: SnapshotReceiver,
     snapshots: Arc<SnapshotSender>,
     identity: RwLock<Option<Identity>>,
+    /// The state of replicas that have not started yet.
+    recovered: Mutex<BTreeMap<ShardId, StateMachine>>,
     shards: RwLock<BTreeMap<ShardId, Arc<Shard>>>,
     map: RwLock<Arc<MapState>>,
     map_epoch: AtomicU64,
@@ -152,6 +155,7 @@ impl Node {
             snapshots: Arc::new(snapshots),
             transfers,
             identity: RwLock::new(parts.store.identity()),
+            recovered: Mutex::default(),
             shards: RwLock::default(),
             map: RwLock::default(),
             map_epoch: AtomicU64::new(0),
@@ -176,11 +180,21 @@ impl Node {
             metrics: parts.metrics,
             probe: parts.probe,
         });
-        if node.identity().is_some() {
+        if let Some(identity) = node.identity() {
+            node.recover_shards(identity).await?;
             node.outlast_promises(parts.started).await?;
             node.start_member().await?;
         }
         Ok((node, fatal_receiver))
+    }
+
+    /// Applies the log of every shard that this node had a part in: until it may take part again there is nothing else to do.
+    async fn recover_shards(&self, identity: Identity) -> io::Result<()> {
+        for id in self.wal.shards() {
+            let machine = Shard::recover(&self.shard_parts(id, identity)).await?;
+            self.recovered.lock().insert(id, machine);
+        }
+        Ok(())
     }
 
     /// By acknowledging a leader's messages a replica promises not to vote for another one until an election timeout later; leaders serve
@@ -268,7 +282,24 @@ impl Node {
         let identity = self
             .identity()
             .ok_or_else(|| io::Error::other("not a member of a cluster"))?;
-        let shard_parts = ShardParts {
+        let parts = self.shard_parts(id, identity);
+        let recovered = self.recovered.lock().remove(&id);
+        let machine = match recovered {
+            Some(machine) => machine,
+            None => Shard::recover(&parts).await?,
+        };
+        let fatal = self.fatal.clone();
+        let shard = Shard::start(parts, machine, move |reason| {
+            // The receiver is gone when the node is stopping; then this is no news.
+            let _ = fatal.send(reason);
+        })
+        .await?;
+        self.shards.write().insert(id, shard.clone());
+        Ok(shard)
+    }
+
+    fn shard_parts(&self, id: ShardId, identity: Identity) -> ShardParts {
+        ShardParts {
             id,
             wal: self.wal.clone(),
             engine: self.engine.clone(),
@@ -285,15 +316,7 @@ impl Node {
             timing: self.settings.timing,
             metrics: self.metrics.shard(id),
             hub_bytes: self.settings.hub_bytes,
-        };
-        let fatal = self.fatal.clone();
-        let shard = Shard::start(shard_parts, move |reason| {
-            // The receiver is gone when the node is stopping; then this is no news.
-            let _ = fatal.send(reason);
-        })
-        .await?;
-        self.shards.write().insert(id, shard.clone());
-        Ok(shard)
+        }
     }
 
     /// Ends the process: `reason` is logged by whoever runs it.

@@ -30,6 +30,7 @@ use tokio::{sync::Notify, time::Instant};
 
 use super::{
     convert,
+    log::LogStore,
     runtime::Runtime,
     snapshot::{Durable, Snapshot, SnapshotData, meta_of},
     types::{Entry, LogId, StoredMembership, TypeConfig, of},
@@ -153,6 +154,26 @@ impl StateMachine {
         Ok(Self {
             shared: Arc::new(shared),
         })
+    }
+
+    /// Applies what the log says is committed, as openraft would when it starts: but before it starts, while the node may not take part yet.
+    /// Leaves it to openraft if the log begins after what was applied.
+    pub async fn replay(&self, log: &LogStore) -> io::Result<()> {
+        let (first, end) = log.committed_range();
+        loop {
+            let next = self.shared.head.applied_next();
+            if next < first || next >= end {
+                return Ok(());
+            }
+            let entries = log.read(next, end, MAX_APPLY_BYTES).await?;
+            let batch: Vec<CoreEntry> = entries.into_iter().map(core_entry).collect();
+            if batch.is_empty() {
+                return Ok(());
+            }
+            self.room().await?;
+            let nobody_waits = batch.iter().map(|_| None).collect();
+            self.apply_batch(&batch, nobody_waits)?;
+        }
     }
 
     /// Says that the shard is about to be read. Until then nobody has read its rows, so the row cache, which lies before the write buffer,

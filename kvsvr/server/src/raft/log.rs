@@ -31,7 +31,17 @@ impl LogStore {
         Self { wal, shard }
     }
 
-    async fn read(&self, start: u64, end: u64, max_bytes: usize) -> io::Result<Vec<Entry>> {
+    /// The first index that is there, and the index after the last one that is committed.
+    pub(super) fn committed_range(&self) -> (u64, u64) {
+        let log = self.wal.shard(self.shard);
+        (
+            log.first_index,
+            log.committed.map_or(0, |position| position.index + 1),
+        )
+    }
+
+    /// Entries of a range, as many as fit into `max_bytes` of payload, at least one if there is one.
+    pub(super) async fn read(&self, start: u64, end: u64, max_bytes: usize) -> io::Result<Vec<Entry>> {
         let records = self.wal.read(self.shard, start..end, max_bytes).await?;
         records
             .into_iter()

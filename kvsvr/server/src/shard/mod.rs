@@ -123,11 +123,8 @@ fn raft_config(cluster: &str, timing: Timing) -> io::Result<Config> {
 }
 
 impl Shard {
-    /// Starts the replica from what is on disk. `fatal` is called when it stops by itself.
-    pub async fn start(
-        parts: ShardParts,
-        fatal: impl FnOnce(String) + Send + 'static,
-    ) -> io::Result<Arc<Self>> {
+    /// Loads the replica's state and applies what its log has committed. It takes part in nothing yet.
+    pub async fn recover(parts: &ShardParts) -> io::Result<StateMachine> {
         let id = parts.id;
         if let Some(staged) = Staged::interrupted(&parts.disk, id).await? {
             tracing::warn!(shard = %id, "a snapshot was being installed when the node stopped; installing it again");
@@ -139,10 +136,21 @@ impl Shard {
         let machine = StateMachine::load(
             id,
             parts.engine.clone(),
-            Some(parts.buffer),
+            Some(parts.buffer.clone()),
             parts.hub_bytes,
             parts.metrics.clone(),
         )?;
+        machine.replay(&LogStore::new(parts.wal.clone(), id)).await?;
+        Ok(machine)
+    }
+
+    /// Starts the replica with its recovered state. `fatal` is called when it stops by itself.
+    pub async fn start(
+        parts: ShardParts,
+        machine: StateMachine,
+        fatal: impl FnOnce(String) + Send + 'static,
+    ) -> io::Result<Arc<Self>> {
+        let id = parts.id;
         let node_id = parts.peers.node_id;
         let promises = Arc::new(Promises::new(parts.timing.election_max_ms));
         let network = NetworkFactory {

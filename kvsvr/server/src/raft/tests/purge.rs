@@ -65,7 +65,8 @@ impl Leader {
             metrics: metrics.shard(SHARD),
             hub_bytes: 1 << 20,
         };
-        let shard = Shard::start(parts, |_| {}).await.unwrap();
+        let machine = Shard::recover(&parts).await.unwrap();
+        let shard = Shard::start(parts, machine, |_| {}).await.unwrap();
         let members = BTreeMap::from([(1, peer_node(1))]);
         shard.raft().initialize(members).await.unwrap();
         let elected = shard.raft().wait(None);
