@@ -38,7 +38,7 @@ mod router;
 mod session;
 #[cfg(test)]
 mod tests;
-mod time;
+pub mod time;
 pub mod transport;
 mod txn;
 mod types;

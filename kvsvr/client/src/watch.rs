@@ -4,9 +4,10 @@ use std::{fmt, sync::Arc};
 
 use bytes::Bytes;
 use kvsvr_proto::v1::{self, watch_event};
-use tokio::time::{Instant, timeout_at};
+use tokio::time::Instant;
 
 use crate::{
+    time::timeout_at,
     client::Client,
     core::{self, Core},
     error::{Code, Error, Result},

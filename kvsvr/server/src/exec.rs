@@ -3,7 +3,10 @@
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use bytes::Bytes;
-use kvsvr_client::transport::{StreamReceiver, StreamSender};
+use kvsvr_client::{
+    time::timeout_at,
+    transport::{StreamReceiver, StreamSender},
+};
 use kvsvr_core::{codec::decode_command, types::Partition};
 use kvsvr_proto::v1::{
     self as pb, ErrorCode, exec_reply::Result as Answer, exec_request::Op as ExecOp, read_mode::Mode,
@@ -12,7 +15,7 @@ use prost::{
     Message,
     encoding::{WireType, decode_key, decode_varint},
 };
-use tokio::time::timeout_at;
+
 
 use crate::{
     convert as api,

@@ -13,6 +13,7 @@ use std::{
 
 use bytes::Bytes;
 use futures::{StreamExt, future::BoxFuture, stream::FuturesUnordered};
+use kvsvr_client::time::timeout_at;
 use kvsvr_core::{
     codec::{encode_batch, encode_outcome},
     command::OutcomeResult,
@@ -24,7 +25,7 @@ use openraft::{
 };
 use tokio::{
     sync::mpsc,
-    time::{Instant, timeout_at},
+    time::Instant,
 };
 
 use super::{

@@ -9,7 +9,7 @@
 use std::{sync::Arc, time::Duration};
 
 use bytes::Bytes;
-use kvsvr_client::transport::Method;
+use kvsvr_client::{time::timeout_at, transport::Method};
 use kvsvr_core::{engine::EngineRead, types::Partition};
 use kvsvr_proto::v1::{self as pb, ErrorCode, exec_reply::Result as Answer};
 use openraft::{
@@ -21,7 +21,7 @@ use openraft_rt::AsyncRuntime;
 use parking_lot::Mutex;
 use tokio::{
     sync::{Semaphore, mpsc},
-    time::{Instant, timeout, timeout_at},
+    time::{Instant, timeout},
 };
 
 use super::{
