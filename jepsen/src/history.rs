@@ -1,6 +1,7 @@
 //! Histories: what clients asked for, when, and what they were told.
 //!
-//! A history is a list of [`Event`]s in the order in which they happened on one clock. A process (a logical client) has at most one call
+//! A history is a list of [`Event`]s in the order in which they happened on one clock: where times are equal, the place in the list
+//! decides. A process (a logical client) has at most one call
 //! open. After an unknown outcome ([`Step::Info`]) its number is not used again (as in Jepsen), because that call may still take effect at
 //! any later time. [`paired`] brings calls and their ends together.
 //!
@@ -111,10 +112,22 @@ pub enum Call {
         /// How much.
         amount: u64,
     },
-    /// Moves money to an account of another partition in two steps: [`Reply::Written`] once the first is done. The second is an idempotent one by a
-    /// consumer that follows the outbox.
+    /// Moves money to an account of another partition in two steps, if there is enough: [`Reply::Written`] once the first is done, or
+    /// [`Reply::Mismatch`]. The second is [`Call::Receive`].
     Send {
         /// The account that pays.
+        from: Key,
+        /// The account that gets.
+        to: Key,
+        /// How much.
+        amount: u64,
+        /// Names the transfer.
+        id: u64,
+    },
+    /// The second step of a [`Call::Send`], by whoever follows the outbox: [`Reply::Written`], or [`Reply::Mismatch`] if the transfer
+    /// had arrived before.
+    Receive {
+        /// The account that paid.
         from: Key,
         /// The account that gets.
         to: Key,
@@ -135,18 +148,24 @@ pub enum Call {
         /// How fresh.
         mode: Mode,
     },
-    /// Opens a lease: [`Reply::Lease`].
+    /// Opens a lease: [`Reply::Lease`]. Its id is unique within the shard of the partition.
     Grant {
+        /// A partition of the shard.
+        partition: u32,
         /// Milliseconds.
         ttl_ms: u64,
     },
     /// Renews a lease: [`Reply::Lease`], or it fails because the lease has ended.
     KeepAlive {
+        /// A partition of the shard.
+        partition: u32,
         /// The lease.
         lease: u64,
     },
     /// Ends a lease: [`Reply::Lease`].
     Revoke {
+        /// A partition of the shard.
+        partition: u32,
         /// The lease.
         lease: u64,
     },
@@ -183,7 +202,7 @@ pub enum Call {
 pub enum Reply {
     /// A key's state.
     Row {
-        /// The shard's revision that the read saw.
+        /// A revision that the shard had reached when it was read; the row may be newer.
         revision: Revision,
         /// What was there.
         row: Option<Row>,
@@ -211,7 +230,7 @@ pub enum Reply {
     },
     /// A counter's value.
     Number {
-        /// The shard's revision.
+        /// The shard's revision after the addition; of a read one that the shard had reached, the value may be newer.
         revision: Revision,
         /// The value.
         value: i64,
@@ -268,7 +287,10 @@ pub struct Row {
     pub version: u64,
 }
 
-/// One change as a watch or a consumer shows it.
+/// One change as a watch or a consumer shows it, or the committed log.
+///
+/// A counter or an account shows its new number (negative ones as their two's complement). An append shows the list as the key and the
+/// item as the value; the change of its length is left out.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Change {
     /// The shard's revision after it. Changes of one command share it.
@@ -364,6 +386,11 @@ pub struct Operation {
     pub process: Process,
     /// When.
     pub invoked: Nanos,
+    /// Place of its invocation in the history.
+    pub first: usize,
+    /// Place of its end in the history; `usize::MAX` if the outcome is unknown. A call that ended before another's invocation has the
+    /// smaller `last` than the other's `first`.
+    pub last: usize,
     /// What.
     pub call: Call,
     /// What came of it.
@@ -374,7 +401,7 @@ pub struct Operation {
 pub fn paired(history: &[Event]) -> Vec<Operation> {
     let mut operations: Vec<Operation> = Vec::new();
     let mut open = std::collections::BTreeMap::new();
-    for event in history {
+    for (place, event) in history.iter().enumerate() {
         let end = match &event.step {
             Step::Invoke { call } => {
                 open.insert(event.process, operations.len());
@@ -382,6 +409,8 @@ pub fn paired(history: &[Event]) -> Vec<Operation> {
                     id: operations.len(),
                     process: event.process,
                     invoked: event.time,
+                    first: place,
+                    last: usize::MAX,
                     call: call.clone(),
                     end: End::Unknown,
                 });
@@ -393,6 +422,9 @@ pub fn paired(history: &[Event]) -> Vec<Operation> {
             Step::Info { .. } => End::Unknown,
         };
         if let Some(at) = open.remove(&event.process) {
+            if end != End::Unknown {
+                operations[at].last = place;
+            }
             operations[at].end = end;
         }
     }
