@@ -7,6 +7,11 @@
 //!
 //! Values that are written are numbers; where a checker needs it, each is written only once (the workload says so).
 
+pub mod edn;
+pub mod jsonl;
+#[cfg(test)]
+mod samples;
+
 use serde::{Deserialize, Serialize};
 
 /// Nanoseconds since the run began, on the one clock of all clients.
@@ -23,6 +28,22 @@ pub struct Key {
     pub partition: u32,
     /// The key in it.
     pub key: u32,
+}
+
+impl Key {
+    /// Not greater than any.
+    pub const MIN: Key = Key { partition: 0, key: 0 };
+    /// Not less than any.
+    pub const MAX: Key = Key {
+        partition: u32::MAX,
+        key: u32::MAX,
+    };
+
+    /// The keys of a partition.
+    pub fn all_of(partition: u32) -> std::ops::RangeInclusive<Key> {
+        let key = |key| Key { partition, key };
+        key(0)..=key(u32::MAX)
+    }
 }
 
 /// How fresh a read must be.

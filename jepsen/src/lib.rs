@@ -4,4 +4,5 @@
 //! Shared by the simulator (`sim/`), which runs the workloads on simulated nodes, and by the fault harness, which runs them on real
 //! processes. Nothing in the library part calls the operating system, sees a clock or a random number that it was not given.
 
+pub mod check;
 pub mod history;
