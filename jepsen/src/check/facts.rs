@@ -103,7 +103,8 @@ pub(crate) fn changes(operation: &Operation, reply: &Reply) -> Option<(Revision,
     Some(match (&operation.call, reply) {
         (Call::Write { key, value, .. }, Reply::Written { revision, version })
         | (Call::Cas { key, to: value, .. }, Reply::Written { revision, version }) => {
-            (*revision, vec![fact(*key, Effect::Value(*value), Some(*version))])
+            let version = (*version != 0).then_some(*version);
+            (*revision, vec![fact(*key, Effect::Value(*value), version)])
         }
         (
             Call::Delete { key },

@@ -6,7 +6,8 @@
 //! condition that did not hold is a `:fail` with `:error :mismatch`, which is how Jepsen tests write it. What a client was told besides the
 //! value stands under its own keys (`:revision`, `:version`, ...), which the tools ignore.
 //!
-//! A key is `[partition key]`; it is the key of `jepsen.independent`, so a value is `[[partition key] value]`:
+//! A key is `[partition key]`; it is the key of `jepsen.independent`, so a value is `[[partition key] value]`. (EDN has no map entries, so
+//! who reads it makes the pair a tuple again with `jepsen.independent/tuple`.)
 //!
 //! | call | `:f` and `:value` | for |
 //! |---|---|---|

@@ -1,8 +1,10 @@
-//! Histories and logs by hand.
+//! Histories and logs by hand, and random ones of a correct shard.
+
+use proptest::prelude::*;
 
 use super::{super::testing::*, Commit, Resolved, resolve};
 use crate::{
-    check::{Context, History, linear},
+    check::{Context, History, Verdict, linear, revisions},
     history::{Call, Change, End, Operation, Reply, paired},
 };
 
@@ -225,4 +227,68 @@ fn an_incomplete_log_resolves_nothing() {
     let resolved = resolved(script, &log(&[&[put(1, 1, 9)], &[put(2, 1, 10)]])[1..]);
     unknown(resolved.verdict);
     assert_eq!(paired(&resolved.events)[1].end, End::Unknown);
+}
+
+/// Three registers, each operation over before the next begins but for those of unknown outcome; and the log.
+fn correct(plan: &[(u32, u8)]) -> (Script, Vec<Commit>) {
+    let mut script = Script::new();
+    let mut log: Vec<Vec<Change>> = Vec::new();
+    let mut rows: [Option<(u64, u64, u64, u64)>; 3] = [None; 3];
+    for (at, (key, what)) in (1..).zip(plan) {
+        let (span, key) = ((10 * at, 10 * at + 5), key % 3);
+        let row = &mut rows[key as usize];
+        let is_lost = what & 0b1100 == 0;
+        let call = match what % 3 {
+            0 => call_write(k(key), at),
+            1 => Call::Delete { key: k(key) },
+            _ => call_read(k(key)),
+        };
+        if is_lost && what & 0b1_0000 == 0 {
+            script = script.unknown(100 + at, span, call);
+            continue;
+        }
+        let revision = log.len() as u64 + 1;
+        let reply = match what % 3 {
+            0 => {
+                let (created, version) =
+                    row.map_or((revision, 1), |(_, created, _, version)| (created, version + 1));
+                *row = Some((at, created, revision, version));
+                log.push(vec![put(revision, key, at)]);
+                written(revision, version)
+            }
+            1 => {
+                let existed = row.take().is_some();
+                if existed {
+                    log.push(vec![change(revision, k(key), None)]);
+                }
+                let revision = log.len() as u64;
+                Reply::Deleted { revision, existed }
+            }
+            _ => read(k(key), log.len() as u64, *row).1,
+        };
+        script = if is_lost {
+            script.unknown(100 + at, span, call)
+        } else {
+            script.ok(1, span, (call, reply))
+        };
+    }
+    let log: Vec<_> = log.iter().map(|changes| &changes[..]).collect();
+    (script, self::log(&log))
+}
+
+proptest! {
+    #[test]
+    fn a_correct_history_is_resolved(plan in proptest::collection::vec((0..3u32, any::<u8>()), 1..80)) {
+        let (script, log) = correct(&plan);
+        let resolved = resolved(script, &log);
+        let is_wrong = |verdict: &Verdict| matches!(verdict, Verdict::Invalid { .. });
+        prop_assert!(!is_wrong(&resolved.verdict), "{}", resolved.verdict);
+        let history = History::new(&resolved.events);
+        let is_change = |operation: &Operation| !matches!(operation.call, Call::Read { .. });
+        prop_assert!(history.operations.iter().filter(|o| is_change(o)).all(|o| o.end != End::Unknown));
+        let context = Context::new(&shard_of);
+        for verdict in [linear::check(&history, &context), revisions::check(&history, &context)] {
+            prop_assert!(!is_wrong(&verdict), "{}", verdict);
+        }
+    }
 }

@@ -214,6 +214,32 @@ fn an_expiry_of_a_key_without_a_ttl() {
 }
 
 #[test]
+fn the_rows_of_a_send_are_not_looked_at() {
+    let (from, to) = (k(5), Key { partition: 9, key: 5 });
+    let send = Call::Send {
+        from,
+        to,
+        amount: 3,
+        id: 1,
+    };
+    let outbox = change(4, k(900), Some(1));
+    let script =
+        three_changes()
+            .seen(9, 10, through_three(&[ONE, two()]))
+            .ok(1, (11, 12), (send, written(4, 0)));
+    valid(
+        script
+            .seen(9, 13, changes(&[change(4, from, Some(90)), outbox], 4))
+            .check(check),
+    );
+    let no_send =
+        three_changes()
+            .seen(9, 10, through_three(&[ONE, two()]))
+            .seen(9, 13, changes(&[outbox], 4));
+    broken("content", no_send.check(check));
+}
+
+#[test]
 fn compaction_is_said() {
     let script = three_changes()
         .seen(9, 10, Seen::Compacted { resumed_after: 2 })
