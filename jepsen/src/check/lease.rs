@@ -17,7 +17,7 @@ use super::{
     subscriptions::subscriptions,
     verdict::{Findings, Verdict, Witness, describe},
 };
-use crate::history::{Call, End, Key, Mode, Nanos, Operation, Reply, Revision, Seen};
+use crate::history::{Call, End, Event, Key, Mode, Nanos, Operation, Reply, Revision, Seen};
 
 const NANOS_PER_MS: Nanos = 1_000_000;
 
@@ -77,7 +77,7 @@ struct Lease<'a> {
 }
 
 struct Ends<'a> {
-    events: &'a [crate::history::Event],
+    events: &'a [Event],
     context: &'a Context<'a>,
     keys: BTreeMap<Key, Mortal<'a>>,
     /// By shard and id.

@@ -24,9 +24,10 @@ use std::collections::BTreeMap;
 use super::{
     Context, History,
     facts::{self, Facts},
+    subscriptions::subscriptions,
     verdict::{Findings, Verdict, Witness, describe},
 };
-use crate::history::{End, Mode, Operation, Reply, Revision, Seen, Step};
+use crate::history::{End, Mode, Operation, Reply, Revision, Seen};
 
 /// Checks all rules.
 pub fn check(history: &History<'_>, context: &Context<'_>) -> Verdict {
@@ -70,96 +71,103 @@ impl Floors {
     }
 }
 
-fn real_time(history: &History<'_>, context: &Context<'_>, findings: &mut Findings) {
-    let mut floors = Floors::default();
-    let mut begun = history.operations.iter().peekable();
-    // What was the floor at the invocation of calls that are not over yet, by the place of their end.
-    let mut open: BTreeMap<usize, (&Operation, Revision, Option<Told>)> = BTreeMap::new();
-    let mut watching: BTreeMap<u64, u32> = BTreeMap::new();
-    for (place, event) in history.events.iter().enumerate() {
-        while let Some(operation) = begun.next_if(|operation| operation.first == place) {
-            let shard = facts::partition(&operation.call).map(context.shard_of);
-            if let (Some(shard), true) = (shard, operation.last != usize::MAX) {
-                let (floor, told) = floors.get(shard);
-                open.insert(operation.last, (operation, floor, told));
-            }
-            match &operation.call {
-                crate::history::Call::Watch { partition, .. } => {
-                    watching.insert(operation.process, (context.shard_of)(*partition));
-                }
-                crate::history::Call::Consume { shard, .. } => {
-                    watching.insert(operation.process, *shard);
-                }
-                _ => {}
-            }
+/// An answered operation, and what had been told of its shard when it was invoked.
+struct Begun<'a> {
+    operation: &'a Operation,
+    reply: &'a Reply,
+    shard: u32,
+    revision: Revision,
+    floor: (Revision, Option<Told>),
+}
+
+impl<'a> Begun<'a> {
+    /// `None` if the operation has no revision.
+    fn new(operation: &'a Operation, floors: &Floors, context: &Context<'_>) -> Option<Self> {
+        let End::Ok(_, reply) = &operation.end else {
+            return None;
+        };
+        let shard = (context.shard_of)(facts::partition(&operation.call)?);
+        Some(Self {
+            operation,
+            reply,
+            shard,
+            revision: facts::revision(reply)?,
+            floor: floors.get(shard),
+        })
+    }
+
+    /// The greatest revision that the reply proves.
+    fn newest(&self) -> Revision {
+        match self.reply {
+            Reply::Row { row: Some(row), .. } => self.revision.max(row.mod_rev),
+            _ => self.revision,
         }
-        if let Some((operation, floor, told)) = open.remove(&place)
-            && let End::Ok(_, reply) = &operation.end
-            && let Some(revision) = facts::revision(reply)
-        {
-            findings.count("real time", 1);
-            if let Some(witness) = too_low(history, operation, reply, revision, floor, told, context) {
-                findings.push(witness);
-            }
-            let newest = match reply {
-                Reply::Row { row: Some(row), .. } => revision.max(row.mod_rev),
-                _ => revision,
-            };
-            if let Some(partition) = facts::partition(&operation.call) {
-                floors.raise(
-                    (context.shard_of)(partition),
-                    newest,
-                    Told::Operation(operation.id),
-                );
-            }
+    }
+
+    fn too_low(&self, history: &History<'_>, context: &Context<'_>) -> Option<Witness> {
+        let (floor, told) = self.floor;
+        let operation = self.operation;
+        let is_change = facts::changes(operation, self.reply).is_some();
+        let is_fresh = facts::mode(&operation.call) == Mode::Linearizable;
+        let is_low = if is_change {
+            self.revision <= floor
+        } else {
+            is_fresh && self.revision < floor
+        };
+        if !is_low {
+            return None;
         }
-        if let Step::Seen {
-            seen: Seen::Changes { through, .. },
-        } = &event.step
-            && let Some(shard) = watching.get(&event.process)
-        {
-            floors.raise(*shard, *through, Told::Event(place));
-        }
+        let rule = if context.is_final(operation) && !is_change {
+            "durability"
+        } else {
+            "real time"
+        };
+        let witness = |text: String| Witness::new(rule, text).operations([operation.id]);
+        let who = describe(operation);
+        Some(match told? {
+            Told::Operation(id) => {
+                let before = describe(&history.operations[id]);
+                let text = format!("{who} began after {before} had ended with revision {floor}");
+                witness(text).operations([id])
+            }
+            Told::Event(place) => {
+                let text = format!("{who} began after event {place} had shown revision {floor}");
+                witness(text).events([place])
+            }
+        })
     }
 }
 
-fn too_low(
-    history: &History<'_>,
-    operation: &Operation,
-    reply: &Reply,
-    revision: Revision,
-    floor: Revision,
-    told: Option<Told>,
-    context: &Context<'_>,
-) -> Option<Witness> {
-    let is_change = facts::changes(operation, reply).is_some();
-    let is_fresh = facts::mode(&operation.call) == Mode::Linearizable;
-    let is_low = if is_change {
-        revision <= floor
-    } else {
-        is_fresh && revision < floor
-    };
-    if !is_low {
-        return None;
+fn real_time(history: &History<'_>, context: &Context<'_>, findings: &mut Findings) {
+    let mut shown: BTreeMap<usize, (u32, Revision)> = BTreeMap::new();
+    for subscription in subscriptions(history, context) {
+        for (place, seen) in &subscription.seen {
+            if let Seen::Changes { through, .. } = seen {
+                shown.insert(*place, (subscription.shard, *through));
+            }
+        }
     }
-    let rule = if context.is_final(operation) && !is_change {
-        "durability"
-    } else {
-        "real time"
-    };
-    let witness = |text: String| Witness::new(rule, text).operations([operation.id]);
-    let describes = describe(operation);
-    Some(match told? {
-        Told::Operation(id) => {
-            let before = describe(&history.operations[id]);
-            let text = format!("{describes} began after {before} had ended with revision {floor}");
-            witness(text).operations([id])
+    let mut floors = Floors::default();
+    let mut invocations = history.operations.iter().peekable();
+    // By the place of their end.
+    let mut open: BTreeMap<usize, Begun<'_>> = BTreeMap::new();
+    for place in 0..history.events.len() {
+        if let Some(operation) = invocations.next_if(|operation| operation.first == place)
+            && let Some(begun) = Begun::new(operation, &floors, context)
+        {
+            open.insert(operation.last, begun);
         }
-        Told::Event(place) => {
-            let text = format!("{describes} began after event {place} had shown revision {floor}");
-            witness(text).events([place])
+        if let Some(begun) = open.remove(&place) {
+            findings.count("real time", 1);
+            if let Some(witness) = begun.too_low(history, context) {
+                findings.push(witness);
+            }
+            floors.raise(begun.shard, begun.newest(), Told::Operation(begun.operation.id));
         }
-    })
+        if let Some((shard, through)) = shown.get(&place) {
+            floors.raise(*shard, *through, Told::Event(place));
+        }
+    }
 }
 
 /// There is a final read of every key that must be there or must not.

@@ -1,5 +1,7 @@
 //! Watches and consumers of a history, each with what it saw.
 
+use std::collections::BTreeMap;
+
 use super::{Context, History};
 use crate::history::{Call, End, Operation, Reply, Revision, Seen, Step};
 
@@ -22,8 +24,8 @@ pub(crate) struct Subscription<'a> {
 /// All subscriptions that were opened, by their opening.
 pub(crate) fn subscriptions<'a>(history: &'a History<'_>, context: &Context<'_>) -> Vec<Subscription<'a>> {
     let mut all: Vec<Subscription<'a>> = Vec::new();
-    let mut open = std::collections::BTreeMap::new();
-    let mut opened: std::collections::BTreeMap<usize, &Operation> = history
+    let mut open = BTreeMap::new();
+    let mut opened: BTreeMap<usize, &Operation> = history
         .operations
         .iter()
         .filter(|operation| matches!(operation.end, End::Ok(..)))
