@@ -153,7 +153,7 @@ pub(super) fn search(entries: &[Entry], cache_bytes: usize) -> Found {
 }
 
 /// What had happened up to a place in the history. What had not returned by then may have taken effect or not.
-fn beginning(entries: &[Entry], through: usize) -> Vec<Entry> {
+pub(super) fn beginning(entries: &[Entry], through: usize) -> Vec<Entry> {
     let begun = entries.iter().take_while(|entry| entry.first <= through);
     let cut = |entry: &Entry| Entry {
         last: if entry.last <= through {

@@ -5,7 +5,7 @@ use proptest::prelude::*;
 use super::{
     super::testing::*,
     check,
-    search::{Entry, Found, Op, State, search},
+    search::{Entry, Found, Op, State, beginning, search},
 };
 use crate::history::{Call, Mode, Reply};
 
@@ -351,7 +351,7 @@ fn brute_force(left: &mut Vec<Entry>, state: State) -> bool {
     false
 }
 
-fn any_op() -> impl Strategy<Value = Op> {
+fn any_register_op() -> impl Strategy<Value = Op> {
     let value = 0..3u64;
     prop_oneof![
         proptest::option::of(value.clone()).prop_map(Op::Read),
@@ -359,14 +359,20 @@ fn any_op() -> impl Strategy<Value = Op> {
         (value.clone(), value.clone()).prop_map(|(from, to)| Op::Cas(from, to)),
         value.prop_map(Op::Mismatch),
         proptest::option::of(any::<bool>()).prop_map(Op::Delete),
+    ]
+}
+
+fn any_op() -> impl Strategy<Value = Op> {
+    prop_oneof![
+        any_register_op(),
         (1..3i64, proptest::option::of(0..4i64)).prop_map(|(delta, sum)| Op::Add(delta, sum)),
         (0..4i64).prop_map(Op::Count),
     ]
 }
 
 /// Up to 7 operations at random places, returned or not.
-fn any_entries() -> impl Strategy<Value = Vec<Entry>> {
-    proptest::collection::vec((any_op(), 0..40usize, 1..20usize, 0..8u8), 1..=7).prop_map(|ops| {
+fn any_entries(op: impl Strategy<Value = Op>) -> impl Strategy<Value = Vec<Entry>> {
+    proptest::collection::vec((op, 0..40usize, 1..20usize, 0..8u8), 1..=7).prop_map(|ops| {
         let entry = |(id, (op, first, length, fate)): (usize, (Op, usize, usize, u8))| {
             // No two places are the same.
             let place = |place: usize| place * 16 + id;
@@ -399,9 +405,25 @@ proptest! {
     #![proptest_config(ProptestConfig { cases: 4000, ..ProptestConfig::default() })]
 
     #[test]
-    fn agrees_with_all_permutations(entries in any_entries()) {
+    fn agrees_with_all_permutations_of_a_register(entries in any_entries(any_register_op())) {
         let is_found = matches!(search(&entries, MEMORY), Found::Order);
         prop_assert_eq!(is_found, brute_force(&mut entries.clone(), None));
+    }
+
+    #[test]
+    fn agrees_with_all_permutations_of_numbers(entries in any_entries(any_op())) {
+        let is_found = matches!(search(&entries, MEMORY), Found::Order);
+        prop_assert_eq!(is_found, brute_force(&mut entries.clone(), None));
+    }
+
+    /// The operation that is named is the first whose return cannot be explained.
+    #[test]
+    fn names_the_first_that_cannot_be_explained(entries in any_entries(any_register_op())) {
+        if let Found::Stuck(stuck) = search(&entries, MEMORY) {
+            let culprit = entries.iter().find(|entry| entry.id == stuck.culprit).unwrap().last;
+            prop_assert!(!brute_force(&mut beginning(&entries, culprit), None));
+            prop_assert!(brute_force(&mut beginning(&entries, culprit - 1), None));
+        }
     }
 }
 
