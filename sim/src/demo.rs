@@ -179,7 +179,7 @@ impl World {
         while Instant::now() < until {
             let victim = self.nodes[chance.index(self.nodes.len())].clone();
             let lasts = chance.log_uniform(Duration::from_millis(50), Duration::from_secs(4));
-            match chance.below(6) {
+            match chance.below(7) {
                 0 => {
                     self.count("kill");
                     victim.kill();
@@ -200,6 +200,10 @@ impl World {
                     self.count("power loss of all");
                     self.nodes.iter().for_each(SimNode::power_off);
                 }
+                5 => {
+                    self.count("bad links");
+                    self.spoil_links();
+                }
                 _ => {
                     self.count("clock");
                     victim.clock().set_rate(0.9 + 0.2 * chance.unit());
@@ -215,6 +219,22 @@ impl World {
             });
             self.net.heal();
             sleep(chance.exponential(Duration::from_secs(1))).await;
+        }
+    }
+
+    /// Every link between nodes loses, breaks and repeats.
+    fn spoil_links(&self) {
+        for from in &self.nodes {
+            for to in self.nodes.iter().filter(|to| to.address() != from.address()) {
+                self.net.change_link(from.address(), to.address(), |spec| {
+                    spec.mean = Duration::from_millis(2);
+                    spec.loss = 0.02;
+                    spec.reset_before = 0.005;
+                    spec.reset_after = 0.005;
+                    spec.duplicate = 0.05;
+                    spec.replay = 0.02;
+                });
+            }
         }
     }
 

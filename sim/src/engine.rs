@@ -65,6 +65,11 @@ impl SimEngine {
         }
     }
 
+    /// Whether it has no row.
+    pub fn is_empty(&self) -> bool {
+        Cf::ALL.into_iter().all(|cf| self.memory.rows(cf).is_empty())
+    }
+
     /// Sets how a flush kills the process that uses the engine.
     pub fn set_kill(&self, kill: Kill) {
         self.faults.lock().kill = Some(kill);

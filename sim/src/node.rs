@@ -76,6 +76,8 @@ struct Running {
     host: NodeHandle,
     /// Once it has started.
     node: Option<Arc<Node>>,
+    /// It has been told to stop in order: replicas that stop are no news.
+    stopping: bool,
 }
 
 struct NoProbe;
@@ -166,6 +168,7 @@ impl SimNode {
         state.running = Some(Running {
             host: host.clone(),
             node: None,
+            stopping: false,
         });
         let engine = state.engine.clone();
         let control = self.0.disk_control.clone();
@@ -234,8 +237,11 @@ impl SimNode {
     /// What the node says, or that there is none.
     pub async fn stop(&self) -> io::Result<()> {
         let (host, process) = {
-            let state = self.0.state.lock();
-            let host = state.running.as_ref().map(|running| running.host.clone());
+            let mut state = self.0.state.lock();
+            let host = state.running.as_mut().map(|running| {
+                running.stopping = true;
+                running.host.clone()
+            });
             (host, state.processes)
         };
         let (Some(host), Some(node)) = (host, self.node()) else {
@@ -316,7 +322,7 @@ impl Machine {
         free_staging(&disk, self.settings.disk_reserve_bytes).await?;
         let wal = self.open_wal(process, &store, disk.clone()).await?;
         let parts = NodeParts {
-            settings: self.settings.clone(),
+            settings: self.settings,
             address: self.address.clone(),
             store,
             disk,
@@ -336,7 +342,15 @@ impl Machine {
             running.node = Some(node);
         }
         let reason = fatal.recv().await;
+        if self.is_stopping() {
+            std::future::pending::<()>().await;
+        }
         Ok(reason.unwrap_or_else(|| "the node was dropped".into()))
+    }
+
+    fn is_stopping(&self) -> bool {
+        let state = self.state.lock();
+        state.running.as_ref().is_some_and(|running| running.stopping)
     }
 
     async fn open_wal(self: &Arc<Self>, process: u64, store: &Store, disk: DynDisk) -> io::Result<Wal> {

@@ -33,6 +33,8 @@ mod deliver;
 mod endpoint;
 mod link;
 mod replay;
+#[cfg(test)]
+mod tests;
 mod trace;
 
 use connection::{Connection, Ending, Side};
@@ -240,6 +242,18 @@ impl SimNet {
     /// Sets who is told of each message.
     pub fn observe(&self, observer: Observer) {
         self.0.state.lock().trace.observer = Some(observer);
+    }
+
+    /// Connections that at least one side believes to have.
+    pub fn open_connections(&self) -> usize {
+        let connections: Vec<_> = {
+            let state = self.0.state.lock();
+            state.connections.values().filter_map(Weak::upgrade).collect()
+        };
+        let open = |connection: &Arc<Connection>| {
+            !connection.is_broken(Side::Client) || !connection.is_broken(Side::Server)
+        };
+        connections.iter().filter(|connection| open(connection)).count()
     }
 
     fn with_link<T>(&self, from: &str, to: &str, use_it: impl FnOnce(&mut Link) -> T) -> T {
