@@ -65,6 +65,8 @@ struct Machine {
 
 struct State {
     disk: MemDisk,
+    /// Bytes of the disk.
+    capacity: u64,
     engine: Arc<SimEngine>,
     running: Option<Running>,
     processes: u64,
@@ -98,6 +100,7 @@ impl SimNode {
         let mut chance = Stream::new(seed, &[&"node", &address]);
         let state = State {
             disk: MemDisk::new(chance.next_u64()),
+            capacity: u64::MAX,
             engine: Arc::new(SimEngine::new()),
             running: None,
             processes: 0,
@@ -132,6 +135,13 @@ impl SimNode {
     /// What is on its disk now. Another one after the process has ended.
     pub fn disk(&self) -> MemDisk {
         self.0.state.lock().disk.clone()
+    }
+
+    /// Sets how many bytes its disk has: what does not fit fails with ENOSPC. Files that are there stay.
+    pub fn set_disk_capacity(&self, bytes: u64) {
+        let mut state = self.0.state.lock();
+        state.capacity = bytes;
+        state.disk.set_capacity(bytes);
     }
 
     /// Its engine. Another one after the process has ended.
@@ -205,6 +215,7 @@ impl SimNode {
         let mut state = self.0.state.lock();
         let seed = state.chance.next_u64();
         state.disk = MemDisk::new(seed);
+        state.disk.set_capacity(state.capacity);
         state.engine = Arc::new(SimEngine::new());
     }
 

@@ -195,3 +195,47 @@ fn an_orderly_stop_flushes() {
         assert_eq!(lab.get("key").await.unwrap(), "first");
     });
 }
+
+#[test]
+fn a_paused_node_can_be_killed() {
+    lab(|lab| async move {
+        lab.node.pause();
+        sleep(Duration::from_secs(1)).await;
+        assert!(lab.node.kill());
+        lab.node.start();
+        assert_eq!(lab.get("key").await.unwrap(), "first");
+    });
+}
+
+#[test]
+fn a_full_disk_refuses_writes_until_there_is_room() {
+    lab(|lab| async move {
+        lab.node.set_disk_capacity(0);
+        sleep(Duration::from_secs(2)).await;
+        assert!(!lab.put("key", "second").await);
+        assert_eq!(lab.get("key").await.unwrap(), "first");
+        lab.node.set_disk_capacity(u64::MAX);
+        sleep(Duration::from_secs(2)).await;
+        assert!(lab.put("key", "third").await);
+        assert!(lab.node.is_running());
+    });
+}
+
+#[test]
+fn stamps_follow_the_machines_wall_clock() {
+    lab(|lab| async move {
+        let wall = |lab: &Lab| {
+            let host = lab.node.0.state.lock().running.as_ref().unwrap().host.clone();
+            host.spawn(async { wall_clock_ms() })
+        };
+        let shard = |lab: &Lab| lab.node.node().unwrap().shards().pop().unwrap();
+        let before = wall(&lab).await.unwrap();
+        lab.node.clock().set_wall_offset_ms(60_000);
+        assert!(lab.put("key", "second").await);
+        assert!(shard(&lab).head().stamp() >= before + 60_000);
+        // The clock is the machine's: the next process has it too.
+        lab.node.kill();
+        lab.node.start();
+        assert!(wall(&lab).await.unwrap() >= before + 60_000);
+    });
+}
