@@ -191,9 +191,12 @@ impl AsyncRuntime for Runtime {
     fn thread_rng() -> RuntimeRng {
         RuntimeRng
     }
-    #[expect(
-        clippy::expect_used,
-        reason = "the trait cannot fail; without a runtime nothing can go on"
+    #[cfg_attr(
+        not(madsim),
+        expect(
+            clippy::expect_used,
+            reason = "the trait cannot fail; without a runtime nothing can go on"
+        )
     )]
     fn new(_threads: usize) -> Self {
         #[cfg(madsim)]
