@@ -39,8 +39,11 @@ fn a_stream_that_nobody_reads_takes_a_window_and_no_more() {
         let megabyte = Bytes::from(vec![0; 1 << 20]);
         let (sender, _receiver) = lab.open(Class::Data, Method::RaftSnapshot).await;
         let mut taken = 0;
-        while let Ok(sent) = tokio::time::timeout(200 * MS, sender.send(megabyte.clone())).await {
-            sent.unwrap();
+        while taken < 100 {
+            match tokio::time::timeout(200 * MS, sender.send(megabyte.clone())).await {
+                Ok(sent) => sent.unwrap(),
+                Err(_) => break,
+            }
             taken += 1;
         }
         // The window, what waits in the queue, and the one that waits for room.
