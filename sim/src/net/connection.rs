@@ -113,9 +113,8 @@ struct Pipe {
 }
 
 struct PipeState {
+    /// With their arrivals; one that would overtake the one before it waits for that.
     frames: VecDeque<(Instant, Frame)>,
-    /// The arrival of the newest.
-    last: Instant,
     /// Counts how often what was on the way was thrown away.
     epoch: u64,
     closed: bool,
@@ -189,7 +188,6 @@ impl Connection {
         let pipe = || Pipe {
             state: Mutex::new(PipeState {
                 frames: VecDeque::new(),
-                last: now,
                 epoch: 0,
                 closed: false,
             }),
@@ -369,7 +367,6 @@ impl Connection {
         let mut dropped = VecDeque::new();
         if ending != Ending::AfterWhatWasSent {
             state.epoch += 1;
-            state.last = Instant::now();
             dropped = std::mem::take(&mut state.frames);
         }
         if ending != Ending::Silent {
@@ -478,8 +475,7 @@ impl Connection {
 impl PipeState {
     fn push(&mut self, arrival: Instant, frame: Frame) {
         if !self.closed {
-            self.last = self.last.max(arrival);
-            self.frames.push_back((self.last, frame));
+            self.frames.push_back((arrival, frame));
         }
     }
 }

@@ -239,3 +239,27 @@ fn stamps_follow_the_machines_wall_clock() {
         assert!(wall(&lab).await.unwrap() >= before + 60_000);
     });
 }
+
+#[test]
+fn a_power_loss_takes_what_was_not_synced_and_a_kill_does_not() {
+    lab(|lab| async move {
+        let mut lost = 0;
+        for number in 0..40 {
+            let path = format!("x{number}");
+            let disk = lab.node.disk();
+            let file = kvsvr::disk::Disk::open(&disk, &path, true).await.unwrap();
+            let bytes = vec![Bytes::from_static(b"text")];
+            file.write_at(0, bytes, false).await.unwrap();
+            match number % 2 {
+                0 => lab.node.power_off(),
+                _ => assert!(lab.node.kill()),
+            }
+            let found = kvsvr::disk::Disk::read(&lab.node.disk(), &path).await;
+            let there = found.is_ok_and(|found| found == "text");
+            assert!(there || number % 2 == 0);
+            lost += usize::from(!there);
+            lab.node.start();
+        }
+        assert!((5..20).contains(&lost), "{lost}");
+    });
+}
