@@ -7,12 +7,12 @@ use kvsvr_proto::v1::{self, watch_event};
 use tokio::time::Instant;
 
 use crate::{
-    time::timeout_at,
     client::Client,
     core::{self, Core},
     error::{Code, Error, Result},
     follow::{Follow, Source, Step},
     router::Place,
+    time::timeout_at,
     types::{KeyValue, Partition, ReadFrom, ReadMode},
 };
 

@@ -3,10 +3,7 @@
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use bytes::Bytes;
-use kvsvr_client::{
-    time::timeout_at,
-    transport::{StreamReceiver, StreamSender},
-};
+use kvsvr_client::transport::{StreamReceiver, StreamSender};
 use kvsvr_core::{codec::decode_command, types::Partition};
 use kvsvr_proto::v1::{
     self as pb, ErrorCode, exec_reply::Result as Answer, exec_request::Op as ExecOp, read_mode::Mode,
@@ -15,7 +12,6 @@ use prost::{
     Message,
     encoding::{WireType, decode_key, decode_varint},
 };
-
 
 use crate::{
     convert as api,
@@ -32,6 +28,7 @@ use crate::{
         reader::{Read, ReadOp},
         reply::{ReplyQueue, ReplyTo, send_all},
     },
+    time::{outside, timeout_at},
 };
 
 /// Serves one stream until it ends.
@@ -346,7 +343,7 @@ async fn forward_one(node: &Arc<Node>, number: u32, mut address: String, request
     let write = matches!(request.op, Some(ExecOp::Command(_)));
     // A node without a replica of the shard does not know its leader; the first one asked may.
     for last in [false, true] {
-        match node.link(&address).call(request.clone(), until).await {
+        match node.link(&address).call(request.clone(), outside(until)).await {
             Ok(pb::ExecReply {
                 result: Some(Answer::Error(e)),
                 ..

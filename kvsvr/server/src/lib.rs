@@ -29,6 +29,7 @@ pub mod raft;
 pub mod service;
 pub mod shard;
 pub mod store;
+pub mod time;
 pub mod topology;
 pub mod wal;
 pub mod watch;

@@ -19,10 +19,7 @@ use kvsvr_core::{
 };
 use kvsvr_proto::v1::{self as pb, ErrorCode};
 use parking_lot::{Mutex, RwLock};
-use tokio::{
-    sync::mpsc,
-    time::{Instant, sleep},
-};
+use tokio::sync::mpsc;
 
 use crate::{
     admin,
@@ -39,6 +36,7 @@ use crate::{
     },
     shard::{Shard, ShardParts, error},
     store::{Identity, Store},
+    time::{Instant, sleep, sleep_until},
     topology::{self, SlotTable},
     wal::Wal,
 };
@@ -189,7 +187,7 @@ impl Node {
         let promised = |shard: &ShardId| self.wal.shard(*shard).vote.is_some();
         if self.wal.shards().iter().any(promised) {
             let until = started + Duration::from_millis(self.settings.timing.election_max_ms);
-            tokio::time::sleep_until(until).await;
+            sleep_until(until).await;
         }
     }
 

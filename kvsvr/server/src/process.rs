@@ -12,7 +12,6 @@ use std::{
 use futures::future::BoxFuture;
 use kvsvr_client::grpc::GrpcTransport;
 use kvsvr_proto::v1 as pb;
-use tokio::time::Instant;
 
 use crate::{
     api::NodeService,
@@ -24,12 +23,10 @@ use crate::{
     maintenance,
     metrics::{Metrics, resident_bytes},
     node::{Node, NodeParts, StatusProbe},
-    raft::{
-        runtime::{random_u64, wall_clock_ms},
-        snapshot::free_staging,
-    },
+    raft::{runtime::random_u64, snapshot::free_staging},
     rocks::{RocksEngine, RocksOptions},
     store::{DataLock, ROCKS_DIR, STAGING_DIR, Store, StoreError, StoreId},
+    time::{Instant, sleep, wall_clock_ms},
     wal::{Wal, WalError, WalOptions},
 };
 
@@ -187,7 +184,7 @@ async fn serve(
         async move {
             loop {
                 health.set_serving(node.ready().is_ok()).await;
-                tokio::time::sleep(Duration::from_secs(1)).await;
+                sleep(Duration::from_secs(1)).await;
             }
         }
     });

@@ -27,10 +27,7 @@ use kvsvr_core::{
 };
 use kvsvr_proto::v1::{self as pb, ErrorCode, watch_event::Kind};
 use prost::Message as _;
-use tokio::{
-    sync::mpsc::PermitIterator,
-    time::{Instant, sleep, sleep_until, timeout},
-};
+use tokio::sync::mpsc::PermitIterator;
 
 use crate::{
     hub::{EventBatch, EventFilter, Hub, Subscription, SubscriptionError},
@@ -40,6 +37,7 @@ use crate::{
     },
     service::CallError,
     shard::error,
+    time::{Instant, sleep, sleep_until, timeout},
 };
 
 /// What the streams need of a shard's replica.

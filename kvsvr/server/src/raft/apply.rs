@@ -25,7 +25,7 @@ use openraft::{
 };
 use parking_lot::Mutex;
 use prost::Message;
-use tokio::{sync::Notify, time::Instant};
+use tokio::sync::Notify;
 
 use super::{
     convert,
@@ -38,6 +38,7 @@ use crate::{
     hub::Hub,
     limits::{BUFFER_ROOM_PATIENCE, MAX_APPLY_BYTES, MAX_APPLY_ENTRIES},
     metrics::ShardMetrics,
+    time::Instant,
 };
 
 type Responder = ApplyResponder<TypeConfig>;

@@ -27,16 +27,18 @@ use openraft::{
     },
 };
 use prost::Message;
-use tokio::time::Instant;
 
 use super::{
     convert,
     snapshot::{SnapshotData, SnapshotSender},
     types::{PeerNode, TypeConfig, Vote, of},
 };
-use crate::limits::{
-    MAX_APPEND_BYTES_IN_FLIGHT, MAX_APPEND_SPREAD, MAX_APPENDS_IN_FLIGHT, MIN_APPEND_DEADLINE,
-    TRANSFER_DEADLINE,
+use crate::{
+    limits::{
+        MAX_APPEND_BYTES_IN_FLIGHT, MAX_APPEND_SPREAD, MAX_APPENDS_IN_FLIGHT, MIN_APPEND_DEADLINE,
+        TRANSFER_DEADLINE,
+    },
+    time::{Instant, sleep_until, timeout},
 };
 
 type RpcError = RPCError<TypeConfig>;
@@ -248,7 +250,7 @@ impl<S: Stream<Item = AppendEntriesRequest<TypeConfig>> + Unpin> Pump<S> {
                         self.sender = None;
                     }
                 },
-                () = tokio::time::sleep_until(self.deadline), if waiting => {
+                () = sleep_until(self.deadline), if waiting => {
                     return Some(Err(unreachable(format!("no answer within {:?}", self.patience))));
                 }
             }
@@ -289,7 +291,7 @@ impl<S: Stream<Item = AppendEntriesRequest<TypeConfig>> + Unpin> Pump<S> {
         let Some(sender) = &self.sender else { return Ok(()) };
         let closed = || unreachable("the connection is closed");
         // The queue is as deep as the socket is slow: waiting for it counts as waiting for the peer.
-        tokio::time::timeout(self.patience, sender.send(bytes))
+        timeout(self.patience, sender.send(bytes))
             .await
             .map_err(|_| unreachable("the peer does not take data"))?
             .map_err(|_| closed())
@@ -326,7 +328,7 @@ impl RaftNetworkV2<TypeConfig> for Network {
                 return Ok(Box::pin(answers) as BoxStream<'s, AppendItem>);
             }
             let patience = (option.hard_ttl() * 2).max(MIN_APPEND_DEADLINE);
-            let (sender, receiver) = tokio::time::timeout(patience, self.open_append())
+            let (sender, receiver) = timeout(patience, self.open_append())
                 .await
                 .map_err(|_| unreachable(format!("cannot open a stream within {patience:?}")))??;
             let pump = Pump {

@@ -25,7 +25,7 @@ use kvsvr_core::{
 use kvsvr_proto::v1::{self as pb, ErrorCode, exec_reply::Result as Answer};
 use openraft::{Config, Raft, SnapshotPolicy, async_runtime::WatchReceiver as _};
 use parking_lot::Mutex;
-use tokio::{sync::Semaphore, time::Instant};
+use tokio::sync::Semaphore;
 
 use self::{
     clock::StampClock,
@@ -51,6 +51,7 @@ use crate::{
         snapshot::{Durable, SnapshotSender, Staged, TransferStatus},
         types::{PeerNode, TypeConfig},
     },
+    time::Instant,
     wal::Wal,
     watch::{ConsumerPosition, WatchSource},
 };

@@ -13,7 +13,6 @@ use std::{
 
 use bytes::Bytes;
 use futures::{StreamExt, future::BoxFuture, stream::FuturesUnordered};
-use kvsvr_client::time::timeout_at;
 use kvsvr_core::{
     codec::{encode_batch, encode_outcome},
     command::OutcomeResult,
@@ -23,10 +22,7 @@ use openraft::{
     Raft,
     errors::{ClientWriteError, ForwardReason, ForwardToLeader, RaftError},
 };
-use tokio::{
-    sync::mpsc,
-    time::Instant,
-};
+use tokio::sync::mpsc;
 
 use super::{
     clock::StampClock,
@@ -43,6 +39,7 @@ use crate::{
         apply::StateMachine,
         types::{Batch, Replies, TypeConfig},
     },
+    time::{Instant, timeout_at},
 };
 
 /// One command on its way into the log.

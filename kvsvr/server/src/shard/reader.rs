@@ -9,7 +9,7 @@
 use std::{sync::Arc, time::Duration};
 
 use bytes::Bytes;
-use kvsvr_client::{time::timeout_at, transport::Method};
+use kvsvr_client::transport::Method;
 use kvsvr_core::{engine::EngineRead, types::Partition};
 use kvsvr_proto::v1::{self as pb, ErrorCode, exec_reply::Result as Answer};
 use openraft::{
@@ -19,10 +19,7 @@ use openraft::{
 };
 use openraft_rt::AsyncRuntime;
 use parking_lot::Mutex;
-use tokio::{
-    sync::{Semaphore, mpsc},
-    time::{Instant, timeout},
-};
+use tokio::sync::{Semaphore, mpsc};
 
 use super::{
     error,
@@ -42,6 +39,7 @@ use crate::{
         runtime::Runtime,
         types::TypeConfig,
     },
+    time::{Instant, sleep, timeout, timeout_at},
 };
 
 /// What to read.
@@ -308,7 +306,7 @@ async fn run(context: Arc<ReadContext>, mut queue: mpsc::UnboundedReceiver<Vec<R
     loop {
         let taken = tokio::select! { biased;
             taken = queue.recv_many(&mut groups, MAX_READS_PER_ROUND) => taken,
-            () = tokio::time::sleep(FRESHNESS_PROBE_INTERVAL) => {
+            () = sleep(FRESHNESS_PROBE_INTERVAL) => {
                 // Nobody reads: keep the age of the state known, for bounded reads when the leader is gone.
                 let _ = context.barrier().await;
                 continue;

@@ -7,7 +7,6 @@ use std::{collections::BTreeMap, io, sync::Arc};
 
 use bytes::Bytes;
 use kvsvr_core::types::ShardId;
-use tokio::time::{Instant, timeout};
 
 use super::{
     Shared, WalWrite,
@@ -16,7 +15,10 @@ use super::{
     scan::allocated_path,
     segment::{self, Segment, Spare},
 };
-use crate::limits::WAL_SPACE_CHECK_BYTES;
+use crate::{
+    limits::WAL_SPACE_CHECK_BYTES,
+    time::{Instant, timeout},
+};
 
 /// The end of the log.
 pub(super) struct Writer {
