@@ -145,12 +145,14 @@ impl Core {
                 ),
                 _ => None,
             };
-            if let Some(ticket) = &ticket {
-                command.session = ticket.session;
-                command.seq = ticket.seq;
-                command.acked_below = ticket.acked_below;
-            }
-            let op = exec_request::Op::Command(command.encode_to_vec().into());
+            let op = || {
+                if let Some(ticket) = &ticket {
+                    command.session = ticket.session;
+                    command.seq = ticket.seq;
+                    command.acked_below = ticket.acked_below();
+                }
+                exec_request::Op::Command(command.encode_to_vec().into())
+            };
             let ended = self
                 .tries(
                     place,
@@ -187,7 +189,7 @@ impl Core {
             op: Some(op),
             ..v1::Command::default()
         };
-        let op = exec_request::Op::Command(command.encode_to_vec().into());
+        let op = || exec_request::Op::Command(command.encode_to_vec().into());
         let mut tries = Tries::new(Repeat::Harmless);
         let place = Place::Shard(shard);
         let answer = self
@@ -238,7 +240,7 @@ impl Core {
         };
         loop {
             let shard = self.locate(place, deadline).await?;
-            let op = exec_request::Op::Read(request.clone());
+            let op = || exec_request::Op::Read(request.clone());
             match self
                 .tries(place, shard, op, choice, &mut tries, deadline, accept_read)
                 .await
@@ -250,7 +252,8 @@ impl Core {
         }
     }
 
-    /// Sends a request until it is answered, or begins anew, or fails for good.
+    /// Sends a request until it is answered, or begins anew, or fails for good. `op` makes it for each try anew: what a write acknowledges
+    /// must go on while it is tried, or the server's memory of the session could fill up behind it.
     #[expect(
         clippy::too_many_arguments,
         reason = "one loop for commands and reads, called from here only"
@@ -259,7 +262,7 @@ impl Core {
         self: &Arc<Self>,
         place: Place,
         shard: u32,
-        op: exec_request::Op,
+        mut op: impl FnMut() -> exec_request::Op + Send,
         choice: Choice,
         tries: &mut Tries,
         deadline: Instant,
@@ -269,7 +272,6 @@ impl Core {
             shard,
             meta: shard == 0,
             hops: 1,
-            op: Some(op),
             ..Default::default()
         };
         let mut avoid = Vec::new();
@@ -278,8 +280,13 @@ impl Core {
             let Some(target) = pinned.take().or_else(|| self.choose(shard, choice, &avoid)) else {
                 return Err(Ended::Failed(tries.last_error(no_such_shard(place))));
             };
+            let op = Some(op());
+            let attempt = v1::ExecRequest {
+                op,
+                ..request.clone()
+            };
             let error = match self
-                .attempt(&target, &request, tries, deadline)
+                .attempt(&target, attempt, tries, deadline)
                 .await
                 .map(|r| accept(r, &target))
             {
@@ -349,7 +356,7 @@ impl Core {
     async fn attempt(
         self: &Arc<Self>,
         target: &Target,
-        request: &v1::ExecRequest,
+        mut request: v1::ExecRequest,
         tries: &Tries,
         deadline: Instant,
     ) -> Result<v1::ExecReply> {
@@ -359,7 +366,6 @@ impl Core {
         } else {
             deadline
         };
-        let mut request = request.clone();
         request.timeout_ms = timeout_ms(until.saturating_duration_since(now));
         let reply = self.stream(&target.address).call(request, until).await?;
         self.look_at_epoch(reply.map_epoch, now);

@@ -48,7 +48,6 @@ impl State {
             owner: owner.clone(),
             session: self.id,
             seq,
-            acked_below: self.first,
         })
     }
 }
@@ -61,8 +60,15 @@ pub(crate) struct Ticket {
     pub(crate) session: u64,
     /// The write's number.
     pub(crate) seq: u64,
-    /// The outcomes of all numbers below have arrived, or nobody waits for them.
-    pub(crate) acked_below: u64,
+}
+
+impl Ticket {
+    /// The outcomes of all numbers below have arrived, or nobody waits for them: as of now, so each try asks anew. At most the write's own
+    /// number. 0 if the session has been replaced.
+    pub(crate) fn acked_below(&self) -> u64 {
+        let state = self.owner.state.lock();
+        if state.id == self.session { state.first } else { 0 }
+    }
 }
 
 impl Drop for Ticket {
@@ -168,14 +174,15 @@ mod tests {
     async fn acked_below_is_the_lowest_in_flight() {
         let session = Arc::new(ShardSession::default());
         let (a, b) = (begin(&session).await, begin(&session).await);
-        assert_eq!((a.session, a.seq, a.acked_below), (7, 1, 1));
-        assert_eq!((b.seq, b.acked_below), (2, 1));
+        assert_eq!((a.session, a.seq, a.acked_below()), (7, 1, 1));
+        assert_eq!((b.seq, b.acked_below()), (2, 1));
         drop(b);
         let c = begin(&session).await;
-        assert_eq!((c.seq, c.acked_below), (3, 1), "1 is still in flight");
+        assert_eq!((c.seq, c.acked_below()), (3, 1), "1 is still in flight");
         drop(a);
         let d = begin(&session).await;
-        assert_eq!((d.seq, d.acked_below), (4, 3));
+        assert_eq!((d.seq, d.acked_below()), (4, 3));
+        assert_eq!(c.acked_below(), 3, "also for what is in flight already");
     }
 
     #[tokio::test]
@@ -202,9 +209,10 @@ mod tests {
         let new = session.begin(soon(), || async { Ok(8) }).await.unwrap();
         assert_eq!((new.session, new.seq), (8, 1));
         session.expired(7); // another write of the old session says the same
+        assert_eq!(old.acked_below(), 0, "acknowledges nothing of the new one");
         drop(old); // and does not count in the new one
         let next = begin(&session).await;
-        assert_eq!((next.session, next.seq, next.acked_below), (8, 2, 1));
+        assert_eq!((next.session, next.seq, next.acked_below()), (8, 2, 1));
     }
 
     #[tokio::test]
@@ -224,7 +232,7 @@ mod tests {
         );
         tickets.remove(0);
         let next = next.now_or_never().unwrap();
-        assert_eq!((next.seq, next.acked_below), (MAX_SESSION_SPAN as u64 + 1, 2));
+        assert_eq!((next.seq, next.acked_below()), (MAX_SESSION_SPAN as u64 + 1, 2));
         let error = session
             .begin(Instant::now(), || async { Ok(1) })
             .await
@@ -244,8 +252,10 @@ mod tests {
                 let ticket = session.state.lock().begin(&session).unwrap();
                 prop_assert_eq!(ticket.seq, n as u64 + 1);
                 let lowest = open.iter().map(|t| t.seq).min().unwrap_or(ticket.seq);
-                prop_assert_eq!(ticket.acked_below, lowest);
                 open.push(ticket);
+                for ticket in &open {
+                    prop_assert_eq!(ticket.acked_below(), lowest);
+                }
                 if end < open.len() {
                     open.remove(end);
                 }

@@ -149,7 +149,9 @@ impl Op {
         }))
     }
 
-    /// Reads a range; its mode is the transaction's.
+    /// Reads a range; its mode is the transaction's. With a revision or a continuation it goes with [`Client::txn_read`] only.
+    ///
+    /// [`Client::txn_read`]: crate::Client::txn_read
     pub fn range(range: &RangeOptions) -> Op {
         Op(txn_op::Op::Range(range.to_proto()))
     }

@@ -175,7 +175,8 @@ impl Client {
         }
     }
 
-    /// A transaction. One without writes is better sent with [`Client::txn_read`], which does not go through the log.
+    /// A transaction. One without writes is better sent with [`Client::txn_read`], which does not go through the log. Ranges in it read
+    /// the newest state: only [`Client::txn_read`] and [`Client::range`] take a revision or the continuation of a page.
     ///
     /// # Errors
     /// The refusal of any operation refuses all; see [`Error`]. That a compare does not hold is not an error.

@@ -131,10 +131,12 @@ pub enum Op {
         /// Unix milliseconds.
         up_to_ms: StampMs,
     },
-    /// Raises the floor.
+    /// Raises the floor, but not past the cursor of a consumer that it may not pass.
     Compact {
         /// The new floor.
         revision: Revision,
+        /// Consumers whose cursor is below this may be passed, and lose events; 0 = none.
+        pass_below: Revision,
     },
 }
 

@@ -479,7 +479,7 @@ pub(crate) fn consumer_key(shard: ShardId, name: &[u8]) -> Bytes {
 }
 
 /// True if the row can be dropped at any time because no read at or above the floor sees it: a version that was superseded at or
-/// before the floor, or a change log row that ends at or before it. No logic depends on whether such rows are there.
+/// before the floor, or a change log row that ends at or before it. Nothing that is applied depends on whether such rows are there.
 ///
 /// A row that does not decode is kept, so that whoever reads it next finds it.
 pub fn is_garbage(cf: Cf, _key: &[u8], value: &[u8], floor: Revision) -> bool {

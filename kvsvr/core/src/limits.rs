@@ -63,7 +63,10 @@ pub const MAX_LEASES: usize = 65_536;
 pub const MAX_SESSION_WINDOW: usize = 4_096;
 /// Bytes of an outcome that a session remembers; of a longer one it only remembers that the command was applied.
 pub const MAX_REMEMBERED_OUTCOME: usize = 4 << 10;
-/// Bytes of outcomes remembered for one session.
+/// Bytes of what a session remembers instead of an outcome that it does not keep.
+pub const MAX_STUB: usize = 80;
+/// Bytes of outcomes remembered for one session, each with its overhead. There is always room for a whole window of stubs, so bytes alone
+/// never refuse a command.
 pub const MAX_SESSION_BYTES: usize = 1 << 20;
 /// Bytes of outcomes remembered by one shard; past it the longest unused sessions are closed.
 pub const MAX_SESSIONS_BYTES: usize = 64 << 20;
@@ -90,8 +93,10 @@ const _: () = assert!(MAX_VALUE + MAX_KEY < MAX_COMMAND);
 const _: () = assert!(MAX_VALUE <= MAX_RANGE_BYTES);
 const _: () = assert!(MAX_VALUE <= MAX_TXN_RESULT_BYTES);
 const _: () = assert!(MAX_RANGE_BYTES + MAX_VALUE < MAX_RANGE_SCAN_BYTES && RANGE_SEEK_VERSIONS > 0);
-const _: () = assert!(MAX_SESSION_WINDOW * REMEMBERED_OVERHEAD < MAX_SESSION_BYTES);
-const _: () = assert!(MAX_REMEMBERED_OUTCOME < MAX_SESSION_BYTES);
+const _: () = assert!(MAX_STUB < MAX_REMEMBERED_OUTCOME);
+const _: () = assert!(
+    MAX_SESSION_WINDOW * (MAX_STUB + REMEMBERED_OVERHEAD) + MAX_REMEMBERED_OUTCOME < MAX_SESSION_BYTES
+);
 const _: () = assert!(MAX_SESSION_BYTES < MAX_SESSIONS_BYTES);
 const _: () = assert!(MAX_DELETE_RANGE_KEYS <= MAX_LEASE_KEYS);
 const _: () = assert!(MAX_VALUE + MAX_COMMAND < MAX_OLD_ROW_BYTES);

@@ -2,7 +2,8 @@
 //!
 //! [`Machine::apply`] turns committed log entries into outcomes, events and one engine batch, which the host must write before it
 //! applies more. What must be fast to decide (leases, sessions, consumers) is also held in memory; everything is in the engine, so
-//! [`Machine::load`] continues at any entry. The result does not depend on how entries are split into calls.
+//! [`Machine::load`] continues at any entry. The result does not depend on how entries are split into calls, nor on which garbage the
+//! engine has dropped yet: apply reads neither history nor change log, so a transaction in the log reads the newest state only.
 //!
 //! Memory is bounded, whatever the state holds: a command may replace or delete
 //! [`MAX_OLD_ROW_BYTES`](crate::limits::MAX_OLD_ROW_BYTES) of rows; once the commands of an entry have gathered
@@ -25,9 +26,9 @@ use crate::{
     error::{Corrupt, ErrorCode, Failure, Rejection},
     event::Event,
     keys,
-    limits::{APPLY_STOP_BYTES, MAX_ENTRY_BYTES},
+    limits::{APPLY_STOP_BYTES, MAX_ENTRY_BYTES, MAX_EXPIRE},
     overlay::Overlay,
-    read::{View, shard_head},
+    read::{ResultBudget, View, shard_head},
     rows::{Head, LogRowBuilder},
     types::{LogPosition, Revision, ShardId, StampMs},
 };
@@ -44,6 +45,7 @@ mod tx;
 pub use crate::rows::ConsumerRow;
 use consumers::Consumers;
 use leases::Leases;
+pub use retention::CompactionTarget;
 use sessions::{Admission, Sessions};
 
 /// A committed log entry.
@@ -91,12 +93,39 @@ pub struct Machine {
     leases: Leases,
     sessions: Sessions,
     consumers: Consumers,
+    /// No ttl key of the shard is below it, see [`expire`].
+    ttl_from: Bytes,
+}
+
+/// What bounds a call of apply.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct ApplyBounds {
+    /// Bytes gathered after which it leaves the further entries for the next call.
+    pub(crate) bytes: usize,
+    /// Of the reads in each transaction.
+    pub(crate) reads: ResultBudget,
+    /// Keys and leases that one `Expire` removes.
+    pub(crate) expire: usize,
+}
+
+impl ApplyBounds {
+    pub(crate) const fn new() -> Self {
+        Self {
+            bytes: APPLY_STOP_BYTES,
+            reads: ResultBudget::new(),
+            expire: MAX_EXPIRE,
+        }
+    }
 }
 
 /// What one call of apply gathers.
 struct Step<'e> {
     shard: ShardId,
     overlay: Overlay<'e>,
+    /// Of the reads in each transaction.
+    reads: ResultBudget,
+    /// Keys and leases that one `Expire` removes.
+    max_expire: usize,
     events: Vec<Event>,
     /// Of the present entry.
     log: LogRowBuilder,
@@ -117,6 +146,7 @@ impl Machine {
             leases: Leases::load(shard, engine)?,
             sessions: Sessions::load(shard, engine)?,
             consumers: Consumers::load(shard, engine)?,
+            ttl_from: keys::shard_range(shard).0,
         })
     }
 
@@ -126,21 +156,23 @@ impl Machine {
     ///
     /// After an error the machine must not be used any more.
     pub fn apply(&mut self, engine: &dyn EngineRead, entries: &[Entry]) -> Result<Applied, Corrupt> {
-        self.apply_within(engine, entries, APPLY_STOP_BYTES)
+        self.apply_within(engine, entries, ApplyBounds::new())
     }
 
-    /// Like [`Machine::apply`], but leaves the further entries once `max_bytes` are gathered.
+    /// Like [`Machine::apply`], within other bounds. Those of reads and of `Expire` decide about outcomes: they must be the same on all replicas.
     pub(crate) fn apply_within(
         &mut self,
         engine: &dyn EngineRead,
         entries: &[Entry],
-        max_bytes: usize,
+        bounds: ApplyBounds,
     ) -> Result<Applied, Corrupt> {
         let overlay = Overlay::new(engine);
         let (events, log) = (Vec::new(), LogRowBuilder::default());
         let mut step = Step {
             shard: self.shard,
             overlay,
+            reads: bounds.reads,
+            max_expire: bounds.expire,
             events,
             log,
             index: 0,
@@ -149,7 +181,7 @@ impl Machine {
         };
         let mut replies = Vec::with_capacity(entries.len());
         for entry in entries {
-            if step.bytes >= max_bytes && !replies.is_empty() {
+            if step.bytes >= bounds.bytes && !replies.is_empty() {
                 break;
             }
             self.check_position(entry.position)?;
@@ -288,7 +320,7 @@ impl Machine {
                 self.consumers.reset(step, &self.head, &name, revision)?
             }
             Op::Expire { up_to_ms } => self.expire(step, up_to_ms)?,
-            Op::Compact { revision } => self.compact(revision)?,
+            Op::Compact { revision, pass_below } => self.compact(revision, pass_below)?,
         })
     }
 
@@ -296,16 +328,6 @@ impl Machine {
         self.head.last_session += 1;
         self.sessions.open(step, self.head.last_session, self.head.stamp);
         self.head.last_session
-    }
-
-    fn compact(&mut self, revision: Revision) -> Result<OutcomeResult, Rejection> {
-        if revision > self.head.revision {
-            return Err(Rejection::future(revision, self.head.revision));
-        }
-        self.head.floor = self.head.floor.max(revision);
-        Ok(OutcomeResult::Compact {
-            floor: self.head.floor,
-        })
     }
 
     /// The newest revision.

@@ -1,8 +1,8 @@
 //! Writes that the engine does not have yet, over what it has.
 //!
 //! The commands of one `apply` see each other's writes through it; in the end it becomes one batch. It knows nothing of rows. Writes to
-//! one key coalesce. History rows are only appended during apply and hardly ever read, so they are kept unsorted until
-//! [`Overlay::settle`].
+//! one key coalesce. History and change log cannot be read through it: which of their rows an engine has dropped as garbage differs
+//! between replicas, so nothing that apply decides may depend on them. History rows are only appended, and kept unsorted.
 
 use std::{cmp::Ordering, collections::BTreeMap, ops::Bound, ops::ControlFlow};
 
@@ -46,15 +46,9 @@ impl<'e> Overlay<'e> {
         }
     }
 
-    /// Adds a history row. Its key must be new. Not visible to reads before [`Overlay::settle`].
+    /// Adds a history row. Its key must be new.
     pub(crate) fn push_history(&mut self, key: Bytes, value: Bytes) {
         self.history.push((key, value));
-    }
-
-    /// Makes the history rows visible to reads.
-    pub(crate) fn settle(&mut self) {
-        let rows = self.history.drain(..).map(|(key, value)| (key, Some(value)));
-        self.layers[Cf::Hist as usize].extend(rows);
     }
 
     /// All writes as one batch.
@@ -77,8 +71,8 @@ impl<'e> Overlay<'e> {
 
     fn layer(&self, cf: Cf) -> &Layer {
         assert!(
-            cf != Cf::Hist || self.history.is_empty(),
-            "history is read before it is settled"
+            !matches!(cf, Cf::Hist | Cf::Log),
+            "apply reads rows of which some replicas have dropped the garbage"
         );
         &self.layers[cf as usize]
     }

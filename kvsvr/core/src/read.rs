@@ -6,7 +6,9 @@
 //! [`check_partition`](crate::codec::check_partition).
 //!
 //! A version is visible at revision R if mod_rev <= R < superseded_at. The newest version is in `data`; for older ones the history of
-//! the key is asked. Garbage needs no care: it was superseded at or before the floor, which no R is below.
+//! the key is asked. Garbage is never visible: it was superseded at or before the floor, which no R is below. But it counts in what a range
+//! of an older state has looked at, so where a page ends, and what a transaction may still read, depends on which garbage the engine has
+//! dropped: apply reads the newest state only.
 
 use bytes::Bytes;
 
@@ -269,13 +271,14 @@ pub(crate) fn within(branch: &str, index: usize, failure: Failure) -> Failure {
 }
 
 /// Bounds the answers of one transaction, and what its ranges look at. Like a page, the last answer may pass it.
+#[derive(Clone, Copy, Debug)]
 pub(crate) struct ResultBudget {
-    bytes: usize,
-    scan: ScanBudget,
+    pub(crate) bytes: usize,
+    pub(crate) scan: ScanBudget,
 }
 
 impl ResultBudget {
-    pub(crate) fn new() -> Self {
+    pub(crate) const fn new() -> Self {
         Self {
             bytes: MAX_TXN_RESULT_BYTES,
             scan: ScanBudget::new(),

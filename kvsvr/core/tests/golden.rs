@@ -420,10 +420,8 @@ impl Runner for Shard {
             "rows" => self.show_rows(&mut words),
             "target" => {
                 let (keep, lag) = (words.number()?, words.number()?);
-                Ok(format!(
-                    "{}\n",
-                    self.machine.compaction_target(&self.engine, keep, lag)?
-                ))
+                let target = self.machine.compaction_target(&self.engine, keep, lag)?;
+                Ok(format!("{} pass={}\n", target.revision, target.pass_below))
             }
             name @ ("get" | "range" | "read-txn" | "replay") => Ok(self
                 .read(name, &mut words)?
@@ -515,6 +513,7 @@ fn shard_op(name: &str, words: &mut Words) -> Result<Option<Op>> {
         }
         "compact" => Op::Compact {
             revision: words.number()?,
+            pass_below: words.named_number("pass")?,
         },
         _ => return Ok(None),
     }))

@@ -232,6 +232,7 @@ pub fn parse_span(typed: &str) -> Result<Duration, TextError> {
 pub fn show_span(span: Duration) -> String {
     let seconds = span.as_secs_f64();
     match seconds {
+        0.0 => "0s".to_owned(),
         s if s < 1e-3 => format!("{:.0}us", s * 1e6),
         s if s < 1.0 => format!("{:.1}ms", s * 1e3),
         s if s < 60.0 => format!("{s:.1}s"),
@@ -316,6 +317,7 @@ mod tests {
         for bad in ["10", "s", "10 weeks", "1.2.3s", "-1s", "999999999d", ""] {
             assert!(parse_span(bad).is_err(), "{bad}");
         }
+        assert_eq!(show_span(Duration::ZERO), "0s");
         assert_eq!(show_span(Duration::from_micros(250)), "250us");
         assert_eq!(show_span(Duration::from_millis(1500)), "1.5s");
         assert_eq!(show_span(Duration::from_secs(3700)), "1h01m");

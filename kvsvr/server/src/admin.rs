@@ -316,7 +316,11 @@ pub async fn compact(
             response.floors.insert(shard.id().0, shard.head().floor());
             continue;
         }
-        match propose(&shard, Op::Compact { revision: target }).await {
+        let compact = Op::Compact {
+            revision: target,
+            pass_below: if request.past_consumers { u64::MAX } else { 0 },
+        };
+        match propose(&shard, compact).await {
             Ok(_) => {
                 response.floors.insert(shard.id().0, shard.head().floor());
             }

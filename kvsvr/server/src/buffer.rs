@@ -161,8 +161,8 @@ impl BufferedEngine {
         self.drain(|active| active.bytes() >= self.max_bytes)
     }
 
-    /// Waits until a writer would not have to drain, or for `patience`.
-    pub async fn room(&self, patience: Duration) {
+    /// Waits until a writer would not have to drain, or for `patience`: then false.
+    pub async fn room(&self, patience: Duration) -> bool {
         let emptied = async {
             loop {
                 let mut emptied = std::pin::pin!(self.emptied.notified());
@@ -173,8 +173,7 @@ impl BufferedEngine {
                 emptied.await;
             }
         };
-        // After it the writer drains, and may fail as the drain does.
-        let _ = timeout(patience, emptied).await;
+        timeout(patience, emptied).await.is_ok()
     }
 
     /// Waits until [`BufferedEngine::needs_flush`]. For one waiter at a time.
@@ -235,8 +234,9 @@ impl BufferedEngine {
     /// Writes a batch with range deletes to the inner engine, after everything that was written before it.
     fn write_past(&self, batch: WriteBatch) -> Result<(), EngineError> {
         let _one_at_a_time = self.draining.lock();
-        // So that little is left to do while everybody waits.
+        // So that little is left to do while everybody waits, and the inner engine has room for it.
         self.drain_exclusively()?;
+        self.inner.flush()?;
         let fresh = self.empty_buffer();
         let mut layers = self.layers.write();
         let mut writes = layers.active.sorted_writes();

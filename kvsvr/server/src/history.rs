@@ -10,20 +10,38 @@ use kvsvr_core::{
     types::{Revision, ShardId},
 };
 use kvsvr_proto::v1::ErrorCode;
+use openraft_rt::AsyncRuntime;
+use tokio::sync::Semaphore;
 
 use crate::{
     hub::{EventFilter, History, Replayed, SubscriptionError},
-    raft::apply::Head,
+    limits::MAX_SCANS,
+    raft::{apply::Head, runtime::Runtime},
 };
 
 /// One shard's change log.
 pub struct ShardHistory {
-    /// The shard.
-    pub shard: ShardId,
-    /// Where it is.
-    pub engine: Arc<dyn Engine>,
+    log: Arc<ChangeLog>,
     /// Says when the engine's content is being replaced.
-    pub head: Arc<Head>,
+    head: Arc<Head>,
+    /// Of readers at once.
+    places: Semaphore,
+}
+
+struct ChangeLog {
+    shard: ShardId,
+    engine: Arc<dyn Engine>,
+}
+
+impl ShardHistory {
+    /// Of a shard in an engine; `head` says when the engine's content is being replaced.
+    pub fn new(shard: ShardId, engine: Arc<dyn Engine>, head: Arc<Head>) -> Self {
+        Self {
+            log: Arc::new(ChangeLog { shard, engine }),
+            head,
+            places: Semaphore::new(MAX_SCANS),
+        }
+    }
 }
 
 impl History for ShardHistory {
@@ -37,7 +55,11 @@ impl History for ShardHistory {
             loop {
                 self.head.wait_for(|head| head.installs().is_multiple_of(2)).await;
                 let installs = self.head.installs();
-                let result = self.read(after, max_bytes, filter);
+                // Many random reads: not on an async thread, and not too many at once.
+                let _place = self.places.acquire().await;
+                let (log, filter) = (self.log.clone(), filter.clone());
+                let read = Runtime::spawn_blocking(move || log.read(after, max_bytes, &filter));
+                let result = read.await.map_err(|e| EngineError::Io(e.to_string()))?;
                 if installs == self.head.installs() {
                     return result;
                 }
@@ -46,7 +68,8 @@ impl History for ShardHistory {
     }
 }
 
-impl ShardHistory {
+impl ChangeLog {
+    /// Blocks.
     fn read(
         &self,
         after: Revision,

@@ -288,6 +288,8 @@ pub const MAINTENANCE_INTERVAL: Duration = Duration::from_millis(500);
 pub const EXPIRY_INTERVAL: Duration = Duration::from_millis(200);
 /// How often the leader looks for what can be compacted.
 pub const COMPACTION_INTERVAL: Duration = Duration::from_secs(5);
+/// A checkpoint of an interrupted snapshot transfer that nobody has gone on with for this long, up to twice, is removed.
+pub const IDLE_CHECKPOINT_INTERVAL: Duration = Duration::from_secs(3600);
 /// Revisions by which the floor moves at least when the leader moves it by itself.
 pub const MIN_COMPACTION_STEP: u64 = 1_000;
 /// How often a leader looks whether the preferred node can lead.

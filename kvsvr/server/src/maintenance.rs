@@ -9,8 +9,8 @@ use openraft_rt::AsyncRuntime;
 use crate::{
     admin::propose,
     limits::{
-        COMPACTION_INTERVAL, EXPIRY_INTERVAL, MAINTENANCE_INTERVAL, MIN_COMPACTION_STEP, POLL_INTERVAL,
-        PREFERRED_LEADER_INTERVAL, STOP_TRANSFER_DEADLINE,
+        COMPACTION_INTERVAL, EXPIRY_INTERVAL, IDLE_CHECKPOINT_INTERVAL, MAINTENANCE_INTERVAL,
+        MIN_COMPACTION_STEP, POLL_INTERVAL, PREFERRED_LEADER_INTERVAL, STOP_TRANSFER_DEADLINE,
     },
     node::Node,
     raft::runtime::Runtime,
@@ -27,6 +27,9 @@ pub fn spawn(node: &Arc<Node>) {
     tokio::spawn(every(node.clone(), COMPACTION_INTERVAL, compact));
     tokio::spawn(every(node.clone(), PREFERRED_LEADER_INTERVAL, prefer_leaders));
     tokio::spawn(every(node.clone(), MAINTENANCE_INTERVAL, watch_disk));
+    tokio::spawn(every(node.clone(), IDLE_CHECKPOINT_INTERVAL, |node| async move {
+        remove_checkpoints(&node, false).await;
+    }));
 }
 
 async fn every<F, Fut>(node: Arc<Node>, interval: Duration, act: F)
@@ -133,8 +136,8 @@ async fn compact(node: Arc<Node>) {
         });
         let Some(target) = target else { continue };
         match target {
-            Ok(target) if target >= shard.head().floor() + MIN_COMPACTION_STEP => {
-                if let Err(e) = propose(&shard, Op::Compact { revision: target }).await {
+            Ok(target) if target.revision >= shard.head().floor() + MIN_COMPACTION_STEP => {
+                if let Err(e) = propose(&shard, target.into()).await {
                     tracing::debug!(shard = %shard.id(), "compaction is tried again: {}", e.message);
                 }
             }
@@ -159,6 +162,15 @@ async fn prefer_leaders(node: Arc<Node>) {
     }
 }
 
+/// Removes checkpoints that interrupted transfers have left.
+async fn remove_checkpoints(node: &Node, urgent: bool) {
+    let snapshots = node.snapshot_sender().clone();
+    let removed = Runtime::spawn_blocking(move || snapshots.remove_idle(urgent)).await;
+    if let Err(e) = removed.and_then(|done| done.map_err(io::Error::other)) {
+        tracing::warn!("checkpoints of interrupted transfers cannot be removed: {e}");
+    }
+}
+
 /// Refuses writes before the disk is full, so that what is accepted can be kept.
 async fn watch_disk(node: Arc<Node>) {
     let Ok(space) = node.wal().refresh_space().await else {
@@ -175,6 +187,7 @@ async fn watch_disk(node: Arc<Node>) {
         );
         tracing::error!("{reason}");
         node.refuse_writes(Some(reason));
+        remove_checkpoints(&node, true).await;
     } else if refused && space.free_bytes >= reserve + reserve / 4 {
         tracing::info!("the disk has space again, writes are taken");
         node.refuse_writes(None);

@@ -175,7 +175,7 @@ impl Node {
             probe: parts.probe,
         });
         if node.identity().is_some() {
-            node.outlast_promises(parts.started).await;
+            node.outlast_promises(parts.started).await?;
             node.start_member().await?;
         }
         Ok((node, fatal_receiver))
@@ -183,16 +183,24 @@ impl Node {
 
     /// By acknowledging a leader's messages a replica promises not to vote for another one until an election timeout later; leaders serve
     /// reads on that (Raft dissertation, section 6.4.1). The promise is in memory only, so a node that comes back takes part when it has run out.
-    async fn outlast_promises(&self, started: Instant) {
+    /// The setting may have been another one then.
+    async fn outlast_promises(&self, started: Instant) -> io::Result<()> {
+        let store = self.store.lock().await;
         let promised = |shard: &ShardId| self.wal.shard(*shard).vote.is_some();
         if self.wal.shards().iter().any(promised) {
-            let until = started + Duration::from_millis(self.settings.timing.election_max_ms);
-            sleep_until(until).await;
+let before = store.promised_ms().await.map_err(io::Error::other)?;
+            let longest = before.max(self.settings.timing.election_max_ms);
+            sleep_until(started + Duration::from_millis(longest)).await;
         }
+        Ok(())
     }
 
     /// Starts the meta shard and follows what it says.
     async fn start_member(self: &Arc<Self>) -> io::Result<()> {
+        let promise = self.settings.timing.election_max_ms;
+        let store = self.store.lock().await;
+        store.set_promised_ms(promise).await.map_err(io::Error::other)?;
+        drop(store);
         let meta = self.start_shard(META_SHARD).await?;
         self.load_map(&meta).await?;
         let node = self.clone();
@@ -507,6 +515,10 @@ impl Node {
     /// One function per observation.
     pub fn metrics(&self) -> &Arc<Metrics> {
         &self.metrics
+    }
+    /// Sends snapshots.
+    pub fn snapshot_sender(&self) -> &Arc<SnapshotSender> {
+        &self.snapshots
     }
     /// Receives snapshots.
     pub fn snapshot_receiver(&self) -> &SnapshotReceiver {

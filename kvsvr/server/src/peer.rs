@@ -11,12 +11,12 @@ use futures::StreamExt;
 use kvsvr_client::transport::{Method, StreamReceiver, StreamSender};
 use kvsvr_core::types::ShardId;
 use kvsvr_proto::v1::{self as pb, ErrorCode};
-use openraft::raft::TransferLeaderRequest;
+use openraft::raft::{StreamAppendResult, TransferLeaderRequest};
 use prost::Message;
 
 use crate::{
     node::Node,
-    raft::{convert, snapshot::Snapshot},
+    raft::{convert, snapshot::Snapshot, types::TypeConfig},
     service::CallError,
     shard::{Shard, error},
 };
@@ -57,6 +57,15 @@ fn addressee(node: &Node, envelope: Option<&pb::Envelope>) -> Result<Arc<Shard>,
     }
 }
 
+/// An answer to a leader, with what this node promises by it (see [`promises`](crate::raft::promises)).
+fn acknowledgement(node: &Node, result: &StreamAppendResult<TypeConfig>) -> pb::AppendResponse {
+    let promised = node.settings().timing.election_max_ms;
+    pb::AppendResponse {
+        promise_ms: u32::try_from(promised).unwrap_or(u32::MAX),
+        ..convert::pb_append_result(result)
+    }
+}
+
 /// Answers one request of a peer.
 pub async fn call(node: &Node, method: Method, request: Bytes) -> Result<Bytes, CallError> {
     match method {
@@ -82,7 +91,8 @@ pub async fn call(node: &Node, method: Method, request: Bytes) -> Result<Bytes, 
                 .append_entries(request)
                 .await
                 .map_err(|e| stopped(shard.id(), e))?;
-            encoded(convert::pb_append_result(
+            encoded(acknowledgement(
+                node,
                 &response.into_stream_result(prev, last.or(prev)),
             ))
         }
@@ -173,7 +183,7 @@ async fn append(
     let mut answers = std::pin::pin!(shard.raft().stream_append(Box::pin(requests)));
     while let Some(answer) = answers.next().await {
         let answer = answer.map_err(|e| stopped(shard.id(), e))?;
-        let message = convert::pb_append_result(&answer).encode_to_vec();
+        let message = acknowledgement(node, &answer).encode_to_vec();
         if output.send(message.into()).await.is_err() {
             return Ok(());
         }

@@ -37,6 +37,7 @@ pub const STAGING_DIR: &str = "staging";
 const LOCK_FILE: &str = "LOCK";
 const STORE_FILE: &str = "STORE";
 const IDENTITY_FILE: &str = "IDENTITY";
+const PROMISE_FILE: &str = "PROMISE";
 /// What may be in a directory that is not ours yet: our own beginnings, and what a fresh file system holds.
 const HARMLESS: [&str; 3] = [LOCK_FILE, "STORE.tmp", "lost+found"];
 
@@ -270,6 +271,24 @@ impl Store {
         self.identity
     }
 
+    /// The longest promise to a leader that an earlier process on this directory may have made, milliseconds; 0 = none.
+    pub async fn promised_ms(&self) -> Result<u64, StoreError> {
+        let stored = read_json::<Promise>(&self.disk, PROMISE_FILE).await?;
+        Ok(stored.map_or(0, |promise| promise.election_max_ms))
+    }
+
+    /// Keeps what this process promises. Before it makes the first promise, and after what was stored has run out.
+    pub async fn set_promised_ms(&self, election_max_ms: u64) -> Result<(), StoreError> {
+        if self.promised_ms().await? == election_max_ms {
+            return Ok(());
+        }
+        let promise = Promise {
+            format_version: FORMAT_VERSION,
+            election_max_ms,
+        };
+        write_json(&self.disk, PROMISE_FILE, &promise).await
+    }
+
     /// Keeps the identity for ever. Setting the same one again does nothing.
     pub async fn set_identity(&mut self, wanted: Identity) -> Result<(), StoreError> {
         match self.identity {
@@ -289,6 +308,13 @@ fn io_error(path: &str, source: io::Error) -> StoreError {
         path: path.to_owned(),
         source,
     }
+}
+
+/// The file [`PROMISE_FILE`].
+#[derive(Serialize, Deserialize)]
+struct Promise {
+    format_version: u32,
+    election_max_ms: u64,
 }
 
 #[derive(Deserialize)]
@@ -345,6 +371,22 @@ mod tests {
         disk::replace(&shared(disk), path, Bytes::from_static(text.as_bytes()))
             .await
             .unwrap();
+    }
+
+    #[tokio::test]
+    async fn a_promise_outlives_the_process() {
+        let disk = MemDisk::new(1);
+        let store = Store::open(shared(&disk), ID, 5).await.unwrap();
+        assert_eq!(store.promised_ms().await.unwrap(), 0);
+        store.set_promised_ms(2000).await.unwrap();
+        let disk = disk.crash(3);
+        let store = Store::open(shared(&disk), ID, 6).await.unwrap();
+        assert_eq!(store.promised_ms().await.unwrap(), 2000);
+        let before = disk.operations();
+        store.set_promised_ms(2000).await.unwrap();
+        assert_eq!(disk.operations(), before + 1, "what is the same is not written");
+        store.set_promised_ms(900).await.unwrap();
+        assert_eq!(store.promised_ms().await.unwrap(), 900);
     }
 
     #[tokio::test]

@@ -253,6 +253,29 @@ async fn overload_waits_as_long_as_the_server_says() {
     assert!(start.elapsed() >= Duration::from_millis(700));
 }
 
+/// What arrives while a write is tried again is acknowledged by its next try.
+#[tokio::test(start_paused = true)]
+async fn each_try_acknowledges_anew() {
+    let fake = Fake::new();
+    let client = fake.client();
+    client.put(&alice(), "k", "v").await.unwrap();
+    for retry_after_ms in [100, 700] {
+        fake.fault(Fault::Answer(kvsvr_proto::v1::Error {
+            retry_after_ms,
+            ..error_of(ErrorCode::Overloaded)
+        }));
+    }
+    let alice = alice();
+    let (first, second) = tokio::join!(client.put(&alice, "k", "v"), client.put(&alice, "k", "v"));
+    assert_eq!((first.unwrap().version, second.unwrap().version), (2, 3));
+    let sent: Vec<_> = fake
+        .commands()
+        .iter()
+        .map(|(_, c)| (c.seq, c.acked_below))
+        .collect();
+    assert_eq!(sent, [(1, 1), (2, 2), (3, 2), (2, 2), (3, 3)]);
+}
+
 #[tokio::test(start_paused = true)]
 async fn a_new_map_is_fetched_when_a_shard_says_so() {
     let fake = Fake::new();

@@ -257,7 +257,7 @@ fn from_pb_shard_op(op: PbOp) -> Checked<Op> {
             revision,
         },
         PbOp::Expire(pb::Expire { up_to_ms }) => Op::Expire { up_to_ms },
-        PbOp::Compact(pb::Compact { revision }) => Op::Compact { revision },
+        PbOp::Compact(pb::Compact { revision, pass_below }) => Op::Compact { revision, pass_below },
         PbOp::Put(_)
         | PbOp::Delete(_)
         | PbOp::DeleteRange(_)

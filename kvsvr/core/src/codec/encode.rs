@@ -89,7 +89,7 @@ fn to_pb_op(op: Op) -> PbOp {
             revision,
         }),
         Op::Expire { up_to_ms } => PbOp::Expire(pb::Expire { up_to_ms }),
-        Op::Compact { revision } => PbOp::Compact(pb::Compact { revision }),
+        Op::Compact { revision, pass_below } => PbOp::Compact(pb::Compact { revision, pass_below }),
     }
 }
 

@@ -184,16 +184,20 @@ fn malformed_messages_are_named() {
 
 #[test]
 fn shard_commands_need_no_partition() {
-    let op = pb::command::Op::Compact(pb::Compact { revision: 7 });
+    let op = pb::command::Op::Compact(pb::Compact {
+        revision: 7,
+        pass_below: 3,
+    });
     let command = pb::Command {
         op: Some(op),
         ..Default::default()
     };
     let decoded = decode_command(&command.encode_to_vec().into()).unwrap();
-    assert_eq!(
-        (decoded.op, decoded.partition),
-        (Op::Compact { revision: 7 }, Partition::default())
-    );
+    let wanted = Op::Compact {
+        revision: 7,
+        pass_below: 3,
+    };
+    assert_eq!((decoded.op, decoded.partition), (wanted, Partition::default()));
 }
 
 #[test]

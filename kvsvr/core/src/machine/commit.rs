@@ -115,8 +115,7 @@ impl Machine {
                 step.overlay.delete(Cf::Ttl, keys::ttl_key(data_key, old_expiry));
             }
             if new_expiry != 0 {
-                step.overlay
-                    .put(Cf::Ttl, keys::ttl_key(data_key, new_expiry), MARK);
+                self.put_ttl(step, keys::ttl_key(data_key, new_expiry));
             }
         }
         self.leases.detach(old_lease, data_key, old_len);

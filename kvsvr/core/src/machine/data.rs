@@ -90,26 +90,34 @@ impl Machine {
     }
 
     /// A transaction: compares on the state before it, then operations that see each other, in one revision or not at all.
+    ///
+    /// Refused as invalid if an operation of either branch reads an older state.
     pub(super) fn txn(
         &mut self,
         step: &mut Step<'_>,
         partition: &Partition,
         txn: Txn,
     ) -> Result<TxnResult, Failure> {
+        refuse_pinned("then", &txn.then_ops)?;
+        refuse_pinned("else", &txn.else_ops)?;
         let succeeded = step.view(&self.head).compare_all(partition, &txn.compares)?;
         let (branch, ops) = if succeeded {
             ("then", txn.then_ops)
         } else {
             ("else", txn.else_ops)
         };
-        if ops.iter().any(is_pinned) {
-            step.overlay.settle();
-        }
         let mut tx = Tx::indexed(self.head.revision + 1);
         let results = self.txn_ops(&mut tx, &mut Place::new(step, partition), branch, ops);
         step.spend(tx.bytes());
-        let results = results?;
-        self.commit(step, tx, EventKind::Delete)?;
+        let mut results = results?;
+        if self.commit(step, tx, EventKind::Delete)? == 0 {
+            // What it wrote it has undone, so there is no revision of its own that a continuation could pin.
+            for result in &mut results {
+                if let TxnOpResult::Range(page) = result {
+                    page.pin(self.head.revision);
+                }
+            }
+        }
         Ok(TxnResult { succeeded, results })
     }
 
@@ -120,7 +128,7 @@ impl Machine {
         branch: &str,
         ops: Vec<TxnOp>,
     ) -> Result<Vec<TxnOpResult>, Failure> {
-        let mut budget = ResultBudget::new();
+        let mut budget = place.step.reads;
         let mut results = Vec::with_capacity(ops.len());
         for (i, op) in ops.into_iter().enumerate() {
             let result = match op {
@@ -132,8 +140,8 @@ impl Machine {
         Ok(results)
     }
 
-    /// A read sees what the operations before it did, unless it names a revision (a continuation does): then the state before the
-    /// transaction. A continuation given out after a write of the transaction pins the transaction's own revision.
+    /// A read sees what the operations before it did. A continuation given out after a write of the transaction pins the transaction's
+    /// own revision, one given out before it the revision before. The next page is read outside the log.
     fn txn_read_op(
         &self,
         tx: &Tx,
@@ -142,9 +150,6 @@ impl Machine {
         budget: &mut ResultBudget,
     ) -> Result<TxnOpResult, Failure> {
         let before = place.step.view(&self.head);
-        if is_pinned(op) {
-            return before.txn_op(place.partition, op, budget);
-        }
         let engine = TxRead {
             overlay: &place.step.overlay,
             tx,
@@ -317,13 +322,20 @@ fn too_many_old_bytes() -> Rejection {
     Rejection::new(ErrorCode::Refused, message)
 }
 
-/// True if the read is of an older state.
-fn is_pinned(op: &TxnOp) -> bool {
-    match op {
+/// Refuses reads of an older state, even if the revision is the newest one. What such a read looks at, and so what it and those after it
+/// may still look at, depends on which garbage this replica's engine has dropped: replicas would answer differently.
+fn refuse_pinned(branch: &str, ops: &[TxnOp]) -> Result<(), Failure> {
+    let pinned = |op: &TxnOp| match op {
         TxnOp::Get { revision, .. } => revision.is_some(),
         TxnOp::Range(range) => range.revision.is_some() || !range.continuation.is_empty(),
         _ => false,
-    }
+    };
+    let Some(at) = ops.iter().position(pinned) else {
+        return Ok(());
+    };
+    let message = "a transaction that goes through the log reads the newest state only, without a revision or a continuation; \
+                   send this as a read of its own, or in a transaction without writes that is sent as a read";
+    Err(within(branch, at, Rejection::invalid(message).into()))
 }
 
 impl<'a, 'e> Place<'a, 'e> {
@@ -349,6 +361,10 @@ impl<'a, 'e> Place<'a, 'e> {
 fn delete(tx: &mut Tx, place: &mut Place<'_, '_>, key: &Bytes) -> Result<u64, Failure> {
     let touched = place.touch(tx, key)?;
     let existed = touched.row().is_some();
+    if matches!(touched.new, Change::Put(..)) {
+        // The key is in one buffer with the row that goes, and lives on in the tombstone and the event.
+        touched.data_key = Bytes::copy_from_slice(&touched.data_key);
+    }
     touched.new = Change::Delete;
     Ok(u64::from(existed))
 }

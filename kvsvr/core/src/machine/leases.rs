@@ -15,7 +15,7 @@ use crate::{
     event::EventKind,
     keys::{self, Key, place},
     limits::{LEASE_LOAD_ROWS, MAX_LEASES},
-    rows::{LeaseRow, MARK},
+    rows::LeaseRow,
     types::ShardId,
 };
 
@@ -192,8 +192,7 @@ impl Machine {
             step.overlay
                 .delete(Cf::Ttl, keys::ttl_lease_key(self.shard, before, id));
         }
-        step.overlay
-            .put(Cf::Ttl, keys::ttl_lease_key(self.shard, row.expires_at, id), MARK);
+        self.put_ttl(step, keys::ttl_lease_key(self.shard, row.expires_at, id));
         step.overlay
             .put(Cf::State, keys::lease_key(self.shard, id), row.encode());
         let attached = self.leases.attached(id);

@@ -6,7 +6,8 @@
 //! `acked_below` and the time of last use can be read back from it.
 //!
 //! Memory is bounded for each session and for the shard; the longest unused sessions are closed first. What is remembered of a long
-//! outcome is only that the command was applied.
+//! outcome, or of one for which a session has no bytes left, is a stub: only that the command was applied. A command is never refused for
+//! bytes: its client could not make room, because what holds it up is that very command.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -24,10 +25,10 @@ use crate::{
     keys::{self, Key, place},
     limits::{
         MAX_REMEMBERED_OUTCOME, MAX_SESSION_BYTES, MAX_SESSION_WINDOW, MAX_SESSIONS, MAX_SESSIONS_BYTES,
-        REMEMBERED_OVERHEAD, SESSION_IDLE_MS,
+        MAX_STUB, REMEMBERED_OVERHEAD, SESSION_IDLE_MS,
     },
     rows::{SessionRow, WindowRow},
-    types::{ShardId, StampMs},
+    types::{Revision, ShardId, StampMs},
 };
 
 /// What to do with a command.
@@ -65,8 +66,9 @@ pub(super) struct Sessions {
     touched: BTreeSet<u64>,
 }
 
+/// At least that of a stub, so that whatever is forgotten makes room for one.
 fn cost(outcome: &Bytes) -> usize {
-    outcome.len() + REMEMBERED_OVERHEAD
+    outcome.len().max(MAX_STUB) + REMEMBERED_OVERHEAD
 }
 
 impl Sessions {
@@ -181,15 +183,16 @@ impl Sessions {
         let Some(session) = self.by_id.get_mut(&ids.session) else {
             return;
         };
-        let encoded = encode_bounded(outcome);
         let before = session.bytes;
-        session.fresh.push((ids.seq, encoded.clone()));
-        session.insert(ids.seq, encoded, step.index);
         session.acked_below = session.acked_below.max(ids.acked_below);
+        // The row of the present entry may be among them; it is written at the entry's end.
         session.forget(|index| {
             step.overlay
                 .delete(Cf::State, keys::window_key(step.shard, ids.session, index));
         });
+        let encoded = encode_bounded(outcome, session.room());
+        session.fresh.push((ids.seq, encoded.clone()));
+        session.insert(ids.seq, encoded, step.index);
         self.bytes = self.bytes + session.bytes - before;
         if session.last_used != stamp {
             self.by_use.remove(&(session.last_used, ids.session));
@@ -315,32 +318,33 @@ impl Session {
 
     /// Whether one more outcome fits once those below `acked_below` are forgotten.
     fn has_room(&self, acked_below: u64) -> bool {
-        let fits = |count: usize, bytes: usize| {
-            count < MAX_SESSION_WINDOW
-                && bytes + MAX_REMEMBERED_OUTCOME + REMEMBERED_OVERHEAD <= MAX_SESSION_BYTES
-        };
-        if fits(self.window.len(), self.bytes) {
-            return true;
-        }
-        let left = self.window.range(acked_below..);
-        let (count, bytes) = left.fold((0, 0), |(n, b), (_, (outcome, _))| (n + 1, b + cost(outcome)));
-        fits(count, bytes)
+        self.window.len() < MAX_SESSION_WINDOW
+            || self.window.range(acked_below..).count() < MAX_SESSION_WINDOW
+    }
+
+    /// Bytes that the next outcome may have, so that the rest of the window still has room for stubs. At least [`MAX_STUB`].
+    fn room(&self) -> usize {
+        let later = MAX_SESSION_WINDOW.saturating_sub(self.window.len() + 1);
+        let reserved = later * (MAX_STUB + REMEMBERED_OVERHEAD) + REMEMBERED_OVERHEAD;
+        MAX_SESSION_BYTES.saturating_sub(self.bytes + reserved)
     }
 }
 
-/// The encoded outcome, or, instead of a long one, that it was applied.
-fn encode_bounded(outcome: &Outcome) -> Bytes {
+/// The encoded outcome, or, instead of one that is longer than `room`, a stub: that it was applied.
+fn encode_bounded(outcome: &Outcome, room: usize) -> Bytes {
     let encoded = encode_outcome(outcome);
-    if encoded.len() <= MAX_REMEMBERED_OUTCOME {
+    if encoded.len() <= room.min(MAX_REMEMBERED_OUTCOME) {
         return encoded;
     }
-    let message = format!(
-        "the command was applied, but its outcome of {} bytes was too long to keep",
-        encoded.len()
-    );
+    stub(outcome.revision)
+}
+
+/// Has at most [`MAX_STUB`] bytes.
+pub(super) fn stub(revision: Revision) -> Bytes {
+    let message = "the command was applied, but its outcome was not kept";
     let rejection = Rejection::new(ErrorCode::ResultForgotten, message);
     encode_outcome(&Outcome {
-        revision: outcome.revision,
+        revision,
         result: OutcomeResult::Rejected(rejection),
     })
 }

@@ -45,14 +45,17 @@ proptest! {
     fn splits_and_restarts_change_nothing(
         log in any_log(25),
         splits in vec(1..6usize, 1..4),
-        max_bytes in prop_oneof![Just(usize::MAX), 0..5_000usize],
+        bytes in prop_oneof![Just(usize::MAX), 0..5_000usize],
         restarts in vec(any::<bool>(), 1..8),
     ) {
         let (one, other) = (MemEngine::new(), MemEngine::new());
         let (_, replies, events) = log.run(SHARD, &one, &[usize::MAX], |_, _| {});
         let mut restarts = restarts.into_iter().cycle();
-        let (_, same_replies, same_events) = log.run_within(SHARD, &other, &splits, max_bytes, |engine, machine| {
-            let loaded = Machine::load(SHARD, engine).unwrap();
+        let bounds = ApplyBounds { bytes, ..ApplyBounds::new() };
+        let (_, same_replies, same_events) = log.run_within(SHARD, &other, &splits, bounds, |engine, machine| {
+            let mut loaded = Machine::load(SHARD, engine).unwrap();
+            // Only a hint.
+            loaded.ttl_from.clone_from(&machine.ttl_from);
             assert_eq!(format!("{loaded:?}"), format!("{machine:?}"), "all that is in memory is stored");
             if restarts.next().unwrap() {
                 *machine = loaded;
@@ -110,7 +113,10 @@ proptest! {
     }
 }
 
+mod compaction;
+mod expiry;
 mod memory;
+mod reads;
 
 /// A shard with one engine, driven entry by entry.
 struct Shard {
@@ -289,8 +295,8 @@ fn a_long_outcome_is_remembered_only_as_applied() {
     assert_eq!(shard.machine.revision(), 2);
 }
 
-#[test]
-fn remembered_bytes_are_bounded_for_the_shard() {
+/// A shard with a key, and a transaction whose outcome has nearly [`MAX_REMEMBERED_OUTCOME`] bytes.
+fn long_outcomes() -> (Shard, Op) {
     let mut shard = Shard::new();
     let value = Bytes::from(vec![7; MAX_REMEMBERED_OUTCOME - 100]);
     shard.one(
@@ -309,18 +315,86 @@ fn remembered_bytes_are_bounded_for_the_shard() {
         }],
         ..Txn::default()
     });
-    let sessions = (MAX_SESSIONS_BYTES / MAX_SESSION_BYTES) as u64 + 2;
+    (shard, get)
+}
+
+#[test]
+fn a_session_without_bytes_left_remembers_that_commands_were_applied() {
+    let (mut shard, get) = long_outcomes();
+    shard.one(0, op(Op::SessionOpen));
+    let window = MAX_SESSION_WINDOW as u64;
+    let command = |seq| in_session(1, seq, 1, get.clone());
+    // The lowest number comes last: until then nothing can be acknowledged.
+    for seqs in [2..=window, 1..=1] {
+        let results = shard.run(1, seqs.map(command));
+        assert!(
+            results.iter().all(|result| code(result).is_none()),
+            "none is refused"
+        );
+    }
+    for seq in [window + 1, window + 2] {
+        assert_eq!(code(&shard.one(1, command(seq))), Some(ErrorCode::Overloaded));
+        shard.restart();
+    }
+    let again: Vec<_> = (1..=window)
+        .map(|seq| code(&shard.one(1, command(seq))))
+        .collect();
+    let whole = again.iter().filter(|code| code.is_none()).count();
+    assert!(whole > MAX_SESSION_BYTES / MAX_REMEMBERED_OUTCOME / 3, "{whole}");
+    let stubs = again
+        .iter()
+        .filter(|code| **code == Some(ErrorCode::ResultForgotten));
+    assert_eq!(whole + stubs.count(), MAX_SESSION_WINDOW);
+    assert_eq!(
+        again[0],
+        Some(ErrorCode::ResultForgotten),
+        "the last one that came"
+    );
+    // What is acknowledged makes room for whole ones.
+    for _ in 0..2 {
+        assert_eq!(
+            code(&shard.one(1, in_session(1, window + 1, window, get.clone()))),
+            None
+        );
+    }
+}
+
+/// Whatever is acknowledged makes room for a stub at least, and what is as short as one is kept.
+#[test]
+fn a_session_without_bytes_left_keeps_short_outcomes() {
+    let (mut shard, get) = long_outcomes();
+    shard.one(0, op(Op::SessionOpen));
+    shard.run(1, (1..=2000).map(|seq| in_session(1, seq, 1, put("short"))));
+    shard.run(1, (2001..=2300).map(|seq| in_session(1, seq, 1, get.clone())));
+    let last = code(&shard.one(1, in_session(1, 2300, 1, get)));
+    assert_eq!(last, Some(ErrorCode::ResultForgotten), "no bytes are left");
+    for _ in 0..2 {
+        let puts = (2301..=2400).map(|seq| in_session(1, seq, 2001, put("short")));
+        let results = shard.run(1, puts);
+        assert!(results.iter().all(|result| code(result).is_none()));
+    }
+}
+
+#[test]
+fn a_stub_has_the_bytes_that_are_reserved_for_it() {
+    assert!(sessions::stub(u64::MAX).len() <= MAX_STUB);
+}
+
+#[test]
+fn remembered_bytes_are_bounded_for_the_shard() {
+    let (mut shard, get) = long_outcomes();
     let in_each = (MAX_SESSION_BYTES / MAX_REMEMBERED_OUTCOME) as u64;
+    // A third of a session's bytes at least are for whole outcomes.
+    let sessions = 3 * (MAX_SESSIONS_BYTES / MAX_SESSION_BYTES) as u64 + 2;
     for session in 1..=sessions {
         shard.one(session, op(Op::SessionOpen));
-        let results = shard.run(
+        shard.run(
             session,
-            (1..=in_each + 9).map(|seq| in_session(session, seq, 1, get.clone())),
+            (1..=in_each).map(|seq| in_session(session, seq, 1, get.clone())),
         );
-        assert!(
-            results
-                .iter()
-                .any(|result| code(result) == Some(ErrorCode::Overloaded)),
+        assert_eq!(
+            code(&shard.one(session, in_session(session, in_each, 1, get.clone()))),
+            Some(ErrorCode::ResultForgotten),
             "each is bounded"
         );
     }
@@ -352,59 +426,6 @@ fn the_longest_unused_session_makes_room() {
         code(&shard.one(6, in_session(2, 1, 1, put("k")))),
         Some(ErrorCode::SessionExpired)
     );
-}
-
-#[test]
-fn expire_is_bounded_and_says_more() {
-    let mut shard = Shard::new();
-    let put = |i: usize| {
-        op(Op::Put {
-            key: format!("{i}").into(),
-            value: Bytes::new(),
-            ttl_ms: 10,
-            lease: 0,
-        })
-    };
-    shard.run(0, (0..=MAX_EXPIRE).map(put));
-    assert_eq!(shard.machine.next_expiry(&shard.engine), Ok(Some(10)));
-    let expire = op(Op::Expire { up_to_ms: u64::MAX });
-    let result = shard.one(9, expire.clone());
-    assert_eq!(
-        result,
-        OutcomeResult::Expire {
-            keys: 0,
-            leases: 0,
-            more: false
-        },
-        "not before its time"
-    );
-    let result = shard.one(10, expire.clone());
-    assert_eq!(
-        result,
-        OutcomeResult::Expire {
-            keys: MAX_EXPIRE as u64,
-            leases: 0,
-            more: true
-        }
-    );
-    assert_eq!(shard.events.len(), MAX_EXPIRE);
-    let revision = shard.machine.revision();
-    assert!(
-        shard
-            .events
-            .iter()
-            .all(|event| event.kind == EventKind::Expire && event.revision == revision)
-    );
-    let result = shard.one(10, expire);
-    assert_eq!(
-        result,
-        OutcomeResult::Expire {
-            keys: 1,
-            leases: 0,
-            more: false
-        }
-    );
-    assert_eq!(shard.machine.next_expiry(&shard.engine), Ok(None));
 }
 
 #[test]
@@ -587,47 +608,6 @@ fn a_long_entry_becomes_several_log_rows() {
     let last = shard.machine.revision();
     assert!(shard.machine.lag_bytes(&shard.engine, last - 1).unwrap() < shard.machine.event_bytes() / 2);
     assert_eq!(shard.machine.lag_bytes(&shard.engine, last), Ok(0));
-}
-
-#[test]
-fn compaction_spares_consumers_that_keep_up() {
-    let mut shard = Shard::new();
-    let open = |name: &'static str| {
-        op(Op::ConsumerOpen {
-            name: name.into(),
-            start_revision: 0,
-        })
-    };
-    let target =
-        |shard: &Shard, keep, lag| shard.machine.compaction_target(&shard.engine, keep, lag).unwrap();
-    for _ in 0..10 {
-        shard.one(0, op(put("k")));
-    }
-    assert_eq!(target(&shard, 3, u64::MAX), 7);
-    assert_eq!(target(&shard, 30, u64::MAX), 0);
-    shard.one(0, open("slow"));
-    for _ in 0..10 {
-        shard.one(0, op(put("k")));
-    }
-    let size = shard.events[0].size();
-    assert_eq!(shard.machine.lag_bytes(&shard.engine, 10), Ok(10 * size));
-    assert_eq!(target(&shard, 3, 10 * size), 10, "held by the consumer");
-    assert_eq!(
-        target(&shard, 3, 10 * size - 1),
-        17,
-        "which is cut off when it lags too much"
-    );
-    shard.one(0, op(Op::Compact { revision: 17 }));
-    assert_eq!(
-        target(&shard, 3, u64::MAX),
-        17,
-        "a cut off consumer holds nothing"
-    );
-    assert_eq!(shard.machine.lag_bytes(&shard.engine, 10), Ok(3 * size));
-    let refused = shard.one(0, open("slow"));
-    assert!(
-        matches!(refused, OutcomeResult::Rejected(r) if r.code == ErrorCode::Compacted && r.revision == 18)
-    );
 }
 
 #[test]

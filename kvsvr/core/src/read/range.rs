@@ -24,6 +24,8 @@ use crate::{
 };
 
 const CONTINUATION_VERSION: u8 = 1;
+/// Bytes of a continuation before the last key.
+const CONTINUATION_HEAD: usize = 9;
 
 /// What to scan: data keys in [lower, upper), at a revision.
 pub(super) struct Bounds {
@@ -46,7 +48,7 @@ pub(crate) struct ScanBudget {
 }
 
 impl ScanBudget {
-    pub(crate) fn new() -> Self {
+    pub(crate) const fn new() -> Self {
         Self {
             bytes: MAX_RANGE_SCAN_BYTES,
             skips: MAX_RANGE_SKIPS,
@@ -217,11 +219,20 @@ pub(super) fn undecodable(cf: Cf, key: &[u8]) -> Corrupt {
 }
 
 fn encode_continuation(revision: Revision, last: &[u8]) -> Bytes {
-    let mut out = BytesMut::with_capacity(9 + last.len());
+    let mut out = BytesMut::with_capacity(CONTINUATION_HEAD + last.len());
     out.put_u8(CONTINUATION_VERSION);
     out.put_u64(revision);
     out.put_slice(last);
     out.freeze()
+}
+
+impl RangeResult {
+    /// Pins another revision, if there is a next page.
+    pub(crate) fn pin(&mut self, revision: Revision) {
+        if let Some(last) = self.continuation.get(CONTINUATION_HEAD..) {
+            self.continuation = encode_continuation(revision, last);
+        }
+    }
 }
 
 fn decode_continuation<'c>(continuation: &'c [u8], range: &Range) -> Result<(Revision, &'c [u8]), Rejection> {

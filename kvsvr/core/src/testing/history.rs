@@ -9,7 +9,7 @@ use crate::{
     engine::{Engine, EngineRead},
     error::{ErrorCode, Failure},
     event::Event,
-    machine::{Entry, Machine, Payload},
+    machine::{ApplyBounds, Entry, Machine, Payload},
     read::{self, ScanBudget, View},
     types::{LogPosition, Partition, Revision, ShardId, StampMs},
 };
@@ -60,16 +60,20 @@ impl Log {
         splits: &[usize],
         between: impl FnMut(&dyn Engine, &mut Machine),
     ) -> (Machine, Vec<Vec<Outcome>>, Vec<Event>) {
-        self.run_within(shard, engine, splits, usize::MAX, between)
+        let bounds = ApplyBounds {
+            bytes: usize::MAX,
+            ..ApplyBounds::new()
+        };
+        self.run_within(shard, engine, splits, bounds, between)
     }
 
-    /// Like [`Log::run`], in calls that leave further entries once they have gathered `max_bytes`.
-    pub fn run_within(
+    /// Like [`Log::run`], in calls with these bounds.
+    pub(crate) fn run_within(
         &self,
         shard: ShardId,
         engine: &dyn Engine,
         splits: &[usize],
-        max_bytes: usize,
+        bounds: ApplyBounds,
         mut between: impl FnMut(&dyn Engine, &mut Machine),
     ) -> (Machine, Vec<Vec<Outcome>>, Vec<Event>) {
         let mut machine = Machine::load(shard, engine).expect("the engine is sound");
@@ -81,7 +85,7 @@ impl Log {
                 break;
             }
             let now = &rest[..split.clamp(1, rest.len())];
-            let applied = machine.apply_within(engine, now, max_bytes);
+            let applied = machine.apply_within(engine, now, bounds);
             let applied = applied.expect("the engine is sound");
             rest = &rest[applied.replies.len()..];
             engine.write(applied.batch).expect("the engine works");

@@ -254,13 +254,7 @@ impl Model {
             | Op::ConsumerDelete { .. }
             | Op::ConsumerReset { .. } => self.consumer(&command.op),
             Op::Expire { up_to_ms } => Ok(self.expire(up_to_ms)),
-            Op::Compact { revision } => {
-                if revision > self.revision() {
-                    return refuse(ErrorCode::FutureRevision);
-                }
-                self.floor = self.floor.max(revision);
-                Ok(OutcomeResult::Compact { floor: self.floor })
-            }
+            Op::Compact { revision, pass_below } => self.compact(revision, pass_below),
             op => {
                 let mut draft = self.draft();
                 let result = self.write(&mut draft, partition, &as_txn_op(op))?;
@@ -329,6 +323,22 @@ impl Model {
         }
     }
 
+    fn compact(&mut self, revision: Revision, pass_below: Revision) -> Answer<OutcomeResult> {
+        if revision > self.revision() {
+            return refuse(ErrorCode::FutureRevision);
+        }
+        let old = self.floor;
+        for floor in old..=revision {
+            // Would a consumer lose the event at `floor` that it still has and may not lose?
+            let holds = |cursor: Revision| cursor >= old && cursor >= pass_below && cursor < floor;
+            if self.consumers.values().any(|(_, cursor)| holds(*cursor)) {
+                break;
+            }
+            self.floor = floor;
+        }
+        Ok(OutcomeResult::Compact { floor: self.floor })
+    }
+
     fn consumer(&mut self, op: &Op) -> Answer<OutcomeResult> {
         let revision = self.revision();
         let check = |floor: Revision, cursor: Revision| match cursor {
@@ -383,6 +393,9 @@ impl Model {
     }
 
     fn txn(&mut self, partition: &Partition, txn: &Txn) -> Answer<TxnResult> {
+        if txn.then_ops.iter().chain(&txn.else_ops).any(is_pinned) {
+            return refuse(ErrorCode::Invalid);
+        }
         let mut draft = self.draft();
         let succeeded = txn
             .compares
@@ -392,25 +405,14 @@ impl Model {
         let mut results = Vec::new();
         for op in ops {
             results.push(match op {
-                TxnOp::Get { key, revision } => TxnOpResult::Get(match revision {
-                    None => draft
-                        .rows
-                        .get(&(partition.clone(), key.clone()))
-                        .map(|row| kv(key, row)),
-                    Some(at) => self.get(partition, key, *at)?,
-                }),
-                TxnOp::Range(range) => {
-                    assert!(range.continuation.is_empty(), "the model has no continuations");
-                    let rows = match range.revision {
-                        None => &draft.rows,
-                        Some(at) => self.state(at)?,
-                    };
-                    let kvs = select(rows, partition, range);
-                    TxnOpResult::Range(RangeResult {
-                        kvs,
-                        continuation: Bytes::new(),
-                    })
+                TxnOp::Get { key, .. } => {
+                    let row = draft.rows.get(&(partition.clone(), key.clone()));
+                    TxnOpResult::Get(row.map(|row| kv(key, row)))
                 }
+                TxnOp::Range(range) => TxnOpResult::Range(RangeResult {
+                    kvs: select(&draft.rows, partition, range),
+                    continuation: Bytes::new(),
+                }),
                 write => self.write(&mut draft, partition, write)?,
             });
         }
@@ -488,6 +490,15 @@ impl Model {
     pub fn range(&self, partition: &Partition, range: &Range) -> Answer<Vec<KeyValue>> {
         let rows = self.state(range.revision.unwrap_or(self.revision()))?;
         Ok(select(rows, partition, range))
+    }
+}
+
+/// True if the read is of an older state.
+fn is_pinned(op: &TxnOp) -> bool {
+    match op {
+        TxnOp::Get { revision, .. } => revision.is_some(),
+        TxnOp::Range(range) => range.revision.is_some() || !range.continuation.is_empty(),
+        _ => false,
     }
 }
 

@@ -73,7 +73,7 @@ fn range() -> impl Strategy<Value = Range> {
         bounds(),
         any::<bool>(),
         any::<bool>(),
-        option::weighted(0.3, past()),
+        option::weighted(0.15, past()),
     )
         .prop_map(|((start, end), reverse, keys_only, revision)| Range {
             start,
@@ -87,7 +87,7 @@ fn range() -> impl Strategy<Value = Range> {
 
 fn txn_op() -> impl Strategy<Value = TxnOp> {
     prop_oneof![
-        2 => (tiny_key(), option::weighted(0.3, past())).prop_map(|(key, revision)| TxnOp::Get { key, revision }),
+        2 => (tiny_key(), option::weighted(0.15, past())).prop_map(|(key, revision)| TxnOp::Get { key, revision }),
         1 => range().prop_map(TxnOp::Range),
         4 => put().prop_map(|(key, value, ttl_ms, lease)| TxnOp::Put { key, value, ttl_ms, lease }),
         2 => tiny_key().prop_map(|key| TxnOp::Delete { key }),
@@ -137,6 +137,10 @@ fn txn() -> impl Strategy<Value = Txn> {
     )
 }
 
+fn pass_below() -> impl Strategy<Value = u64> {
+    prop_oneof![1 => Just(0), 2 => revision(), 2 => Just(u64::MAX)]
+}
+
 fn name() -> impl Strategy<Value = Bytes> {
     prop_oneof![Just(Bytes::from_static(b"ship")), Just(Bytes::from_static(b"x"))]
 }
@@ -158,7 +162,7 @@ fn shard_op() -> impl Strategy<Value = Op> {
         1 => (name(), revision()).prop_map(|(name, revision)| Op::ConsumerReset { name, revision }),
         1 => (0..4000u64).prop_map(|up_to_ms| Op::Expire { up_to_ms }),
         1 => Just(Op::Expire { up_to_ms: u64::MAX }),
-        3 => revision().prop_map(|revision| Op::Compact { revision }),
+        3 => (revision(), pass_below()).prop_map(|(revision, pass_below)| Op::Compact { revision, pass_below }),
     ]
 }
 

@@ -316,6 +316,9 @@ fn runs_like_maps(steps: Vec<Step>, max_bytes: usize) {
                 let mut pair = pair.lock();
                 pair.wrote(&writes);
                 drained = pair.rows.clone();
+                // What was buffered before it has been flushed.
+                durable = content(&inner.engine.crash());
+                assert!(pair.states.contains(&durable));
             }
             Step::Flush(before, after) => {
                 let left = engine.layers.read().frozen.is_some();

@@ -23,12 +23,14 @@ use openraft::{
     EntryPayload, OptionalSend, RaftSnapshotBuilder,
     storage::{ApplyResponder, EntryResponder, RaftStateMachine, SnapshotMeta},
 };
+use openraft_rt::AsyncRuntime;
 use parking_lot::Mutex;
 use prost::Message;
 use tokio::sync::Notify;
 
 use super::{
     convert,
+    runtime::Runtime,
     snapshot::{Durable, Snapshot, SnapshotData, meta_of},
     types::{Entry, LogId, StoredMembership, TypeConfig, of},
 };
@@ -135,11 +137,7 @@ impl StateMachine {
         let machine = Machine::load(shard, &*engine).map_err(io::Error::other)?;
         let head = Arc::new(Head::default());
         head.publish(&machine);
-        let history = ShardHistory {
-            shard,
-            engine: engine.clone(),
-            head: head.clone(),
-        };
+        let history = ShardHistory::new(shard, engine.clone(), head.clone());
         let hub = Hub::new(Arc::new(history), machine.revision(), hub_bytes);
         let shared = Shared {
             shard,
@@ -176,10 +174,19 @@ impl StateMachine {
         Some(look(&machine, &*self.shared.engine))
     }
 
-    async fn room(&self) {
-        if let Some(buffer) = &self.shared.buffer {
-            buffer.room(BUFFER_ROOM_PATIENCE).await;
+    /// Waits until the write buffer has room: a write that finds none would block this thread.
+    async fn room(&self) -> io::Result<()> {
+        let Some(buffer) = &self.shared.buffer else {
+            return Ok(());
+        };
+        while !buffer.room(BUFFER_ROOM_PATIENCE).await {
+            // Whoever should make room does not, or is slow. If it fails, so does the replica.
+            let buffer = buffer.clone();
+            Runtime::spawn_blocking(move || buffer.relieve())
+                .await?
+                .map_err(io::Error::other)?;
         }
+        Ok(())
     }
 
     fn apply_batch(&self, entries: &[CoreEntry], responders: Vec<Option<Responder>>) -> io::Result<()> {
@@ -294,7 +301,7 @@ impl RaftStateMachine<TypeConfig> for StateMachine {
                     entries.next().now_or_never().flatten().transpose()?
                 };
             }
-            self.room().await;
+            self.room().await?;
             self.apply_batch(&batch, responders)?;
         }
         Ok(())

@@ -4,6 +4,7 @@ pub mod apply;
 pub mod convert;
 pub mod log;
 pub mod network;
+pub mod promises;
 pub mod runtime;
 pub mod snapshot;
 pub mod types;

@@ -30,6 +30,7 @@ use prost::Message;
 
 use super::{
     convert,
+    promises::Promises,
     snapshot::{SnapshotData, SnapshotSender},
     types::{PeerNode, TypeConfig, Vote, of},
 };
@@ -101,6 +102,8 @@ pub struct NetworkFactory {
     pub shard: ShardId,
     /// Sends snapshots.
     pub snapshots: Arc<SnapshotSender>,
+    /// What the shard's members promise.
+    pub promises: Arc<Promises>,
 }
 
 impl NetworkFactory {
@@ -166,6 +169,9 @@ impl Network {
         let mut message = convert::pb_append(request);
         message.envelope = Some(self.envelope());
         let response: pb::AppendResponse = self.control(Method::RaftHeartbeat, message, deadline).await?;
+        self.factory
+            .promises
+            .note(self.target, response.promise_ms.into());
         append_result(response)
     }
 
@@ -205,6 +211,8 @@ struct Pump<S> {
     /// The unanswered requests, oldest first.
     in_flight: std::collections::VecDeque<Sent>,
     in_flight_bytes: usize,
+    target: u64,
+    promises: Arc<Promises>,
     /// When the oldest unanswered request has waited too long.
     deadline: Instant,
     patience: Duration,
@@ -269,7 +277,10 @@ impl<S: Stream<Item = AppendEntriesRequest<TypeConfig>> + Unpin> Pump<S> {
                 self.in_flight_bytes -= answered.bytes;
                 self.deadline = Instant::now() + self.patience;
                 match pb::AppendResponse::decode(bytes) {
-                    Ok(response) => Some(append_result(response)),
+                    Ok(response) => {
+                        self.promises.note(self.target, response.promise_ms.into());
+                        Some(append_result(response))
+                    }
                     Err(error) => Some(Err(unreachable(format!("its answer does not decode: {error}")))),
                 }
             }
@@ -338,6 +349,8 @@ impl RaftNetworkV2<TypeConfig> for Network {
                 envelope: Some(self.envelope()),
                 in_flight: std::collections::VecDeque::new(),
                 in_flight_bytes: 0,
+                target: self.target,
+                promises: self.factory.promises.clone(),
                 deadline: Instant::now(),
                 patience,
                 failed: false,

@@ -39,15 +39,13 @@ use crate::{
     config::Timing,
     disk::DynDisk,
     hub::Hub,
-    limits::{
-        LEASE_DRIFT_PERCENT, MAX_APPEND_SPREAD, MAX_SCANS, PREFERRED_LEADER_HEARTBEATS,
-        SNAPSHOT_TRANSFER_TIMEOUT, WATCH_MAX_AGE,
-    },
+    limits::{MAX_SCANS, PREFERRED_LEADER_HEARTBEATS, SNAPSHOT_TRANSFER_TIMEOUT, WATCH_MAX_AGE},
     metrics::ShardMetrics,
     raft::{
         apply::{Head, StateMachine},
         log::LogStore,
         network::{NetworkFactory, Peers},
+        promises::Promises,
         snapshot::{Durable, SnapshotSender, Staged, TransferStatus},
         types::{PeerNode, TypeConfig},
     },
@@ -147,10 +145,12 @@ impl Shard {
             parts.metrics.clone(),
         )?;
         let node_id = parts.peers.node_id;
+        let promises = Arc::new(Promises::new(parts.timing.election_max_ms));
         let network = NetworkFactory {
             peers: parts.peers.clone(),
             shard: id,
             snapshots: parts.snapshots.clone(),
+            promises: promises.clone(),
         };
         let config = Arc::new(raft_config(&parts.peers.cluster_id, parts.timing)?);
         let log = LogStore::new(parts.wal.clone(), id);
@@ -160,9 +160,6 @@ impl Shard {
         let leader = Arc::new(LeaderView::new(node_id));
         let following = leader.clone().follow(id.0, raft.clone());
         tokio::spawn(async move { fatal(format!("shard {id}: {}", following.await)) });
-        let lease = Duration::from_millis(parts.timing.election_max_ms) * (100 - LEASE_DRIFT_PERCENT) / 100;
-        // What openraft may credit a peer with too much, see `raft::network`.
-        let lease = lease.saturating_sub(MAX_APPEND_SPREAD);
         let reads = Arc::new(ReadContext {
             shard: id.0,
             raft: raft.clone(),
@@ -170,7 +167,7 @@ impl Shard {
             engine: parts.engine.clone(),
             leader: leader.clone(),
             peers: parts.peers,
-            lease,
+            promises,
             metrics: parts.metrics.clone(),
             scans: Arc::new(Semaphore::new(MAX_SCANS)),
             fresh_at: Mutex::new(None),

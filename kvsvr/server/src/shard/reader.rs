@@ -29,13 +29,14 @@ use super::{
 use crate::{
     convert as api,
     limits::{
-        FRESHNESS_PROBE_INTERVAL, MAX_READS_PER_ROUND, MAX_UNREAD_REPLY_BYTES, NO_LEADER_RETRY_MS,
-        OVERLOADED_RETRY_MS, READ_CONFIRM_TIMEOUT,
+        FRESHNESS_PROBE_INTERVAL, LEASE_DRIFT_PERCENT, MAX_APPEND_SPREAD, MAX_READS_PER_ROUND,
+        MAX_UNREAD_REPLY_BYTES, NO_LEADER_RETRY_MS, OVERLOADED_RETRY_MS, READ_CONFIRM_TIMEOUT,
     },
     metrics::{ReadKind, ShardMetrics},
     raft::{
         apply::{Head, StateMachine},
         network::Peers,
+        promises::Promises,
         runtime::Runtime,
         types::TypeConfig,
     },
@@ -76,8 +77,8 @@ pub struct ReadContext {
     pub leader: Arc<LeaderView>,
     /// The way to the leader.
     pub peers: Peers,
-    /// Maximum age of a quorum's acknowledgement for a lease read.
-    pub lease: Duration,
+    /// What the members promise a leader.
+    pub promises: Arc<Promises>,
     /// One function per observation.
     pub metrics: Arc<ShardMetrics>,
     /// Places for reads that may take long.
@@ -153,9 +154,16 @@ impl ReadContext {
         Ok(answer.read_index.map(|id| id.index))
     }
 
+    /// Maximum age of a quorum's acknowledgement for a lease read.
+    fn lease(&self) -> Duration {
+        let lease = self.promises.shortest() * (100 - LEASE_DRIFT_PERCENT) / 100;
+        // What openraft may credit a peer with too much, see `raft::network`.
+        lease.saturating_sub(MAX_APPEND_SPREAD)
+    }
+
     /// Like [`ReadContext::confirm`], at the leader only.
     pub async fn confirm_as_leader(&self) -> Result<Option<u64>, pb::Error> {
-        let option = LinearizerOption::new(Some(self.lease), true);
+        let option = LinearizerOption::new(Some(self.lease()), true);
         match self.raft.get_read_linearizer(option).await {
             Ok(linearizer) => Ok(Some(linearizer.read_log_id().index())),
             Err(RaftError::APIError(LinearizableReadError::ForwardToLeader(forward))) => {

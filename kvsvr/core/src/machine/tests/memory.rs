@@ -263,3 +263,32 @@ fn events_do_not_hold_the_log_entry() {
     assert!(row(&applied.events[0].value), "it shares the row that is stored");
     assert!(shard.machine.consumers().all(|(name, _)| !within(name, &buffer)));
 }
+
+/// A tombstone and the event of a deletion live long: they must not hold the value that the same transaction put before.
+#[test]
+fn a_deletion_does_not_hold_what_its_transaction_put() {
+    let mut shard = Shard::new();
+    shard.one(0, op(put(key(0))));
+    let put = TxnOp::Put {
+        key: key(0),
+        value: vec![7; MAX_VALUE].into(),
+        ttl_ms: 0,
+        lease: 0,
+    };
+    let delete = TxnOp::Delete { key: key(0) };
+    let index = shard.machine.applied().unwrap().index + 1;
+    let entry = batch(index, [txn(vec![put, delete])]);
+    let applied = shard.machine.apply(&shard.engine, &[entry]).unwrap();
+    assert_eq!(applied.events[0].kind, EventKind::Delete);
+    drop(applied.events);
+    let tombstone = applied.batch.writes.into_iter().find_map(|write| match write {
+        Write::Delete(Cf::Data, key) => Some(key),
+        _ => None,
+    });
+    let buffer = tombstone.unwrap().try_into_mut().expect("nothing else holds it");
+    assert!(
+        buffer.capacity() < MAX_KEY,
+        "{} bytes are held",
+        buffer.capacity()
+    );
+}

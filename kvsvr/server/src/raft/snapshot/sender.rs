@@ -64,6 +64,12 @@ impl SnapshotSender {
         self.sources.remove_stale()
     }
 
+    /// Removes checkpoints of interrupted transfers that nobody has gone on with since the last call; all that are not being sent, if that is
+    /// `urgent`. Blocks.
+    pub fn remove_idle(&self, urgent: bool) -> Result<(), EngineError> {
+        self.sources.remove_idle(urgent)
+    }
+
     /// The last log index in the snapshot that a node is being sent: it needs the log behind that. `None` if it is sent none, or has
     /// not been heard of for [`SNAPSHOT_PATIENCE`].
     pub fn held_index(&self, shard: ShardId, target: u64) -> Option<u64> {

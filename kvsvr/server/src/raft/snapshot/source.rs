@@ -1,6 +1,9 @@
 //! Which checkpoint a transfer reads, and how long checkpoints live. Everything here but the end of a reading blocks.
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
 
 use kvsvr_core::{
     engine::{EngineError, EngineRead},
@@ -17,6 +20,8 @@ pub(super) struct Sources {
     store_id: String,
     /// Held while checkpoints come and go, which takes a flush: only where blocking is allowed.
     changing: Mutex<()>,
+    /// Checkpoints that nobody read when [`Sources::remove_idle`] looked last, and nobody has since.
+    idle: Mutex<BTreeSet<String>>,
     /// How many transfers read a checkpoint, by its name. Readers come only under `changing`; they go at any time.
     readers: Mutex<BTreeMap<String, usize>>,
 }
@@ -30,6 +35,7 @@ impl Sources {
             checkpoints,
             store_id,
             changing: Mutex::default(),
+            idle: Mutex::default(),
             readers: Mutex::default(),
         }
     }
@@ -38,6 +44,25 @@ impl Sources {
     pub(super) fn remove_stale(&self) -> Result<(), EngineError> {
         let _changing = self.changing.lock();
         self.remove_unread()
+    }
+
+    /// Removes checkpoints that nobody has read since the last call, or nobody reads now if that is `urgent`. An interrupted transfer goes on
+    /// from its checkpoint, but the receiver may have got its state from another leader meanwhile; until then the checkpoint keeps files from being removed.
+    pub(super) fn remove_idle(&self, urgent: bool) -> Result<(), EngineError> {
+        let _changing = self.changing.lock();
+        let mut unread = BTreeSet::new();
+        for name in self.checkpoints.list()? {
+            if self.readers.lock().contains_key(&name) {
+                continue;
+            }
+            if urgent || self.idle.lock().contains(&name) {
+                self.checkpoints.remove(&name)?;
+            } else {
+                unread.insert(name);
+            }
+        }
+        *self.idle.lock() = unread;
+        Ok(())
     }
 
     fn remove_unread(&self) -> Result<(), EngineError> {
@@ -105,6 +130,7 @@ impl Sources {
     ) -> Result<Reading, TransferError> {
         let meta = meta_of(&*source, shard)?.ok_or_else(|| peer("the checkpoint is empty"))?;
         *self.readers.lock().entry(name.clone()).or_default() += 1;
+        self.idle.lock().remove(&name);
         Ok(Reading {
             sources: self.clone(),
             name,

@@ -23,6 +23,7 @@ use crate::{
     metrics::Metrics,
     raft::{
         network::{Network, NetworkFactory, Peers},
+        promises::Promises,
         snapshot::{SnapshotSender, TransferStatus},
         types::{Batch, Entry, LogId, TypeConfig, Vote},
     },
@@ -57,6 +58,7 @@ fn answer(index: u64) -> Bytes {
 
 struct Setup {
     network: Network,
+    promises: Arc<Promises>,
     wire: Arc<Wire>,
     ends: mpsc::UnboundedReceiver<(Class, Method, PeerEnd)>,
 }
@@ -65,6 +67,7 @@ async fn setup(queue: usize, heartbeat: bool) -> Setup {
     let (wire, ends) = Wire::new(queue);
     let status = Arc::new(TransferStatus::default());
     let checkpoints = Arc::new(MemCheckpoints::default());
+    let promises = Arc::new(Promises::new(1000));
     let mut factory = NetworkFactory {
         peers: Peers {
             transport: wire.clone(),
@@ -73,6 +76,7 @@ async fn setup(queue: usize, heartbeat: bool) -> Setup {
             store_id: "store-1".into(),
         },
         shard: SHARD,
+        promises: promises.clone(),
         snapshots: Arc::new(SnapshotSender::new(
             checkpoints,
             "s".into(),
@@ -85,7 +89,12 @@ async fn setup(queue: usize, heartbeat: bool) -> Setup {
     } else {
         factory.new_client(2, &peer_node(2)).await
     };
-    Setup { network, wire, ends }
+    Setup {
+        network,
+        promises,
+        wire,
+        ends,
+    }
 }
 
 const TTL: Duration = Duration::from_millis(100);
@@ -421,4 +430,36 @@ async fn heartbeats_are_calls() {
         .await
         .unwrap();
     assert!(unreachable(answers.next().await).contains("nobody answers"));
+}
+
+/// Whatever carries an acknowledgement, the leader knows how long it holds before it counts.
+#[tokio::test(start_paused = true)]
+async fn acknowledgements_say_how_long_they_hold() {
+    let promising = |promise_ms: u32| {
+        let response = pb::AppendResponse {
+            promise_ms,
+            ..pb::AppendResponse::decode(answer(0)).unwrap()
+        };
+        Bytes::from(response.encode_to_vec())
+    };
+    let mut streaming = setup(ENDLESS, false).await;
+    let promises = streaming.promises.clone();
+    let (mut answers, end) = streaming
+        .append(stream::iter([request(0, 10), request(1, 0)]))
+        .await;
+    assert!(answers.next().now_or_never().is_none());
+    assert_eq!(promises.shortest(), Duration::from_millis(1000), "its own");
+    for ms in [700, 900] {
+        end.answers.send(Ok(promising(ms))).await.unwrap();
+        assert_eq!(matched(answers.next().await), 0);
+        assert_eq!(promises.shortest(), Duration::from_millis(ms.into()));
+    }
+
+    let mut calling = setup(ENDLESS, true).await;
+    *calling.wire.answer.lock() = Some(Ok(promising(600)));
+    let input = stream::iter([request(0, 0)]);
+    let option = RPCOption::new(TTL);
+    let mut answers = calling.network.stream_append(input, option).await.unwrap();
+    assert_eq!(matched(answers.next().await), 0);
+    assert_eq!(calling.promises.shortest(), Duration::from_millis(600));
 }

@@ -12,6 +12,7 @@ use crate::{
     metrics::Metrics,
     raft::{
         network::{NetworkFactory, Peers},
+        promises::Promises,
         snapshot::{
             Snapshot, SnapshotData, SnapshotReceiver, SnapshotSender, TransferError, TransferStatus, meta_of,
         },
@@ -295,6 +296,7 @@ pub(super) async fn transfer(
     let network = NetworkFactory {
         peers,
         shard: SHARD,
+        promises: Arc::new(Promises::new(1000)),
         snapshots: Arc::new(idle.sender),
     };
     let node = peer_node(2);

@@ -16,6 +16,7 @@ use crate::{
     limits::{SNAPSHOT_CHUNKS_PER_SYNC, SNAPSHOT_PATIENCE},
     raft::{
         network::{NetworkFactory, Peers},
+        promises::Promises,
         snapshot::{
             Staged,
             chunk::{Position, next_chunk},
@@ -388,6 +389,7 @@ async fn a_silent_peer_ends_the_transfer() {
             store_id: "store-1".into(),
         },
         shard: SHARD,
+        promises: Arc::new(Promises::new(1000)),
         snapshots: Arc::new(Source::new("idle", 1).sender),
     };
     let node = peer_node(2);
@@ -406,4 +408,33 @@ async fn a_silent_peer_ends_the_transfer() {
         .receive(SHARD, Default::default(), &mut plain(input), &output, install)
         .await;
     assert!(received.unwrap_err().to_string().contains("nothing came for"));
+}
+
+/// An interrupted transfer goes on from its checkpoint; if nobody does, the checkpoint goes, and with it the files that it keeps.
+#[tokio::test(start_paused = true)]
+async fn an_idle_checkpoint_is_removed() {
+    let (source, target) = (Source::new("a", 60), Target::new());
+    let cut = || Trouble {
+        cut_after: Some(2),
+        ..Trouble::default()
+    };
+    let begin = async || {
+        let outcome = transfer(&source, &target, target.engine.clone(), cut()).await;
+        assert!(outcome.sent.is_none());
+    };
+    let names = || source.checkpoints.list().unwrap().len();
+    begin().await;
+    source.sender.remove_idle(false).unwrap();
+    assert_eq!(names(), 1, "the receiver may come back");
+    begin().await;
+    source.sender.remove_idle(false).unwrap();
+    assert_eq!(names(), 1, "it was read since");
+    source.sender.remove_idle(false).unwrap();
+    assert_eq!(names(), 0);
+    begin().await;
+    source.sender.remove_idle(true).unwrap();
+    assert_eq!(names(), 0, "the disk is full");
+    let outcome = transfer(&source, &target, target.engine.clone(), Trouble::default()).await;
+    outcome.sent.unwrap().unwrap();
+    assert_installed(&source, &target);
 }
