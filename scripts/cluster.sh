@@ -107,7 +107,9 @@ case "${args[0]}" in
     ;;
   clean)
     for i in $(nodes); do ! running "$i" || die "node $i is running: cluster.sh down first"; done
-    rm -rf "$DATA"
+    # Nothing but what this script made: DIR may be anything.
+    rm -rf "$DATA"/node[1-9]* "$DATA/bootstrapped"
+    rmdir "$DATA" 2>/dev/null || note "$DATA has other files, which stay"
     ;;
   endpoints) endpoints; echo ;;
   *) usage ;;

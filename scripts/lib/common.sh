@@ -21,6 +21,20 @@ use_ccache() {
 set_up() {
   "$ROOT/scripts/setup.sh" "$@"
   use_ccache
+  own_target
+}
+
+# Cargo compares the sources' times with the last build's and not where they lie: of two clones that share a target
+# directory the second could be given the first one's binaries. What another clone built of this project is built anew.
+own_target() {
+  local owner="$CARGO_TARGET_DIR/.built-from"
+  [ "$(cat "$owner" 2>/dev/null)" = "$ROOT" ] && return 0
+  if [ -d "$CARGO_TARGET_DIR" ]; then
+    cargo clean --quiet --workspace
+    cargo clean --quiet --workspace --release
+  fi
+  mkdir -p "$CARGO_TARGET_DIR"
+  printf '%s\n' "$ROOT" >"$owner"
 }
 
 bold=""; dim=""; red=""; plain=""
@@ -36,6 +50,7 @@ build_release() {
   say "building kvsvr and kvctl (release)"
   # Always with the same compiler: another one would compile RocksDB anew.
   use_ccache
+  own_target
   [ -e "$BIN/kvsvr" ] || note "the first build compiles RocksDB: 12 to 16 minutes on two cores"
   cargo build --release --locked -p kvsvr -p kvctl
   export KVSVR_BUILT=1

@@ -22,7 +22,7 @@ use tokio::time::{Duration, Instant, sleep};
 
 use self::reply::{Verdict, accept_outcome, accept_read};
 use crate::{
-    error::{Code, Error, Result},
+    error::{Certainty, Code, Error, Result},
     limits::MAX_TIMEOUT,
     mux::NodeStream,
     retry::{Next, Repeat, Step, Tries},
@@ -182,7 +182,8 @@ impl Core {
             .await
     }
 
-    /// A session nobody uses is closed by the server in time, so opening may be repeated.
+    /// A session nobody uses is closed by the server in time, so opening may be repeated. An error is definite: whether the opening took
+    /// effect does not matter, the caller's own write was not sent.
     async fn open_session(self: &Arc<Self>, shard: u32, deadline: Instant) -> Result<u64> {
         let op = command::Op::SessionOpen(v1::SessionOpen {});
         let command = v1::Command {
@@ -190,7 +191,7 @@ impl Core {
             ..v1::Command::default()
         };
         let op = || exec_request::Op::Command(command.encode_to_vec().into());
-        let mut tries = Tries::new(Repeat::Harmless);
+        let mut tries = Tries::new(Repeat::Read);
         let place = Place::Shard(shard);
         let answer = self
             .tries(
@@ -212,10 +213,12 @@ impl Core {
                     },
                 ..
             }) if s.id != 0 => Ok(s.id),
-            Ok(answer) => Err(Error::unexpected("no session id", &answer.address)),
-            // The caller's own write was not sent.
+            Ok(answer) => Err(Error {
+                certainty: Certainty::Definite,
+                ..Error::unexpected("no session id", &answer.address)
+            }),
             Err(Ended::Failed(e)) => Err(Error {
-                certainty: crate::error::Certainty::Definite,
+                certainty: Certainty::Definite,
                 ..e
             }),
             Err(Ended::Anew { .. }) => Err(Error::definite(

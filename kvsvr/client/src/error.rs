@@ -196,12 +196,12 @@ impl Error {
         )
     }
 
-    /// The same error, as the outcome of an operation of which an earlier try may have taken effect.
+    /// The same error, as the outcome of an operation of which a try may have taken effect.
     pub(crate) fn after_unknown_try(mut self) -> Self {
         if !self.is_unknown() {
             self.certainty = Certainty::Unknown;
             self.message
-                .push_str("; an earlier try may have taken effect: read before you repeat it");
+                .push_str("; a try may have taken effect: read before you repeat it");
         }
         self
     }

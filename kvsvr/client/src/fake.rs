@@ -52,6 +52,8 @@ pub(crate) struct Cluster {
     pub(crate) down: Vec<&'static str>,
     pub(crate) shards: BTreeMap<u32, Shard>,
     pub(crate) faults: VecDeque<Fault>,
+    /// As `faults`, for the openings of sessions.
+    pub(crate) open_faults: VecDeque<Fault>,
     /// What the nodes received: address, request.
     pub(crate) received: Vec<(String, v1::ExecRequest)>,
     /// Node answers reads with this error.
@@ -72,6 +74,11 @@ pub(crate) struct Cluster {
 pub(crate) struct Fake {
     pub(crate) cluster: Arc<Mutex<Cluster>>,
     changed: Arc<Notify>,
+}
+
+/// Lets all tasks go as far as they can: in virtual time a millisecond passes only when none of them can do anything.
+pub(crate) async fn settle() {
+    tokio::time::sleep(Duration::from_millis(1)).await;
 }
 
 pub(crate) fn error(code: v1::ErrorCode) -> v1::Error {

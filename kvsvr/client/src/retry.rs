@@ -7,14 +7,14 @@
 use std::time::Duration;
 
 use crate::{
-    error::{Code, Error},
+    error::{Certainty, Code, Error},
     limits::{MAX_FAST_REDIRECTS, MAX_RETRY_PAUSE, RETRY_PAUSE},
 };
 
 /// What may happen if a request is carried out twice.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Repeat {
-    /// A read.
+    /// A read. Also the opening of a session: whether a try of it took effect does not matter to anyone.
     Read,
     /// A write that means the same twice.
     Harmless,
@@ -69,6 +69,8 @@ pub(crate) struct Tries {
     unfit: u32,
     /// What a node said last: it explains more than the silence of a try that the deadline cut short.
     said: Option<Error>,
+    /// What the last try without an answer met.
+    silence: Option<Error>,
 }
 
 impl Tries {
@@ -81,6 +83,7 @@ impl Tries {
             maybe_applied: false,
             unfit: 0,
             said: None,
+            silence: None,
         }
     }
 
@@ -104,9 +107,12 @@ impl Tries {
     /// [0, 1).
     pub(crate) fn judge(&mut self, error: &Error, left: Duration, replicas: usize, jitter: f64) -> Step {
         self.failed += 1;
-        if !is_silence(error) {
-            self.said = Some(error.clone());
-        }
+        let kind = if is_silence(error) {
+            &mut self.silence
+        } else {
+            &mut self.said
+        };
+        *kind = Some(error.clone());
         if error.is_unknown() && self.repeat != Repeat::Read {
             self.maybe_applied = true;
             if self.repeat == Repeat::Forbidden {
@@ -203,23 +209,66 @@ impl Tries {
         }
     }
 
-    /// The error that the call ends with.
+    /// The error that the call ends with. Of a read nothing can have taken effect, so it is always definite. A write that ran out of
+    /// tries after one that may have taken effect ends with `Timeout`, whatever the last node said: it is known what it is not.
     pub(crate) fn last_error(&self, error: Error) -> Error {
-        let error = match &self.said {
-            Some(said) if is_silence(&error) => {
-                let mut said = said.clone();
-                said.message.push_str("; the last try: ");
-                said.message.push_str(&error.message);
-                said
-            }
-            _ => error,
-        };
-        if self.maybe_applied {
-            error.after_unknown_try()
+        let mut error = self.explained(error);
+        if self.repeat == Repeat::Read {
+            error.certainty = Certainty::Definite;
+        }
+        if !self.maybe_applied {
+            return error;
+        }
+        if may_pass(&error) {
+            error.message = format!("no answer in time: {}", error.message);
+            error.code = Code::Timeout;
+            // When to try again is of no use to a caller who must read first.
+            error.retry_after = None;
+        }
+        error.after_unknown_try()
+    }
+
+    /// The error with what else is known: that the leader which a node names does not answer, or what a node said before all went
+    /// silent.
+    fn explained(&self, error: Error) -> Error {
+        let silent = is_silence(&error);
+        let (said, silence) = if silent {
+            (self.said.as_ref(), Some(&error))
         } else {
-            error
+            (Some(&error), self.silence.as_ref())
+        };
+        let Some(said) = said else { return error };
+        let (code, message) = match silence {
+            Some(silence) if said.code == Code::NotLeader => {
+                let message = format!(
+                    "the leader does not answer: {}; {}",
+                    silence.message, said.message
+                );
+                (Code::NoLeader, message)
+            }
+            None if said.code == Code::NotLeader => {
+                (Code::NoLeader, format!("no leader was found: {}", said.message))
+            }
+            Some(silence) if silent => {
+                let message = format!("{}; the last try: {}", said.message, silence.message);
+                (said.code, message)
+            }
+            _ => return error,
+        };
+        Error {
+            code,
+            message,
+            ..said.clone()
         }
     }
+}
+
+/// Another try later may fare better: the call ended because it ran out of time.
+fn may_pass(error: &Error) -> bool {
+    matches!(
+        error.code,
+        Code::NotLeader | Code::NoLeader | Code::NotReady | Code::Unreachable | Code::Overloaded
+    )
 }
 
 /// No node said anything.
@@ -236,7 +285,6 @@ pub(crate) fn pause(first: Duration, most: Duration, failures: u32, jitter: f64)
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::error::Certainty;
 
     const LEFT: Duration = Duration::from_secs(5);
 
@@ -380,10 +428,46 @@ mod tests {
         write.judge(&error(Code::NoLeader), LEFT, 3, 0.0);
         write.judge(&error(Code::Timeout), LEFT, 3, 0.0);
         let last = write.last_error(error(Code::Timeout));
-        assert_eq!((last.code, last.is_unknown()), (Code::NoLeader, true), "{last}");
+        assert_eq!((last.code, last.is_unknown()), (Code::Timeout, true), "{last}");
+        assert!(last.message.contains("; the last try: "), "{last}");
         // Nobody said anything.
         let mut silent = Tries::new(Repeat::Read);
         silent.judge(&error(Code::Timeout), LEFT, 3, 0.0);
         assert_eq!(silent.last_error(error(Code::Timeout)).code, Code::Timeout);
+    }
+
+    #[test]
+    fn a_leader_that_does_not_answer_is_no_leader() {
+        let named = Error {
+            leader: Some((2, "b:1".into())),
+            ..error(Code::NotLeader)
+        };
+        // The deadline falls after the silence or after the redirect, which is chance.
+        for last in [Code::Unreachable, Code::NotLeader] {
+            let mut tries = Tries::new(Repeat::Deduplicated);
+            tries.judge(&named, LEFT, 3, 0.0);
+            tries.judge(&error(Code::Unreachable), LEFT, 3, 0.0);
+            let last = tries.last_error(if last == Code::NotLeader {
+                named.clone()
+            } else {
+                error(last)
+            });
+            assert_eq!((last.code, last.is_unknown()), (Code::NoLeader, false), "{last}");
+            assert!(last.message.contains("does not answer"), "{last}");
+            assert!(!last.message.contains("may have taken effect"), "{last}");
+            // The same after a try that was sent.
+            tries.judge(&error(Code::Timeout), LEFT, 3, 0.0);
+            let last = tries.last_error(named.clone());
+            assert_eq!((last.code, last.is_unknown()), (Code::Timeout, true), "{last}");
+            assert!(last.message.contains("read before you repeat"), "{last}");
+        }
+    }
+
+    #[test]
+    fn of_a_read_nothing_is_unknown() {
+        let mut tries = Tries::new(Repeat::Read);
+        tries.judge(&error(Code::Timeout), LEFT, 3, 0.0);
+        let last = tries.last_error(error(Code::Timeout));
+        assert_eq!((last.code, last.is_unknown()), (Code::Timeout, false));
     }
 }

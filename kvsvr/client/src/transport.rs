@@ -141,7 +141,7 @@ pub enum TransportError {
         reason: String,
     },
     /// No answer in time: it may have been carried out.
-    #[error("no answer from {address} within {after:?}")]
+    #[error("no answer from {address} within {}", crate::time::show(.after))]
     Timeout {
         /// HOST:PORT.
         address: String,

@@ -12,7 +12,7 @@ use crate::{
     health, import, leader, lease,
     limits::DEFAULT_ENDPOINT,
     output::{self, Format},
-    text::{Encoding, parse_span},
+    text::{Encoding, parse_endpoint, parse_timeout},
     txn, watch,
 };
 
@@ -37,6 +37,7 @@ pub struct Global {
         global = true,
         env = "KVCTL_ENDPOINTS",
         value_delimiter = ',',
+        value_parser = parse_endpoint,
         value_name = "HOST:PORT"
     )]
     pub endpoints: Vec<String>,
@@ -55,7 +56,7 @@ pub struct Global {
     #[arg(long, global = true)]
     pub yes: bool,
     /// Time for a request, or for a wait [default: 5s for requests, 60s for waits]
-    #[arg(long, global = true, value_parser = parse_span, value_name = "SPAN")]
+    #[arg(long, global = true, value_parser = parse_timeout, value_name = "SPAN")]
     pub timeout: Option<Duration>,
     /// Region of the partition; 0 is local to the cluster
     #[arg(long, global = true, default_value_t = 0, value_name = "N")]
@@ -148,8 +149,13 @@ pub enum Command {
 
 /// Parses the arguments, runs the command, reports its failure. The exit code.
 pub fn run(args: impl IntoIterator<Item = OsString>) -> Exit {
-    let cli = match Cli::try_parse_from(args) {
+    let args: Vec<OsString> = args.into_iter().collect();
+    let cli = match Cli::try_parse_from(&args) {
         Ok(cli) => cli,
+        Err(error) if error.use_stderr() && asks_for_json(&args) => {
+            failure::report(&usage_failure(&error), Format::Json, false);
+            return Exit::Error;
+        }
         Err(error) => {
             // If the terminal is gone there is nobody left to tell.
             let _ = error.print();
@@ -164,6 +170,30 @@ pub fn run(args: impl IntoIterator<Item = OsString>) -> Exit {
             failure::report(&failure, format, output::wants_color(&io::stderr()));
             failure.exit
         }
+    }
+}
+
+/// True if JSON is asked for in arguments that do not parse.
+fn asks_for_json(args: &[OsString]) -> bool {
+    let args: Vec<_> = args
+        .iter()
+        .map(|a| a.to_string_lossy())
+        .take_while(|a| a != "--")
+        .collect();
+    args.windows(2)
+        .any(|w| matches!(&*w[0], "-o" | "--output") && w[1] == "json")
+        || args
+            .iter()
+            .any(|a| matches!(&**a, "-ojson" | "-o=json" | "--output=json"))
+}
+
+/// A usage error in the form of the other failures: what is wrong, and the usage as help.
+fn usage_failure(error: &clap::Error) -> Failure {
+    let text = error.to_string();
+    let text = text.strip_prefix("error: ").unwrap_or(&text);
+    match text.split_once("\n\n") {
+        Some((message, help)) => Failure::invalid(message.trim()).with_help(help.trim().to_owned()),
+        None => Failure::invalid(text.trim()),
     }
 }
 
@@ -279,6 +309,38 @@ pub(crate) mod tests {
     }
 
     #[test]
+    fn usage_errors_are_json_if_that_is_asked_for() {
+        let args = |line: &str| -> Vec<OsString> { line.split_whitespace().map(OsString::from).collect() };
+        for line in [
+            "get -o json",
+            "-ojson get",
+            "get --output=json",
+            "--output json nonsense",
+        ] {
+            assert!(asks_for_json(&args(line)), "{line}");
+        }
+        for line in ["get", "put p json", "get -- -o json", "get -o table"] {
+            assert!(!asks_for_json(&args(line)), "{line}");
+        }
+        let failure = usage_failure(&try_parse("get p -o json").unwrap_err());
+        assert_eq!((&failure.code[..], failure.exit), ("invalid", Exit::Error));
+        assert!(failure.message.contains("<KEY>"), "{failure}");
+        assert!(failure.help.unwrap().contains("Usage:"));
+    }
+
+    #[test]
+    fn what_is_missing_is_named_with_its_alternatives() {
+        for (line, parts) in [
+            ("del p", ["<KEY", "--prefix", "--from"]),
+            ("export f", ["--partition", "--shard", "--all"]),
+        ] {
+            let text = try_parse(line).unwrap_err().to_string();
+            let (error, _) = text.split_once("Usage:").unwrap();
+            assert!(parts.iter().all(|part| error.contains(part)), "{text}");
+        }
+    }
+
+    #[test]
     fn every_command_of_the_manual_parses() {
         for line in [
             "get p k --revision 5 --mode bounded=2s --raw",
@@ -329,6 +391,11 @@ pub(crate) mod tests {
             "put p k v --ttl 1s --lease 2",
             "range p a --prefix b",
             "del p",
+            "put p k v --ttl 0s",
+            "append p k v --ttl 0s",
+            "get p k --timeout 1us",
+            "get p k --endpoints http://127.0.0.1:7101",
+            "get p k --endpoints nonsense",
         ] {
             assert!(try_parse(line).is_err(), "{line}");
         }

@@ -183,10 +183,10 @@ impl From<kvsvr_client::Error> for Failure {
         failure.unknown = unknown;
         failure.exit = Failure::exit_for(code, unknown);
         failure.help = match error.retry_after {
-            Some(after) => Some(format!("try again in {}", crate::text::show_span(after)).into()),
-            None => Failure::help_for(code, unknown),
+            Some(after) if !unknown => Some(format!("try again in {}", crate::text::show_span(after)).into()),
+            _ => Failure::help_for(code, unknown),
         };
-        if error.revision > 0 {
+        if error.revision > 0 && !unknown {
             failure.help =
                 Some(format!("revision {} is the oldest that can still be read", error.revision).into());
         }
@@ -218,6 +218,13 @@ mod tests {
         assert_eq!((failure.exit, failure.unknown), (Exit::StillRunning, true));
         let failure = Failure::from(Error::definite(Code::Timeout, "no answer to a read"));
         assert_eq!(failure.exit, Exit::Error);
+        let error = Error {
+            retry_after: Some(Duration::from_millis(30)),
+            ..Error::unknown(Code::NoLeader, "no quorum")
+        };
+        let failure = Failure::from(error);
+        assert_eq!((failure.exit, failure.unknown), (Exit::StillRunning, true));
+        assert!(failure.help.unwrap().contains("read the key before"));
         let mut error = Error::definite(Code::Compacted, "gone");
         error.revision = 17;
         let failure = Failure::from(error);

@@ -11,7 +11,7 @@ use crate::{
     failure::{self, Failure},
     limits::{MAX_STDIN_VALUE, PAGE_KEYS},
     output::{Field, Output},
-    text::{Encoding, parse_span, show_span, show_text},
+    text::{Encoding, parse_span, parse_ttl, show_span, show_text},
 };
 
 /// Keys that `range` shows without `--limit` and `--all`.
@@ -55,7 +55,7 @@ pub struct PutArgs {
     #[arg(allow_hyphen_values = true)]
     pub value: String,
     /// Delete the key after this time
-    #[arg(long, value_parser = parse_span, value_name = "SPAN", conflicts_with = "lease")]
+    #[arg(long, value_parser = parse_ttl, value_name = "SPAN", conflicts_with = "lease")]
     pub ttl: Option<Duration>,
     /// Delete the key when this lease ends
     #[arg(long, value_name = "ID")]
@@ -64,14 +64,14 @@ pub struct PutArgs {
 
 /// `kvctl del`.
 #[derive(Args, Clone, Debug)]
+#[command(group(clap::ArgGroup::new("keys").required(true).args(["key", "prefix", "from"])))]
 pub struct DelArgs {
     /// What the keys belong to
     pub partition: String,
     /// The key
-    #[arg(required_unless_present_any = ["prefix", "from"], conflicts_with_all = ["prefix", "from"])]
     pub key: Option<String>,
     /// Delete all keys that begin with this
-    #[arg(long, conflicts_with = "from")]
+    #[arg(long)]
     pub prefix: Option<String>,
     /// Delete all keys from this one on
     #[arg(long, value_name = "KEY")]
@@ -133,7 +133,7 @@ pub struct AppendArgs {
     #[arg(allow_hyphen_values = true)]
     pub value: String,
     /// Delete the key after this time
-    #[arg(long, value_parser = parse_span, value_name = "SPAN")]
+    #[arg(long, value_parser = parse_ttl, value_name = "SPAN")]
     pub ttl: Option<Duration>,
 }
 
@@ -197,9 +197,9 @@ pub async fn get(context: &mut Context, args: &GetArgs) -> Result<(), Failure> {
     print_kvs(&mut context.out, std::slice::from_ref(&kv), false, true)?;
     if !read.age.is_zero() {
         context.note(format!(
-            "read at revision {}, up to {} old",
+            "read at revision {}, {}",
             read.revision,
-            show_span(read.age)
+            show_age(read.age)
         ));
     }
     Ok(())
@@ -370,8 +370,21 @@ fn value(context: &Context, typed: &str) -> Result<bytes::Bytes, Failure> {
     context.bytes("value", typed)
 }
 
-fn age_ms(age: Duration) -> u64 {
-    age.as_millis() as u64
+/// A replica that has not heard of a leader does not know how old its state is; it says the greatest age there is.
+fn is_known(age: Duration) -> bool {
+    age < Duration::from_millis(u64::MAX)
+}
+
+fn age_ms(age: Duration) -> Option<u64> {
+    is_known(age).then_some(age.as_millis() as u64)
+}
+
+fn show_age(age: Duration) -> String {
+    if is_known(age) {
+        format!("up to {} old", show_span(age))
+    } else {
+        "of unknown age".into()
+    }
 }
 
 /// A pair as JSON, with `rest` added.
@@ -460,6 +473,20 @@ mod tests {
         for bad in ["", "bounded", "bounded=2", "at-least=x", "strong"] {
             assert!(parse_mode(bad).is_err(), "{bad}");
         }
+    }
+
+    #[test]
+    fn an_age_that_is_not_known_is_not_shown() {
+        let unknown = Duration::from_millis(u64::MAX);
+        assert_eq!(
+            (age_ms(unknown), &show_age(unknown)[..]),
+            (None, "of unknown age")
+        );
+        let known = Duration::from_millis(1500);
+        assert_eq!(
+            (age_ms(known), &show_age(known)[..]),
+            (Some(1500), "up to 1.5s old")
+        );
     }
 
     #[test]

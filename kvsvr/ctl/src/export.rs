@@ -30,6 +30,7 @@ use crate::{
 
 /// `kvctl export`.
 #[derive(Args, Clone, Debug)]
+#[command(group(clap::ArgGroup::new("what").required(true).args(["partition", "shard", "all"])))]
 #[command(after_help = "WHAT IS COMPLETE
   Each partition is exported as of one revision. --shard and --all find partitions in the
   change log: if history has been compacted, partitions that did not change since are not
@@ -39,13 +40,13 @@ pub struct ExportArgs {
     /// Where to; - is standard output
     pub file: String,
     /// A partition; may be repeated
-    #[arg(long, value_name = "PARTITION", required_unless_present_any = ["shard", "all"])]
+    #[arg(long, value_name = "PARTITION")]
     pub partition: Vec<String>,
     /// All partitions of a shard
-    #[arg(long, value_name = "N", conflicts_with_all = ["partition", "all"])]
+    #[arg(long, value_name = "N")]
     pub shard: Option<u32>,
     /// All partitions of all shards
-    #[arg(long, conflicts_with = "partition")]
+    #[arg(long)]
     pub all: bool,
     /// Go on although compaction hides partitions
     #[arg(long)]

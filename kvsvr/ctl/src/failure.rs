@@ -124,12 +124,12 @@ impl Failure {
         self.code == BROKEN_PIPE
     }
 
-    /// Whether the operation may have happened decides between 1 and 3; some codes have an exit code of their own.
+    /// What may have happened is 3, whatever the code; of the rest some codes have an exit code of their own.
     pub(crate) fn exit_for(code: &str, unknown: bool) -> Exit {
         match code {
+            _ if unknown => Exit::StillRunning,
             REFUSED => Exit::Refused,
             UNREACHABLE => Exit::Unreachable,
-            _ if unknown => Exit::StillRunning,
             _ => Exit::Error,
         }
     }
@@ -137,6 +137,8 @@ impl Failure {
     /// What to do about an error of the server or the client library.
     pub(crate) fn help_for(code: &str, unknown: bool) -> Option<Cow<'static, str>> {
         let help = match code {
+            "result_forgotten" => "it was applied once; read the key to see the result",
+            _ if unknown => "it may have happened: read the key before you repeat it, or raise --timeout",
             "no_leader" => {
                 "a majority of the shard's replicas may be down: `kvctl cluster status` says which"
             }
@@ -153,8 +155,7 @@ impl Failure {
             "corrupt" => {
                 "stop that node and run `kvsvr check --data DIR` on it; the other replicas still answer"
             }
-            "result_forgotten" => "it was applied once; read the key to see the result",
-            _ if unknown => "it may have happened: read the key before you repeat it, or raise --timeout",
+            TIMEOUT => "raise --timeout; `kvctl cluster status` says which nodes answer",
             _ => return None,
         };
         Some(help.into())
@@ -237,6 +238,8 @@ mod tests {
             ("disconnected", true, 3),
             ("internal", true, 3),
             ("unreachable", false, 4),
+            ("unreachable", true, 3),
+            ("refused", true, 3),
         ] {
             assert_eq!(Failure::exit_for(code, unknown) as i32, exit, "{code}");
         }

@@ -228,6 +228,41 @@ pub fn parse_span(typed: &str) -> Result<Duration, TextError> {
     }
 }
 
+/// A time span of at least a millisecond: what the server counts in. It takes zero for never.
+pub fn parse_ttl(typed: &str) -> Result<Duration, TextError> {
+    at_least_1ms(typed, "a TTL")
+}
+
+/// A deadline: as [`parse_ttl`].
+pub fn parse_timeout(typed: &str) -> Result<Duration, TextError> {
+    at_least_1ms(typed, "a timeout")
+}
+
+fn at_least_1ms(typed: &str, what: &str) -> Result<Duration, TextError> {
+    match parse_span(typed)? {
+        span if span.as_millis() > 0 => Ok(span),
+        _ => Err(TextError::new(0, format!("{what} must be at least 1ms"))),
+    }
+}
+
+/// A node's address as typed, without the spaces around it: HOST:PORT.
+pub fn parse_endpoint(typed: &str) -> Result<String, String> {
+    let address = typed.trim();
+    let fits = address.rsplit_once(':').is_some_and(|(host, port)| {
+        let bare = host.strip_prefix('[').and_then(|h| h.strip_suffix(']'));
+        let host_fits = match bare {
+            Some(ipv6) => !ipv6.is_empty(),
+            None => !host.is_empty() && !host.contains([':', '/', ' ']),
+        };
+        host_fits && port.parse::<u16>().is_ok_and(|port| port > 0)
+    });
+    if fits {
+        Ok(address.to_owned())
+    } else {
+        Err("HOST:PORT expected, as in 127.0.0.1:7101".into())
+    }
+}
+
 /// A span for people: the largest unit that keeps it readable.
 pub fn show_span(span: Duration) -> String {
     let seconds = span.as_secs_f64();
@@ -317,10 +352,36 @@ mod tests {
         for bad in ["10", "s", "10 weeks", "1.2.3s", "-1s", "999999999d", ""] {
             assert!(parse_span(bad).is_err(), "{bad}");
         }
+        for short in ["0s", "1us", "999us"] {
+            assert!(
+                parse_ttl(short).is_err() && parse_timeout(short).is_err(),
+                "{short}"
+            );
+        }
+        assert_eq!(parse_ttl("1ms").unwrap(), Duration::from_millis(1));
         assert_eq!(show_span(Duration::ZERO), "0s");
         assert_eq!(show_span(Duration::from_micros(250)), "250us");
         assert_eq!(show_span(Duration::from_millis(1500)), "1.5s");
         assert_eq!(show_span(Duration::from_secs(3700)), "1h01m");
+    }
+
+    #[test]
+    fn endpoints() {
+        for good in ["127.0.0.1:7101", "db-1:7101", "[::1]:7101", " a:1 "] {
+            assert_eq!(parse_endpoint(good).unwrap(), good.trim());
+        }
+        for bad in [
+            "",
+            "nonsense",
+            "http://127.0.0.1:7101",
+            ":7101",
+            "a:",
+            "a:0",
+            "a:70000",
+            "::1:7101",
+        ] {
+            assert!(parse_endpoint(bad).is_err(), "{bad}");
+        }
     }
 
     #[test]

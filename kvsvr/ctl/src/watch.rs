@@ -60,8 +60,13 @@ pub async fn watch(context: &mut Context, args: &WatchArgs) -> Result<(), Failur
         };
         match item {
             WatchItem::Events(batch) => {
-                left = left.saturating_sub(batch.events.len() as u64);
+                let mut last = 0;
                 for event in &batch.events {
+                    if left == 0 && event.revision() != last {
+                        break;
+                    }
+                    last = event.revision();
+                    left = left.saturating_sub(1);
                     print(&mut context.out, event, args)?;
                 }
                 context.out.flush()?;

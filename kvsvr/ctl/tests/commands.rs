@@ -308,6 +308,11 @@ async fn changes_are_followed() {
         shell.run("watch p --from-revision 1 --count 2").await,
         "1 PUT    a = 1\n3 PUT    b = 3\n"
     );
+    // More events come in one message than are wanted.
+    assert_eq!(
+        shell.run("watch p --from-revision 1 --count 1").await,
+        "1 PUT    a = 1\n"
+    );
     assert_eq!(
         shell.run("watch p --prefix b --from-revision 1 --count 1").await,
         "3 PUT    b = 3\n"

@@ -61,6 +61,7 @@ pub async fn join(node: &Arc<Node>, request: pb::JoinRequest) -> Result<pb::Join
             request.store_id
         )));
     }
+    node.check_unclaimed().map_err(refused)?;
     let cluster_id = u64::from_str_radix(&request.cluster_id, 16).unwrap_or(0);
     if cluster_id == 0 || request.node_id == 0 {
         return Err(invalid(
@@ -83,6 +84,7 @@ pub async fn bootstrap(
     node: &Arc<Node>,
     request: pb::BootstrapRequest,
 ) -> Result<pb::BootstrapResponse, CallError> {
+    node.check_unclaimed().map_err(refused)?;
     let found = identify_all(node, &request.addresses).await?;
     let cluster_id = cluster_id(&request.addresses, &found)?;
     let nodes: Vec<pb::NodeInfo> = found
@@ -291,8 +293,8 @@ pub async fn transfer_leader(
     Ok(pb::TransferLeaderResponse { leader: to })
 }
 
-/// Moves the compaction floor of the shards that this node leads, up to what their consumers have acknowledged unless it is asked to pass
-/// them.
+/// Moves the compaction floor of the shards that this node leads. The state machine stops at what consumers have not acknowledged, unless
+/// it is asked to pass them.
 pub async fn compact(
     node: &Arc<Node>,
     request: pb::CompactRequest,
@@ -304,20 +306,8 @@ pub async fn compact(
     };
     let mut response = pb::CompactResponse::default();
     for shard in shards {
-        let mut target = shard.revision().saturating_sub(request.keep_revisions);
-        if !request.past_consumers {
-            let slowest = shard
-                .machine()
-                .with_machine(|machine, _| machine.consumers().map(|(_, row)| row.cursor).min());
-            target = slowest.map_or(target, |cursor| target.min(cursor));
-        }
-        if target <= shard.head().floor() {
-            // There is nothing to compact, or a consumer still needs it.
-            response.floors.insert(shard.id().0, shard.head().floor());
-            continue;
-        }
         let compact = Op::Compact {
-            revision: target,
+            revision: shard.revision().saturating_sub(request.keep_revisions),
             pass_below: if request.past_consumers { u64::MAX } else { 0 },
         };
         match propose(&shard, compact).await {

@@ -228,7 +228,7 @@ async fn call(node: Arc<Node>, method: Method, request: Bytes) -> Result<Bytes, 
         Method::AdminShardMap => {
             let _: pb::ShardMapRequest = decode(request)?;
             encode(&pb::ShardMapResponse {
-                map: node.map_with_leaders(),
+                map: node.shard_map().map_err(failed)?,
             })
         }
         Method::AdminStatus => {

@@ -9,11 +9,12 @@
 use std::{collections::BTreeMap, path::Path, sync::Arc};
 
 use kvsvr_core::types::LogPosition;
-use serde::Serialize;
+use serde::{Serialize, Serializer};
 
 use crate::{
     disk::{DynDisk, fs::FsDisk},
-    store::{DataLock, Identity, Store, StoreError, StoreMeta},
+    node::cluster_text,
+    store::{DataLock, Identity, MEMBER_LOST, Store, StoreError, StoreMeta},
     wal::{
         Damage, SegmentReport, WalError,
         scan::{Scan, scan},
@@ -91,6 +92,7 @@ pub struct CheckReport {
     /// Whose directory it is; `None` if it was never used.
     pub store: Option<StoreMeta>,
     /// Cluster and node, once joined.
+    #[serde(serialize_with = "identity_for_people")]
     pub identity: Option<Identity>,
     /// The log.
     pub log: LogCheck,
@@ -100,6 +102,21 @@ pub struct CheckReport {
     pub shards: BTreeMap<u32, ShardCheck>,
     /// What is wrong.
     pub damage: Vec<Damage>,
+}
+
+/// With the cluster id as it is written everywhere else; the file has it as a number.
+#[expect(clippy::ref_option, reason = "serde calls it so")]
+fn identity_for_people<S: Serializer>(identity: &Option<Identity>, to: S) -> Result<S::Ok, S::Error> {
+    #[derive(Serialize)]
+    struct Shown {
+        cluster_id: String,
+        node_id: u64,
+    }
+    let shown = identity.map(|identity| Shown {
+        cluster_id: cluster_text(identity),
+        node_id: identity.node_id,
+    });
+    shown.serialize(to)
 }
 
 /// Told what is being looked at, now and then.
@@ -263,9 +280,7 @@ impl CheckReport {
             Verdict::Ok => "ok".to_owned(),
             Verdict::Torn => "ok: the interrupted write is cut off at the next start".to_owned(),
             Verdict::Corrupt => {
-                "CORRUPT: do not start this node. Restore the damaged files from a copy of this disk, or \
-                 remove the node from the cluster and add a new one with an empty data directory"
-                    .to_owned()
+                format!("CORRUPT: do not start this node. Restore the damaged files from a copy of this disk. {MEMBER_LOST}")
             }
         });
         lines
@@ -389,6 +404,13 @@ mod tests {
         }
         wal.shutdown().await;
         dir
+    }
+
+    #[tokio::test]
+    async fn the_cluster_id_is_text() {
+        let json = serde_json::to_value(run(&node().await).await).unwrap();
+        assert_eq!(json["identity"]["cluster_id"], "0000000000000001");
+        assert_eq!(json["identity"]["node_id"], 2);
     }
 
     async fn run(dir: &TempDir) -> CheckReport {

@@ -80,7 +80,7 @@ pub const ROCKS_BLOCK_CACHE_BYTES: usize = 128 << 20;
 pub const ROCKS_MEMTABLE_BYTES: usize = 96 << 20;
 /// Bytes of the write buffer: what is written to and what is being flushed.
 pub const BUFFER_BYTES: usize = 128 << 20;
-/// How long the state machine waits for room in the write buffer before it makes room itself, which blocks a thread.
+/// How long the state machine waits for room in the write buffer before it has room made, on a blocking thread.
 pub const BUFFER_ROOM_PATIENCE: Duration = Duration::from_secs(5);
 /// Bytes that a row of the write buffer costs besides its key and its value: handles, hash slot, allocator headers.
 pub const BUFFER_ROW_OVERHEAD: usize = 192;
@@ -286,6 +286,8 @@ const _: () = assert!(SNAPSHOT_BUSY_INTERVAL.as_millis() * 4 <= SNAPSHOT_PATIENC
 pub const MAINTENANCE_INTERVAL: Duration = Duration::from_millis(500);
 /// How often the leader looks for what has expired.
 pub const EXPIRY_INTERVAL: Duration = Duration::from_millis(200);
+/// How often grpc.health.v1 is told whether the node is ready; readiness has many causes and no event of its own.
+pub const HEALTH_INTERVAL: Duration = Duration::from_secs(1);
 /// How often the leader looks for what can be compacted.
 pub const COMPACTION_INTERVAL: Duration = Duration::from_secs(5);
 /// A checkpoint of an interrupted snapshot transfer that nobody has gone on with for this long, up to twice, is removed.

@@ -14,8 +14,9 @@ use tracing_subscriber::{EnvFilter, fmt};
 
 use crate::config::{LogConfig, LogFormat};
 
-/// What libraries may say unless `log.level` names them: their `info` is about themselves, not about the node.
-const LIBRARIES: [&str; 4] = ["openraft=error", "h2=warn", "hyper=warn", "tonic=warn"];
+/// Libraries whose levels are not those of the module's comment: a clean stop is an `error` to one, a client that was killed a `warn` to
+/// another. What an operator must know of them the node says itself. They are silent unless `log.level` names them, or is for developers.
+const LIBRARIES: [&str; 4] = ["openraft", "h2", "hyper", "tonic"];
 
 /// Starts logging for the process. Fails if the filter cannot be read, or if logging was started before.
 pub fn start(config: &LogConfig) -> Result<(), String> {
@@ -33,14 +34,14 @@ pub fn start(config: &LogConfig) -> Result<(), String> {
 }
 
 fn filter(level: &str) -> Result<EnvFilter, String> {
-    let mut directives: Vec<&str> = Vec::new();
-    directives.extend(LIBRARIES.iter().filter(|library| {
-        let name = library.split('=').next().unwrap_or_default();
-        !level
-            .split(',')
-            .any(|directive| directive.trim().starts_with(name))
-    }));
-    directives.push(level);
+    let given = || level.split(',').map(str::trim);
+    let developer = given().any(|d| d.eq_ignore_ascii_case("debug") || d.eq_ignore_ascii_case("trace"));
+    let most = if developer { "warn" } else { "off" };
+    let unnamed = LIBRARIES
+        .iter()
+        .filter(|name| !given().any(|directive| directive.starts_with(**name)));
+    let mut directives: Vec<String> = unnamed.map(|name| format!("{name}={most}")).collect();
+    directives.push(level.to_owned());
     EnvFilter::builder().parse(directives.join(",")).map_err(|error| {
         format!("log.level = \"{level}\": {error}; write error, warn, info, debug or trace, or a filter such as info,kvsvr::raft=debug")
     })
@@ -53,10 +54,15 @@ mod tests {
     #[test]
     fn levels_and_filters() {
         let text = filter("info").unwrap().to_string();
-        assert!(text.contains("openraft=error") && text.contains("info"), "{text}");
+        for library in LIBRARIES {
+            assert!(text.contains(&format!("{library}=off")), "{text}");
+        }
+        assert!(text.contains("info"), "{text}");
+        let text = filter("debug").unwrap().to_string();
+        assert!(text.contains("openraft=warn"), "{text}");
         let text = filter("debug,openraft=trace").unwrap().to_string();
         assert!(
-            text.contains("openraft=trace") && !text.contains("openraft=error"),
+            text.contains("openraft=trace") && !text.contains("openraft=warn"),
             "{text}"
         );
         let error = filter("kvsvr=loud").unwrap_err();

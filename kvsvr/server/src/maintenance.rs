@@ -173,8 +173,12 @@ async fn remove_checkpoints(node: &Node, urgent: bool) {
 
 /// Refuses writes before the disk is full, so that what is accepted can be kept.
 async fn watch_disk(node: Arc<Node>) {
-    let Ok(space) = node.wal().refresh_space().await else {
-        return;
+    let space = match node.wal().refresh_space().await {
+        Ok(space) => space,
+        Err(e) => {
+            tracing::warn!("cannot find out how much space is left: {e}");
+            return;
+        }
     };
     node.metrics().disk_free(space.free_bytes);
     let refused = node.writes_refused().is_some();

@@ -35,7 +35,7 @@ use crate::{
         snapshot::{Checkpoints, SnapshotReceiver, SnapshotSender, TransferStatus},
     },
     shard::{Shard, ShardParts, error},
-    store::{Identity, Store},
+    store::{Identity, MEMBER_LOST, Store},
     time::{Instant, sleep, sleep_until},
     topology::{self, SlotTable},
     wal::Wal,
@@ -355,16 +355,17 @@ let before = store.promised_ms().await.map_err(io::Error::other)?;
             ),
             Some(me) if me.node_id != envelope.to_node => {
                 format!(
-                    "this is node {}, the message is for node {}",
+                    "this is node {}, the message is for node {}: the data directories or the addresses of two nodes are swapped. Start each node with its own \
+                     --data and --advertise",
                     me.node_id, envelope.to_node
                 )
             }
             Some(_) if *store == envelope.to_store => return Ok(()),
             _ => format!(
                 "cluster {} knows this address as node {} with store {}, but this data directory is store {store}: its disk was lost or replaced, or --data names \
-                 another directory. A node without its log cannot vote again under its old identity. If the old directory exists, start the node with it; if it is \
-                 lost, this node must be added as a new member and node {} removed",
-                envelope.cluster_id, envelope.to_node, envelope.to_store, envelope.to_node
+                 another directory. A node without its log cannot vote again under its old identity. If the old directory exists, start the node with it. \
+                 {MEMBER_LOST}",
+                envelope.cluster_id, envelope.to_node, envelope.to_store
             ),
         };
         let mut last = self.refusal.lock();
@@ -373,6 +374,23 @@ let before = store.promised_ms().await.map_err(io::Error::other)?;
             *last = Some(refusal.clone());
         }
         Err(refusal)
+    }
+
+    /// Refuses what would make this node part of a cluster while another one claims its address: peers' messages for another store or
+    /// cluster have come here. Known for as long as this process runs.
+    pub fn check_unclaimed(&self) -> Result<(), String> {
+        self.refusal.lock().clone().map_or(Ok(()), Err)
+    }
+
+    /// The shard map with the leaders that this node's replicas know; `None` if nobody knows a cluster with this node.
+    ///
+    /// # Errors
+    /// `NOT_READY` if peers know this address as another node's.
+    pub fn shard_map(&self) -> Result<Option<pb::ShardMap>, pb::Error> {
+        match self.map_with_leaders() {
+            None if self.check_unclaimed().is_err() => Err(self.not_ready()),
+            map => Ok(map),
+        }
     }
 
     /// The shard of a request: named, or by slot.
@@ -635,14 +653,20 @@ let before = store.promised_ms().await.map_err(io::Error::other)?;
         (silence >= UNCONFIRMED_WARNING).then_some(silence)
     }
 
-    /// Ok when the node serves; else why not.
+    /// Ok when the node serves, each of its replicas having been confirmed since the start; else why not.
     pub fn ready(&self) -> Result<(), Vec<String>> {
-        let messages = self.messages();
-        if messages.is_empty() {
-            Ok(())
-        } else {
-            Err(messages)
+        let mut reasons = self.messages();
+        if reasons.is_empty() {
+            // Reads with a bound on their age are not served before. Later than that `messages` says so too, by the silence since the start.
+            let shards = self.shards().into_iter();
+            reasons.extend(shards.filter(|shard| shard.reads().age().is_none()).map(|shard| {
+                format!(
+                    "the replica of shard {} has not been confirmed by a leader since this node started",
+                    shard.id()
+                )
+            }));
         }
+        if reasons.is_empty() { Ok(()) } else { Err(reasons) }
     }
 
     /// Everything an operator wants to know of this node.

@@ -19,6 +19,7 @@ use crate::{
     raft::{convert, snapshot::Snapshot, types::TypeConfig},
     service::CallError,
     shard::{Shard, error},
+    store::MEMBER_LOST,
 };
 
 fn malformed(e: impl ToString) -> CallError {
@@ -49,8 +50,8 @@ fn addressee(node: &Node, envelope: Option<&pb::Envelope>) -> Result<Arc<Shard>,
     })?;
     match shard.member(envelope.from_node) {
         Some(member) if member.store_id != envelope.from_store => Err(refused(format!(
-            "shard {id} knows node {} with store {}, not {}: its disk was lost or replaced. A node without its log cannot come back under its old identity; it \
-             must be added as a new member",
+            "shard {id} knows node {} with store {}, not {}: its disk was lost or replaced. A node without its log cannot come back under its old identity: \
+             start it with its old data directory. {MEMBER_LOST}",
             envelope.from_node, member.store_id, envelope.from_store
         ))),
         _ => Ok(shard),

@@ -6,7 +6,6 @@ use std::{
         Arc,
         atomic::{AtomicU64, Ordering},
     },
-    time::Duration,
 };
 
 use futures::future::BoxFuture;
@@ -20,12 +19,13 @@ use crate::{
     disk::{DynDisk, fs::FsDisk},
     grpc::{GrpcOptions, GrpcServer},
     http::{HttpServer, NodeView},
+    limits::HEALTH_INTERVAL,
     maintenance,
     metrics::{Metrics, resident_bytes},
-    node::{Node, NodeParts, StatusProbe},
+    node::{Node, NodeParts, StatusProbe, VERSION, cluster_text},
     raft::{runtime::random_u64, snapshot::free_staging},
     rocks::{RocksEngine, RocksOptions},
-    store::{DataLock, ROCKS_DIR, STAGING_DIR, Store, StoreError, StoreId},
+    store::{DataLock, MEMBER_LOST, ROCKS_DIR, STAGING_DIR, Store, StoreError, StoreId},
     time::{Instant, sleep, wall_clock_ms},
     wal::{Wal, WalError, WalOptions},
 };
@@ -54,6 +54,7 @@ pub async fn run(config: Config, shutdown: Shutdown) -> Result<(), Failure> {
     let store = Store::open(disk.clone(), fresh, wall_clock_ms())
         .await
         .map_err(data_refused)?;
+    say_start(&config, &store).await?;
     disk.create_dir(STAGING_DIR).await.map_err(storage)?;
     free_staging(&disk, config.disk_reserve_bytes)
         .await
@@ -81,6 +82,29 @@ pub async fn run(config: Config, shutdown: Shutdown) -> Result<(), Failure> {
     let (node, mut fatal) = Node::start(parts).await.map_err(storage)?;
     maintenance::spawn(&node);
     serve(config, node, grpc, http, shutdown, &mut fatal).await
+}
+
+/// Logs who starts where.
+async fn say_start(config: &Config, store: &Store) -> Result<(), Failure> {
+    let identity = store.identity();
+    tracing::info!(
+        version = VERSION,
+        data = %config.data.display(),
+        store = %store.meta().store_id,
+        node = identity.map(|i| i.node_id),
+        cluster = identity.map(cluster_text),
+        listen = config.listen,
+        advertise = config.advertise,
+        "starting"
+    );
+    let address = &config.advertise;
+    if let Some(kept) = store.keep_address(address).await.map_err(data_refused)? {
+        tracing::warn!(
+            "this data directory belongs to a member at {kept}, now it is started with --advertise {address}. The other members know it only at {kept}: \
+             a change of address is not supported yet. If the data directories of two nodes are swapped, start each with its own --data"
+        );
+    }
+    Ok(())
 }
 
 async fn open_wal(
@@ -116,7 +140,7 @@ async fn open_wal(
             Exit::DataRefused,
             format!(
                 "the data directory {data} belongs to node {} but has no log any more: a node without its log could vote against what it promised. \
-                 Restore the directory wal, or give up this directory and add the node as a new member with an empty one",
+                 Restore the directory wal from this disk, or start the node with its old directory if that exists. {MEMBER_LOST}",
                 identity.node_id
             ),
         ));
@@ -146,7 +170,7 @@ fn open_rocks(config: &Config) -> Result<Arc<RocksEngine>, Failure> {
     RocksEngine::open(&config.data.join(ROCKS_DIR), &options).map_err(|e| {
         storage(format!(
             "the engine in {data} does not open: {e}. `kvsvr check --data {data}` lists what is damaged; restore those files from a \
-             copy of this disk, or replace this node by a new one with an empty data directory"
+             copy of this disk. {MEMBER_LOST}"
         ))
     })
 }
@@ -184,7 +208,7 @@ async fn serve(
         async move {
             loop {
                 health.set_serving(node.ready().is_ok()).await;
-                sleep(Duration::from_secs(1)).await;
+                sleep(HEALTH_INTERVAL).await;
             }
         }
     });

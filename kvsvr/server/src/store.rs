@@ -4,6 +4,7 @@
 //! LOCK       locked by the running process
 //! STORE      format version, store id, time of creation; written once, first of all
 //! IDENTITY   cluster id and node id; written once, when the node joins
+//! ADDRESS    where others reach the node; not replaced once it has joined
 //! wal/       the log, see [`crate::wal`]
 //! rocks/     the state machines' data
 //! staging/   snapshots on their way in
@@ -40,6 +41,10 @@ const IDENTITY_FILE: &str = "IDENTITY";
 const PROMISE_FILE: &str = "PROMISE";
 /// What may be in a directory that is not ours yet: our own beginnings, and what a fresh file system holds.
 const HARMLESS: [&str; 3] = [LOCK_FILE, "STORE.tmp", "lost+found"];
+
+/// What to know when the data of a member is lost or damaged; ends messages about it, without a full stop.
+pub const MEMBER_LOST: &str = "The cluster runs on with the other replicas, as long as each shard has its majority. This version cannot replace a \
+     member yet: never start the node with another data directory under its old identity";
 
 /// A data directory's random identity, written as 32 hex digits.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -143,7 +148,7 @@ pub enum StoreError {
     },
     /// A file of ours does not parse.
     #[error(
-        "{file} in the data directory is damaged: {detail}. Restore the file from a copy, or replace this node by a new one with an empty directory"
+        "{file} in the data directory is damaged: {detail}. Restore the file from a copy of this disk. {MEMBER_LOST}"
     )]
     Damaged {
         /// The file.
@@ -353,6 +358,8 @@ async fn write_json<T: Serialize>(disk: &DynDisk, file: &'static str, value: &T)
         .await
         .map_err(|error| io_error(file, error))
 }
+
+mod address;
 
 #[cfg(test)]
 mod tests {

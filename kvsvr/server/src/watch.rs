@@ -7,6 +7,8 @@
 //! - when nothing was sent for [`WATCH_HEARTBEAT`] a message without events says how far the stream is. So a client that hears nothing for
 //!   several of these times has lost its stream, and one that hears something can resume from a recent revision, however
 //!   rare its events are;
+//! - a stream that would begin below the compaction floor is told so at once, whatever is still in memory; one that is under way may be
+//!   behind the floor for as long as its events are in the hub's ring;
 //! - the last one, if the stream is ended from this side, says why: COMPACTED with the first revision that can still be had, FENCED,
 //!   or what [`WatchSource::serving`] says.
 //!
@@ -47,6 +49,9 @@ pub trait WatchSource: Send + Sync {
 
     /// Where its events pass through.
     fn hub(&self) -> &Arc<Hub>;
+
+    /// Up to and including this revision events are compacted, in the applied state.
+    fn floor(&self) -> Revision;
 
     /// Why this replica can not serve streams now, if so. NO_LEADER when it has heard of no leader for too long (what it has is
     /// old, and its watchers must not take silence for peace), NOT_READY, WRONG_SHARD. Asked at the start and then every
@@ -275,6 +280,14 @@ async fn serve(
 }
 
 async fn follow(source: &dyn WatchSource, start: Start, output: &StreamSender, timing: &Timing) -> End {
+    let floor = source.floor();
+    if start.after < floor {
+        let compacted = SubscriptionError::Compacted { floor };
+        return match source.serving() {
+            Ok(()) => End::Error(subscription_error(source.shard(), &compacted)),
+            Err(error) => End::Error(error),
+        };
+    }
     let subscription = match source.hub().subscribe(start.after, start.filter) {
         Ok(subscription) => subscription,
         Err(full) => {
@@ -390,30 +403,30 @@ impl<'a> Stream<'a> {
                 .events()
                 .map(|event| wire_event(event, self.with_values))
                 .collect()),
-            Err(e) => Err(End::Error(self.subscription_error(&e))),
+            Err(e) => Err(End::Error(subscription_error(self.source.shard(), &e))),
         }
     }
+}
 
-    fn subscription_error(&self, e: &SubscriptionError) -> pb::Error {
-        let message = format!("shard {}: {e}", self.source.shard());
-        match e {
-            SubscriptionError::Compacted { floor } => pb::Error {
-                revision: floor + 1,
-                ..error::definite(
-                    ErrorCode::Compacted,
-                    format!(
-                        "{message}; read the state anew, or go on with the events from {} on",
-                        floor + 1
-                    ),
-                )
-            },
-            SubscriptionError::Closed => error::definite(ErrorCode::WrongShard, message),
-            SubscriptionError::Engine(kvsvr_core::engine::EngineError::Corrupt(_)) => {
-                error::definite(ErrorCode::Corrupt, message)
-            }
-            SubscriptionError::Engine(_) | SubscriptionError::Stuck { .. } => {
-                error::definite(ErrorCode::Internal, message)
-            }
+fn subscription_error(shard: ShardId, e: &SubscriptionError) -> pb::Error {
+    let message = format!("shard {shard}: {e}");
+    match e {
+        SubscriptionError::Compacted { floor } => pb::Error {
+            revision: floor + 1,
+            ..error::definite(
+                ErrorCode::Compacted,
+                format!(
+                    "{message}; read the state anew, or go on with the events from {} on",
+                    floor + 1
+                ),
+            )
+        },
+        SubscriptionError::Closed => error::definite(ErrorCode::WrongShard, message),
+        SubscriptionError::Engine(kvsvr_core::engine::EngineError::Corrupt(_)) => {
+            error::definite(ErrorCode::Corrupt, message)
+        }
+        SubscriptionError::Engine(_) | SubscriptionError::Stuck { .. } => {
+            error::definite(ErrorCode::Internal, message)
         }
     }
 }

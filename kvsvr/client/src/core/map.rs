@@ -91,6 +91,13 @@ impl Core {
         let mut code = Code::Unreachable;
         for address in addresses {
             let left = deadline.saturating_duration_since(Instant::now());
+            if left.is_zero() {
+                if reasons.is_empty() {
+                    code = Code::Timeout;
+                }
+                reasons.push("the time is up".to_owned());
+                break;
+            }
             match self.ask_for_map(&address, left.min(MAP_TIMEOUT)).await {
                 Ok(Some(map)) => {
                     let mut router = self.router.write();

@@ -73,7 +73,12 @@ impl Fake {
                     }
                 }
                 let is_open = matches!(command.op, Some(v1::command::Op::SessionOpen(_)));
-                let fault = if is_open { None } else { cluster.faults.pop_front() };
+                let faults = if is_open {
+                    &mut cluster.open_faults
+                } else {
+                    &mut cluster.faults
+                };
+                let fault = faults.pop_front();
                 let shard = cluster.shards.get_mut(&request.shard).unwrap();
                 match fault.unwrap_or(Fault::None) {
                     Fault::BreakBefore => Answered::Break,

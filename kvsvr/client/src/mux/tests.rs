@@ -5,7 +5,7 @@ use tokio::sync::mpsc;
 
 use super::*;
 use crate::{
-    fake::Receiver,
+    fake::{Receiver, settle},
     transport::{Class, Method, STREAM_QUEUE, StreamReceiver, StreamSender},
 };
 
@@ -128,10 +128,10 @@ async fn while_the_transport_is_busy_requests_gather() {
     let (stream, mut streams) = pair();
     let mut calls = spawn_calls(&stream, 1);
     let (mut input, output) = streams.recv().await.unwrap();
-    tokio::time::sleep(Duration::from_millis(1)).await; // the first frame is in the transport's queue
+    settle().await; // the first frame is in the transport's queue
     for _ in 0..40 {
         calls.extend(spawn_calls(&stream, 5));
-        tokio::time::sleep(Duration::from_millis(1)).await;
+        settle().await;
     }
     let mut sizes = Vec::new();
     let mut requests = Vec::new();
@@ -157,7 +157,7 @@ async fn a_break_tells_sent_from_not_sent_and_the_next_call_reconnects() {
     let mut later = Vec::new();
     for _ in 0..4 {
         later.extend(spawn_calls(&stream, 2));
-        tokio::time::sleep(Duration::from_millis(1)).await;
+        settle().await;
     }
     let reason = "connection reset".to_owned();
     output
@@ -197,7 +197,8 @@ async fn an_unreachable_node_is_not_tried_again_at_once() {
     assert!(matches!(&error, TransportError::Unreachable { .. }), "{error}");
     let error = stream.call(request("a"), soon()).await.unwrap_err();
     assert!(error.to_string().contains("trying again shortly"), "{error}");
-    tokio::time::sleep(Duration::from_secs(2)).await;
+    // In virtual time.
+    tokio::time::sleep(crate::limits::MAX_RECONNECT_PAUSE * 2).await;
     let error = stream.call(request("a"), soon()).await.unwrap_err();
     assert!(!error.to_string().contains("trying again shortly"), "{error}");
 }
@@ -231,10 +232,10 @@ async fn what_could_not_be_sent_by_its_deadline_is_definite() {
     let mut stuck = spawn_calls(&stream, 1);
     let (_input, _output) = streams.recv().await.unwrap();
     for _ in 0..3 {
-        tokio::time::sleep(Duration::from_millis(1)).await;
+        settle().await;
         stuck.extend(spawn_calls(&stream, 1));
     }
-    tokio::time::sleep(Duration::from_millis(1)).await;
+    settle().await;
     let error = stream
         .call(request("x"), Instant::now() + Duration::from_millis(100))
         .await

@@ -5,7 +5,7 @@ use tokio::time::Duration;
 
 use crate::{
     CallOptions, ClientConfig, Code, Partition, RangeOptions, ReadFrom, ReadMode,
-    fake::{Fake, Fault, NODES, error},
+    fake::{Fake, Fault, NODES, error, settle},
 };
 
 /// In shard 2 (slot 2353); bob too (2712); "b" below is in shard 1.
@@ -166,7 +166,7 @@ async fn a_session_that_expires_after_an_unknown_try_leaves_the_outcome_unknown(
         let client = client.clone();
         tokio::spawn(async move { client.increment(&alice(), "n", 1).await })
     };
-    // After the first try was applied and before the second is sent.
+    // In virtual time: after the first try was applied and before the second is sent.
     tokio::time::sleep(Duration::from_millis(500)).await;
     fake.cluster.lock().shards.get_mut(&2).unwrap().sessions.clear();
     let error = task.await.unwrap().unwrap_err();
@@ -200,8 +200,7 @@ async fn at_the_deadline_certainty_is_what_the_tries_allow() {
         fake.fault(Fault::Answer(error_of(ErrorCode::NoLeader)));
     }
     let error = client.put(&alice(), "k", "v").await.unwrap_err();
-    assert!(matches!(error.code, Code::NoLeader | Code::NotLeader), "{error}");
-    assert!(error.is_unknown(), "{error}");
+    assert_eq!((error.code, error.is_unknown()), (Code::Timeout, true), "{error}");
     fake.cluster.lock().faults.clear();
     for node in NODES {
         fake.kill(node);
@@ -222,6 +221,30 @@ async fn at_the_deadline_certainty_is_what_the_tries_allow() {
         "{:?}",
         start.elapsed()
     );
+}
+
+/// A node that names a leader which does not answer, as when the leader's process is stopped.
+#[tokio::test(start_paused = true)]
+async fn a_write_whose_session_could_not_be_opened_did_not_happen() {
+    let fake = Fake::new();
+    let client = fake.client().with_timeout(Duration::from_secs(3));
+    let refusals = vec![Fault::Answer(error_of(ErrorCode::NotLeader)); 2000];
+    let faults = || std::iter::once(Fault::Silence).chain(refusals.clone());
+    fake.cluster.lock().open_faults.extend(faults());
+    let error = client.put(&alice(), "k", "v").await.unwrap_err();
+    assert_eq!(
+        (error.code, error.is_unknown()),
+        (Code::NoLeader, false),
+        "{error}"
+    );
+    assert!(!error.message.contains("may have taken effect"), "{error}");
+    assert!(fake.commands().is_empty(), "the write was not sent");
+    // The same of the write itself.
+    fake.cluster.lock().open_faults.clear();
+    client.put(&alice(), "k", "v").await.unwrap();
+    fake.cluster.lock().faults.extend(faults());
+    let error = client.put(&alice(), "k", "v").await.unwrap_err();
+    assert_eq!((error.code, error.is_unknown()), (Code::Timeout, true), "{error}");
 }
 
 #[tokio::test(start_paused = true)]
@@ -306,7 +329,7 @@ async fn a_newer_epoch_in_a_reply_makes_the_client_fetch_the_map() {
     client.get(&alice(), "k").await.unwrap();
     fake.cluster.lock().map.epoch = 5;
     client.get(&alice(), "k").await.unwrap();
-    tokio::time::sleep(Duration::from_millis(1)).await;
+    settle().await;
     assert_eq!(client.known_map().unwrap().epoch, 5);
 }
 

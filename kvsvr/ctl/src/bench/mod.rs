@@ -265,7 +265,22 @@ pub async fn bench(context: &mut Context, args: &BenchArgs) -> Result<(), Failur
         }
     };
     report.print(&mut context.out)?;
-    Ok(())
+    verdict(&report.measured)
+}
+
+/// A benchmark in which nothing succeeded has measured nothing.
+fn verdict(measured: &report::Measured) -> Result<(), Failure> {
+    if measured.latency.ops > 0 || measured.errors == 0 {
+        return Ok(());
+    }
+    let sample = measured.error_sample.as_deref().unwrap_or_default();
+    Err(Failure::new(
+        failure::BENCH,
+        format!(
+            "no operation succeeded, {} failed, such as: {sample}",
+            measured.errors
+        ),
+    ))
 }
 
 /// Measures a target.

@@ -328,8 +328,10 @@ impl Report {
         if m.errors > 0 {
             let sample = m.error_sample.as_deref().unwrap_or_default();
             let text = format!(
-                "{} errors ({} with unknown outcome), such as: {sample}",
-                m.errors, m.unknown
+                "{} errors, {:.2}% of all operations ({} with unknown outcome), such as: {sample}",
+                m.errors,
+                100.0 * m.errors as f64 / (m.errors + m.latency.ops) as f64,
+                m.unknown
             );
             notes.push(out.paint(&text, Mood::Bad));
         }
@@ -497,7 +499,8 @@ pub(crate) mod tests {
         report().print(&mut page.output(Format::Table)).unwrap();
         let text = page.text();
         for part in [
-            "2 errors (1 with unknown outcome)",
+            "(1 with unknown outcome)",
+            "% of all operations",
             "1 reads found no key",
             "all ",
             "update ",

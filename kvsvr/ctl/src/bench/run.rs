@@ -307,6 +307,7 @@ impl Pacer {
                 self.due.close();
                 return due;
             }
+            // What is due is reckoned from the clock: how long this sleeps decides only how finely.
             std::thread::sleep(BENCH_PACE);
         }
     }

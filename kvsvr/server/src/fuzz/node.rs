@@ -108,6 +108,53 @@ impl StatusProbe for NoProbe {
     fn fill(&self, _: &mut pb::NodeStatus) {}
 }
 
+/// A node in memory that is in no cluster, and the reasons why its replicas stop.
+async fn fresh_node(transport: Arc<dyn Transport>) -> (Arc<Node>, mpsc::UnboundedReceiver<String>) {
+    let disk = Arc::new(MemDisk::new(1));
+    let store_id = StoreId([9; 16]);
+    let store = Store::open(disk.clone(), store_id, 0).await.expect("in memory");
+    let options = WalOptions::new(store_id, 1, Arc::new(|_| {}));
+    let (wal, _) = Wal::open(disk.clone(), options).await.expect("in memory");
+    Node::start(NodeParts {
+        settings: Settings::default(),
+        address: ADDRESS.into(),
+        store,
+        disk,
+        wal,
+        engine: Arc::new(MemEngine::new()),
+        checkpoints: Arc::new(NoCheckpoints),
+        transport,
+        metrics: Metrics::new(),
+        probe: Arc::new(NoProbe),
+        started: Instant::now(),
+    })
+    .await
+    .expect("in memory")
+}
+
+fn bootstrap_request() -> pb::BootstrapRequest {
+    pb::BootstrapRequest {
+        addresses: vec![ADDRESS.into()],
+        shards: 2,
+        replication: 1,
+        cluster_name: "fuzz".into(),
+    }
+}
+
+fn put_request() -> pb::PutRequest {
+    pb::PutRequest {
+        partition: Some(pb::Partition {
+            region: 0,
+            name: Bytes::from_static(b"alice"),
+        }),
+        put: Some(pb::Put {
+            key: Bytes::from_static(b"key"),
+            value: Bytes::from_static(b"value"),
+            ..Default::default()
+        }),
+    }
+}
+
 struct Lone {
     service: NodeService,
     /// Says why a replica has stopped.
@@ -117,37 +164,12 @@ struct Lone {
 impl Lone {
     /// Starts a cluster of one node with two data shards.
     async fn start() -> Self {
-        let disk = Arc::new(MemDisk::new(1));
-        let store_id = StoreId([9; 16]);
-        let store = Store::open(disk.clone(), store_id, 0).await.expect("in memory");
-        let options = WalOptions::new(store_id, 1, Arc::new(|_| {}));
-        let (wal, _) = Wal::open(disk.clone(), options).await.expect("in memory");
         let transport = Arc::new(Loopback::default());
-        let (node, fatal) = Node::start(NodeParts {
-            settings: Settings::default(),
-            address: ADDRESS.into(),
-            store,
-            disk,
-            wal,
-            engine: Arc::new(MemEngine::new()),
-            checkpoints: Arc::new(NoCheckpoints),
-            transport: transport.clone(),
-            metrics: Metrics::new(),
-            probe: Arc::new(NoProbe),
-            started: Instant::now(),
-        })
-        .await
-        .expect("in memory");
+        let (node, fatal) = fresh_node(transport.clone()).await;
         let service = NodeService(node);
         // Of an empty cell.
         let _ = transport.0.set(service.clone());
-        let request = pb::BootstrapRequest {
-            addresses: vec![ADDRESS.into()],
-            shards: 2,
-            replication: 1,
-            cluster_name: "fuzz".into(),
-        };
-        let bootstrapped = service.call(Method::AdminBootstrap, request.encode_to_vec().into());
+        let bootstrapped = service.call(Method::AdminBootstrap, bootstrap_request().encode_to_vec().into());
         bootstrapped.await.expect("a cluster of one node");
         let lone = Self {
             service,
@@ -160,19 +182,8 @@ impl Lone {
     }
 
     async fn put(&self) -> Result<Bytes, CallError> {
-        let request = pb::PutRequest {
-            partition: Some(pb::Partition {
-                region: 0,
-                name: Bytes::from_static(b"alice"),
-            }),
-            put: Some(pb::Put {
-                key: Bytes::from_static(b"key"),
-                value: Bytes::from_static(b"value"),
-                ..Default::default()
-            }),
-        };
         self.service
-            .call(Method::KvPut, request.encode_to_vec().into())
+            .call(Method::KvPut, put_request().encode_to_vec().into())
             .await
     }
 
@@ -219,4 +230,84 @@ pub fn api_message(data: &[u8]) {
         lone.send(method, Bytes::copy_from_slice(message)).await;
         lone.check().await;
     });
+}
+
+#[cfg(test)]
+mod tests {
+    use kvsvr_proto::v1::ErrorCode;
+
+    use super::*;
+
+    fn refusal(answer: Result<Bytes, CallError>) -> (ErrorCode, String) {
+        match answer {
+            Err(CallError::Api(error)) => (error.code(), error.message),
+            other => panic!("no refusal: {other:?}"),
+        }
+    }
+
+    /// A node that lost its disk must not answer as if it were new, nor become part of a second cluster at an address of the first.
+    #[tokio::test]
+    async fn an_address_that_a_cluster_claims_gets_no_other_cluster() {
+        let transport = Arc::new(Loopback::default());
+        let (node, _fatal) = fresh_node(transport.clone()).await;
+        let service = NodeService(node.clone());
+        let _ = transport.0.set(service.clone());
+        let ask = |method, message: Vec<u8>| service.call(method, message.into());
+        let map = pb::ShardMapRequest {}.encode_to_vec();
+        let answer = ask(Method::AdminShardMap, map.clone()).await.unwrap();
+        assert_eq!(pb::ShardMapResponse::decode(answer).unwrap().map, None);
+
+        let envelope = pb::Envelope {
+            cluster_id: "00000000000000aa".into(),
+            from_node: 1,
+            to_node: 3,
+            to_store: "lost".into(),
+            ..Default::default()
+        };
+        let vote = pb::VoteRequest {
+            envelope: Some(envelope),
+            ..Default::default()
+        };
+        let (code, reason) = refusal(ask(Method::RaftVote, vote.encode_to_vec()).await);
+        assert_eq!(code, ErrorCode::Refused);
+        assert!(reason.contains("its disk was lost"), "{reason}");
+
+        let (code, message) = refusal(ask(Method::AdminShardMap, map).await);
+        assert_eq!((code, &message), (ErrorCode::NotReady, &reason));
+        let (code, message) = refusal(ask(Method::KvPut, put_request().encode_to_vec()).await);
+        assert_eq!((code, &message), (ErrorCode::NotReady, &reason));
+        let bootstrap = bootstrap_request().encode_to_vec();
+        let (code, message) = refusal(ask(Method::AdminBootstrap, bootstrap).await);
+        assert_eq!((code, &message), (ErrorCode::Refused, &reason));
+        let join = pb::JoinRequest {
+            cluster_id: "00000000000000bb".into(),
+            node_id: 1,
+            store_id: node.store_id().to_owned(),
+        };
+        let (code, message) = refusal(ask(Method::AdminJoin, join.encode_to_vec()).await);
+        assert_eq!((code, &message), (ErrorCode::Refused, &reason));
+        assert_eq!(node.identity(), None);
+    }
+
+    #[tokio::test]
+    async fn a_node_is_ready_when_its_replicas_are_confirmed() {
+        let lone = Lone::start().await;
+        let node = lone.service.0.clone();
+        timeout(PATIENCE, async {
+            while node.ready().is_err() {
+                sleep(STREAM_TIME).await;
+            }
+        })
+        .await
+        .unwrap();
+        let shard = node.shards().pop().unwrap();
+        assert!(shard.reads().age().is_some());
+        *shard.reads().fresh_at.lock() = None;
+        let reasons = node.ready().unwrap_err();
+        assert!(
+            reasons[0].contains("has not been confirmed by a leader"),
+            "{reasons:?}"
+        );
+        assert!(!node.messages().concat().contains("has not been confirmed"));
+    }
 }

@@ -169,9 +169,7 @@ impl Network {
         let mut message = convert::pb_append(request);
         message.envelope = Some(self.envelope());
         let response: pb::AppendResponse = self.control(Method::RaftHeartbeat, message, deadline).await?;
-        self.factory
-            .promises
-            .note(self.target, response.promise_ms.into());
+        note_promise(&self.factory.promises, self.target, &response);
         append_result(response)
     }
 
@@ -182,6 +180,13 @@ impl Network {
             .open(&self.node.address, Class::Data, Method::RaftAppend)
             .await
             .map_err(unreachable)
+    }
+}
+
+/// A refusal acknowledges nothing: a peer that does not take our messages, for as long as it does not, must not shorten the lease.
+fn note_promise(promises: &Promises, member: u64, response: &pb::AppendResponse) {
+    if response.kind() != pb::append_response::Kind::Refused {
+        promises.note(member, response.promise_ms.into());
     }
 }
 
@@ -211,7 +216,9 @@ struct Pump<S> {
     /// The unanswered requests, oldest first.
     in_flight: std::collections::VecDeque<Sent>,
     in_flight_bytes: usize,
+    /// The peer.
     target: u64,
+    /// What it promises by its answers goes here.
     promises: Arc<Promises>,
     /// When the oldest unanswered request has waited too long.
     deadline: Instant,
@@ -278,7 +285,7 @@ impl<S: Stream<Item = AppendEntriesRequest<TypeConfig>> + Unpin> Pump<S> {
                 self.deadline = Instant::now() + self.patience;
                 match pb::AppendResponse::decode(bytes) {
                     Ok(response) => {
-                        self.promises.note(self.target, response.promise_ms.into());
+                        note_promise(&self.promises, self.target, &response);
                         Some(append_result(response))
                     }
                     Err(error) => Some(Err(unreachable(format!("its answer does not decode: {error}")))),

@@ -430,6 +430,10 @@ impl WatchSource for Shard {
         self.machine.hub()
     }
 
+    fn floor(&self) -> Revision {
+        self.head().floor()
+    }
+
     fn serving(&self) -> Result<(), pb::Error> {
         match self.reads.age() {
             Some(age) if age <= WATCH_MAX_AGE => Ok(()),

@@ -5,7 +5,7 @@ use std::io;
 use thiserror::Error;
 
 use super::scan::Damage;
-use crate::store::StoreId;
+use crate::store::{MEMBER_LOST, StoreId};
 
 /// Why a WAL does not open.
 #[derive(Debug, Error)]
@@ -23,8 +23,7 @@ pub enum WalError {
     /// Durable parts of the log are damaged.
     #[error(
         "the log is corrupt: {}. It may have held committed entries, so this node must not vote with what is left. \
-         Nothing was changed. Keep the directory, and either restore the damaged file from a copy of this disk, or replace this \
-         node: remove it from the cluster and add a new one with an empty data directory. `kvsvr check` lists all damage",
+         Nothing was changed. Keep the directory, and restore the damaged file from a copy of this disk; `kvsvr check` lists all damage. {MEMBER_LOST}",
         list(damage)
     )]
     Corrupt {

@@ -81,6 +81,9 @@ impl WatchSource for Replica {
     fn hub(&self) -> &Arc<Hub> {
         &self.hub
     }
+    fn floor(&self) -> Revision {
+        self.model.floor()
+    }
     fn serving(&self) -> Result<(), pb::Error> {
         self.refusal.lock().clone().map_or(Ok(()), Err)
     }
@@ -306,6 +309,24 @@ async fn compaction_is_told_with_where_to_go_on() {
         (ErrorCode::Compacted, 11, false)
     );
     let mut client = replica.open(Ok(everything(error.revision - 1)));
+    assert_eq!(client.until(20).await, replica.wanted(10, 20));
+}
+
+#[tokio::test]
+async fn compaction_refuses_new_streams_and_lets_old_ones_read_the_ring() {
+    let replica = Replica::new(1 << 20);
+    (0..20).for_each(|_| replica.publish(&[1]));
+    let mut begun = replica.open(Ok(everything(0)));
+    assert_eq!(begun.good().await.revision, 0);
+    replica.model.compact(10);
+    let (code, error) = replica.open(Ok(everything(9))).error().await;
+    assert_eq!(
+        (code, error.revision),
+        (ErrorCode::Compacted, 11),
+        "it is in the ring"
+    );
+    assert_eq!(begun.until(20).await, replica.wanted(0, 20));
+    let mut client = replica.open(Ok(everything(10)));
     assert_eq!(client.until(20).await, replica.wanted(10, 20));
 }
 

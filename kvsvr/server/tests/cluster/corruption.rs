@@ -105,7 +105,7 @@ async fn a_flipped_bit_in_the_log_stops_the_start() {
         .expect("a message")
         .to_owned();
     let name = segment.file_name().unwrap().to_str().unwrap();
-    for part in [name, "at byte", "must not vote", "replace this node"] {
+    for part in [name, "at byte", "must not vote", "restore the damaged file"] {
         assert!(message.contains(part), "the message lacks {part:?}: {message}");
     }
     assert_eq!(

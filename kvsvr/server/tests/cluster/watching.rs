@@ -268,3 +268,31 @@ async fn a_consumer_that_is_cut_off_is_told_and_so_is_the_operator() {
     assert_eq!(batch.events[0].revision(), lost.revision + 1);
     cluster.wait_ready().await;
 }
+
+/// Compaction by hand stops at a consumer, unless it is told to pass them; one that it has passed holds nothing any more.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn compaction_by_hand_stops_at_consumers() {
+    let cluster = Cluster::start(1, 1, &[]).await;
+    let client = cluster.client().await;
+    let fill = async || {
+        for i in 0..10 {
+            client.put(&partition(i), "k", "v").await.unwrap();
+        }
+    };
+    let compact = async |past_consumers| {
+        let done = client.compact(Some(SHARD), 0, past_consumers).await.unwrap();
+        assert!(done.errors.is_empty(), "{:?}", done.errors);
+        done.floors[&SHARD]
+    };
+    fill().await;
+    let consumer = client
+        .consumer_open(SHARD, "mailer", ConsumerStart::Now)
+        .await
+        .unwrap();
+    assert_eq!(consumer.cursor(), 10);
+    fill().await;
+    assert_eq!(compact(false).await, 10);
+    assert_eq!(compact(true).await, 20);
+    fill().await;
+    assert_eq!(compact(false).await, 30, "it was cut off before");
+}

@@ -24,36 +24,15 @@ fn put_for(key: impl Into<Bytes>, ttl_ms: u64) -> Command {
 #[test]
 fn expire_is_bounded_and_says_more() {
     let mut shard = Shard::new();
-    let put = |i: usize| {
-        op(Op::Put {
-            key: format!("{i}").into(),
-            value: Bytes::new(),
-            ttl_ms: 10,
-            lease: 0,
-        })
+    let expired = |keys, more| OutcomeResult::Expire {
+        keys,
+        leases: 0,
+        more,
     };
-    shard.run(0, (0..=MAX_EXPIRE).map(put));
+    shard.run(0, (0..=MAX_EXPIRE).map(|i| put_for(format!("{i}"), 10)));
     assert_eq!(shard.machine.next_expiry(&shard.engine), Ok(Some(10)));
-    let expire = op(Op::Expire { up_to_ms: u64::MAX });
-    let result = shard.one(9, expire.clone());
-    assert_eq!(
-        result,
-        OutcomeResult::Expire {
-            keys: 0,
-            leases: 0,
-            more: false
-        },
-        "not before its time"
-    );
-    let result = shard.one(10, expire.clone());
-    assert_eq!(
-        result,
-        OutcomeResult::Expire {
-            keys: MAX_EXPIRE as u64,
-            leases: 0,
-            more: true
-        }
-    );
+    assert_eq!(shard.one(9, expire()), expired(0, false), "not before its time");
+    assert_eq!(shard.one(10, expire()), expired(MAX_EXPIRE as u64, true));
     assert_eq!(shard.events.len(), MAX_EXPIRE);
     let revision = shard.machine.revision();
     assert!(
@@ -62,15 +41,7 @@ fn expire_is_bounded_and_says_more() {
             .iter()
             .all(|event| event.kind == EventKind::Expire && event.revision == revision)
     );
-    let result = shard.one(10, expire);
-    assert_eq!(
-        result,
-        OutcomeResult::Expire {
-            keys: 1,
-            leases: 0,
-            more: false
-        }
-    );
+    assert_eq!(shard.one(10, expire()), expired(1, false));
     assert_eq!(shard.machine.next_expiry(&shard.engine), Ok(None));
 }
 

@@ -65,7 +65,7 @@ impl Staged {
                 path: format!("{dir}/{CHUNKS}"),
                 byte: check.offset,
                 then: if begun {
-                    "the shard was being replaced by it, so this replica cannot start: replace this node by a new one"
+                    "the shard was being replaced by it, so this replica cannot start: restore the file from a copy of this disk"
                 } else {
                     "it is sent again from there"
                 },

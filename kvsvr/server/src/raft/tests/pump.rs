@@ -463,3 +463,20 @@ async fn acknowledgements_say_how_long_they_hold() {
     assert_eq!(matched(answers.next().await), 0);
     assert_eq!(calling.promises.shortest(), Duration::from_millis(600));
 }
+
+/// A peer that takes no messages, as after the loss of its disk, says so to each stream that is opened.
+#[tokio::test(start_paused = true)]
+async fn a_refusal_promises_nothing_and_takes_nothing_back() {
+    let mut setup = setup(ENDLESS, false).await;
+    let promises = setup.promises.clone();
+    let (mut answers, end) = setup.append(stream::iter([request(0, 10)])).await;
+    assert!(answers.next().now_or_never().is_none());
+    let mut refusal = pb::AppendResponse::default();
+    refusal.set_kind(pb::append_response::Kind::Refused);
+    end.answers
+        .send(Ok(refusal.encode_to_vec().into()))
+        .await
+        .unwrap();
+    unreachable(answers.next().await);
+    assert_eq!(promises.shortest(), Duration::from_millis(1000));
+}
