@@ -68,6 +68,7 @@ struct State {
     /// Bytes of the disk.
     capacity: u64,
     engine: Arc<SimEngine>,
+    segment_bytes: u64,
     running: Option<Running>,
     processes: u64,
     ended: Vec<Ended>,
@@ -102,6 +103,7 @@ impl SimNode {
             disk: MemDisk::new(chance.next_u64()),
             capacity: u64::MAX,
             engine: Arc::new(SimEngine::new()),
+            segment_bytes: SEGMENT_BYTES,
             running: None,
             processes: 0,
             ended: Vec::new(),
@@ -153,6 +155,16 @@ impl SimNode {
     pub fn node(&self) -> Option<Arc<Node>> {
         let state = self.0.state.lock();
         state.running.as_ref().and_then(|running| running.node.clone())
+    }
+
+    /// The number of its last process; the first one is 1.
+    pub fn process(&self) -> u64 {
+        self.0.state.lock().processes
+    }
+
+    /// Sets the bytes of a segment of the log, for processes that start later.
+    pub fn set_segment_bytes(&self, bytes: u64) {
+        self.0.state.lock().segment_bytes = bytes;
     }
 
     /// Whether it has a process.
@@ -370,7 +382,7 @@ impl Machine {
             end(&machine, process, true, &format!("the log failed: {error}"));
         };
         let options = WalOptions {
-            segment_bytes: SEGMENT_BYTES,
+            segment_bytes: self.state.lock().segment_bytes,
             reserve_bytes: self.settings.disk_reserve_bytes,
             ..WalOptions::new(store.meta().store_id, random_u64(), Arc::new(on_fatal))
         };
