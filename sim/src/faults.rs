@@ -125,6 +125,22 @@ impl Faults {
         self.start_missing();
     }
 
+    /// Heals these machines, and has nothing of the others: they are down until [`Faults::heal`] heals them too.
+    pub fn isolate(&mut self, core: &BTreeSet<usize>) {
+        self.heal(Some(core));
+        let victims: BTreeSet<usize> = (0..self.nodes.len()).filter(|number| !core.contains(number)).collect();
+        let what = What::Kill {
+            victims: Victims::Nodes(victims),
+        };
+        let fault = Fault {
+            at_ms: 0,
+            for_ms: 0,
+            what,
+        };
+        self.begin(usize::MAX, &fault);
+        self.start_missing();
+    }
+
     fn begin(&mut self, number: usize, fault: &Fault) {
         let victims = fault.what.victims().map_or_else(BTreeSet::new, |v| self.resolve(v));
         self.bands.push(Band {

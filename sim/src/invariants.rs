@@ -1,6 +1,6 @@
 //! What must hold at every moment of a simulation, whatever goes wrong.
 //!
-//! The cluster is looked at often ([`Watcher::look`]: after every so much simulated time, and at its end). Each invariant sees the
+//! The cluster is looked at often ([`Watcher::see`]: after every so much simulated time, and at its end). Each invariant sees the
 //! replicas as they are then and remembers what it needs of what was. The names are those of the Raft dissertation (Ongaro 2014,
 //! figure 3.2), and of what this store promises besides. Those of membership and of placement will have their files here too.
 
@@ -44,6 +44,15 @@ pub struct Replica {
     pub revision: Revision,
     /// What its log says.
     pub log: ShardLog,
+}
+
+impl Replica {
+    /// Another look shows what is worth a record: not every new entry is.
+    pub fn tells_else(&self, other: &Replica) -> bool {
+        let coarse = |index: Option<u64>| index.map(|index| index / 64);
+        let key = |r: &Replica| (r.process, r.role, r.term, coarse(r.committed), coarse(r.applied));
+        key(self) != key(other)
+    }
 }
 
 /// What a replica believes to be.
@@ -141,21 +150,8 @@ impl Default for Watcher {
 }
 
 impl Watcher {
-    /// Looks at the cluster as it is now.
-    pub fn look(&mut self, at: Duration, nodes: &[SimNode]) {
-        let views: Vec<(Replica, ReplicaLog)> = nodes
-            .iter()
-            .enumerate()
-            .flat_map(|(machine, node)| views(machine, node))
-            .collect();
-        let replicas = views
-            .iter()
-            .map(|(replica, log)| (replica.clone(), log as &dyn Log))
-            .collect();
-        self.see(&Moment { at, replicas });
-    }
-
-    fn see(&mut self, moment: &Moment<'_>) {
+    /// Looks at a moment.
+    pub fn see(&mut self, moment: &Moment<'_>) {
         self.looks += moment.replicas.len() as u64;
         for invariant in &mut self.invariants {
             if let Err(text) = invariant.look(moment) {
@@ -181,9 +177,17 @@ impl Watcher {
     }
 }
 
-struct ReplicaLog {
+/// The log of a replica.
+pub struct ReplicaLog {
     wal: Wal,
     shard: ShardId,
+}
+
+impl ReplicaLog {
+    /// The machine's log, of all its shards.
+    pub fn wal(&self) -> &Wal {
+        &self.wal
+    }
 }
 
 impl Log for ReplicaLog {

@@ -13,6 +13,7 @@ mod recipe;
 use std::{collections::BTreeSet, time::Duration};
 
 use kvsvr::config::{Settings, Timing};
+use kvsvr_jepsen::workload::Spec;
 use serde::{Deserialize, Serialize};
 
 /// Written into each plan; another number is refused.
@@ -36,6 +37,8 @@ pub struct Plan {
     pub knobs: Knobs,
     /// Simulated milliseconds under faults.
     pub length_ms: u64,
+    /// What the clients do.
+    pub workload: Spec,
     /// In the order of their begin.
     pub faults: Vec<Fault>,
 }

@@ -39,6 +39,7 @@ pub(super) fn plan(seed: u64) -> Plan {
         shards: chance.range(1, 4) as u32,
         knobs: knobs(&mut Stream::new(seed, &[&"plan", &"knobs"])),
         length_ms: chance.range(20_000, 60_000),
+        workload: Spec::draw(seed),
         faults: Vec::new(),
     };
     let dice = chance.below(100);
