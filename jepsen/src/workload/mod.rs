@@ -32,6 +32,7 @@ use std::{collections::BTreeMap, time::Duration};
 use futures::future::{BoxFuture, join_all};
 use tokio::time::{sleep, timeout};
 
+use self::place::{Ends, Place};
 pub use self::{
     bank::Program as Bank,
     caller::{Env, ShardOf},
@@ -47,7 +48,6 @@ pub use self::{
     stop::Stop,
     watch::Program as Watch,
 };
-use self::place::{Ends, Place};
 use crate::{check::Context, history::Nanos};
 
 /// Before the final reads: what was sent before the faults ended has arrived or never will.

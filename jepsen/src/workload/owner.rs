@@ -11,6 +11,7 @@ use tokio::time::{sleep, timeout};
 
 use super::{
     caller::{AGAIN, Caller, Env, ending},
+    place::Ends,
     random::Random,
     recorder::Logger,
     stop::Stop,
@@ -105,7 +106,7 @@ impl<H: Handler> Owner<H> {
     }
 
     /// Takes the consumer and goes on until everything up to the revision is acknowledged.
-    pub(super) async fn drain(&mut self, target: Revision) {
+    async fn drain(&mut self, target: Revision) {
         let never = Stop::new();
         self.manner.acks_percent = 100;
         let mut acknowledged = false;
@@ -119,6 +120,11 @@ impl<H: Handler> Owner<H> {
                 sleep(AGAIN).await;
             }
         }
+    }
+
+    /// As [`Owner::drain`], to the end of its shard.
+    pub(super) async fn drain_to(&mut self, ends: &Ends) {
+        self.drain(ends.shard(self.shard)).await;
     }
 
     async fn open(&mut self) -> Option<Consumer> {

@@ -1,6 +1,9 @@
 //! Where a program works: its partitions, its streams of chance, and the ends of what is followed.
 
-use std::{collections::BTreeMap, ops::Range};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    ops::Range,
+};
 
 use super::{
     caller::{Caller, Env},
@@ -34,6 +37,13 @@ impl Place {
     /// The numbers of its partitions, if it has so many.
     pub(super) fn partitions(&self, count: u32) -> Range<u32> {
         partitions(self.index, count)
+    }
+
+    /// The shards of its partitions.
+    pub(super) fn shards(&self, count: u32) -> BTreeSet<u32> {
+        self.partitions(count)
+            .map(|partition| (self.env.shard_of)(partition))
+            .collect()
     }
 
     /// The stream of one of its clients.
