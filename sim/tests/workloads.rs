@@ -55,7 +55,9 @@ impl World {
         while Instant::now() < until {
             let victim = &self.nodes[chance.index(self.nodes.len())];
             match chance.below(6) {
-                0 => drop(victim.kill()),
+                0 => {
+                    victim.kill();
+                }
                 1 => victim.power_off(),
                 2 => victim.pause(),
                 3 => self.cut(victim, &mut chance),

@@ -193,7 +193,7 @@ impl Load for Running {
             // Whatever was sent is before the marks.
             let ends = self.place.mark(self.program.partitions).await;
             for worker in &mut self.workers {
-                worker.drain_to(&ends).await;
+                worker.drain(&ends).await;
             }
         })
     }
@@ -215,7 +215,7 @@ impl Load for Running {
         Box::pin(async move {
             // One after the other: each takes the outbox from the one before, and the last one has seen the end.
             for worker in &mut self.workers {
-                worker.drain_to(ends).await;
+                worker.drain(ends).await;
             }
             for (partition, watcher) in &mut self.watchers {
                 watcher.drain(ends.partition(*partition)).await;

@@ -136,7 +136,7 @@ impl Load for Running {
         Box::pin(async move {
             // One after the other: each takes the consumer from the one before, and the last one has seen the end.
             for owner in &mut self.owners {
-                owner.drain_to(ends).await;
+                owner.drain(ends).await;
             }
         })
     }

@@ -105,8 +105,9 @@ impl<H: Handler> Owner<H> {
         }
     }
 
-    /// Takes the consumer and goes on until everything up to the revision is acknowledged.
-    async fn drain(&mut self, target: Revision) {
+    /// Takes the consumer and goes on until everything up to the end of its shard is acknowledged.
+    pub(super) async fn drain(&mut self, ends: &Ends) {
+        let target = ends.shard(self.shard);
         let never = Stop::new();
         self.manner.acks_percent = 100;
         let mut acknowledged = false;
@@ -120,11 +121,6 @@ impl<H: Handler> Owner<H> {
                 sleep(AGAIN).await;
             }
         }
-    }
-
-    /// As [`Owner::drain`], to the end of its shard.
-    pub(super) async fn drain_to(&mut self, ends: &Ends) {
-        self.drain(ends.shard(self.shard)).await;
     }
 
     async fn open(&mut self) -> Option<Consumer> {
