@@ -11,7 +11,7 @@ pub mod committed;
 pub mod consumer;
 pub mod convergence;
 pub mod counter;
-mod facts;
+pub(crate) mod facts;
 pub mod lease;
 pub mod linear;
 pub mod revisions;

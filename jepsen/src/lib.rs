@@ -6,3 +6,5 @@
 
 pub mod check;
 pub mod history;
+#[cfg(feature = "workload")]
+pub mod workload;

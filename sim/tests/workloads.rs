@@ -1,0 +1,282 @@
+//! The workloads on simulated clusters: what the nodes did must be right by every checker, without faults and with them, and there must
+//! have been enough of it.
+
+#![allow(clippy::unwrap_used, clippy::print_stderr, missing_docs)]
+
+use std::{sync::Arc, time::Duration};
+
+use kvsvr::config::Settings;
+use kvsvr_client::{Client, ClientConfig};
+use kvsvr_jepsen::{
+    check::check_all,
+    workload::{Env, Finished, Recorder, Run, Spec, Stop, shards},
+};
+use kvsvr_proto::v1::BootstrapRequest;
+use kvsvr_sim::{net::SimNet, node::SimNode, random::Stream};
+use madsim::runtime::{Handle, Runtime};
+use tokio::time::{Instant, sleep};
+
+/// What must have been done at least: calls that ended well, by name.
+type Least<'a> = &'a [(&'static str, u64)];
+
+/// Three nodes.
+struct World {
+    net: SimNet,
+    nodes: Vec<SimNode>,
+}
+
+impl World {
+    fn new(seed: u64) -> Self {
+        let net = SimNet::new(seed);
+        let node = |number: u32| {
+            let node = SimNode::new(
+                seed,
+                net.clone(),
+                &format!("node{number}:7101"),
+                Settings::default(),
+            );
+            node.start();
+            node
+        };
+        Self {
+            nodes: (1..=3).map(node).collect(),
+            net: net.clone(),
+        }
+    }
+
+    fn addresses(&self) -> Vec<String> {
+        self.nodes.iter().map(|node| node.address().to_owned()).collect()
+    }
+
+    /// Kills, power losses, pauses, cuts and bad links until a time; then all is well again.
+    async fn trouble(&self, seed: u64, until: Instant) {
+        let mut chance = Stream::new(seed, &[&"trouble"]);
+        sleep(Duration::from_secs(3)).await;
+        while Instant::now() < until {
+            let victim = &self.nodes[chance.index(self.nodes.len())];
+            match chance.below(6) {
+                0 => {
+                    victim.kill();
+                }
+                1 => victim.power_off(),
+                2 => victim.pause(),
+                3 => self.cut(victim, &mut chance),
+                4 => self.nodes.iter().for_each(SimNode::power_off),
+                _ => self.spoil_links(),
+            }
+            sleep(chance.log_uniform(Duration::from_millis(50), Duration::from_secs(4))).await;
+            self.heal();
+            sleep(chance.exponential(Duration::from_secs(1))).await;
+        }
+        self.heal();
+        // The cluster recovers.
+        sleep(Duration::from_secs(10)).await;
+    }
+
+    /// Cuts some of the directions between a node and the others.
+    fn cut(&self, victim: &SimNode, chance: &mut Stream) {
+        for other in &self.nodes {
+            for (from, to) in [(victim, other), (other, victim)] {
+                let cut = from.address() != to.address() && chance.chance(0.7);
+                self.net
+                    .change_link(from.address(), to.address(), |spec| spec.cut = cut);
+            }
+        }
+    }
+
+    /// Every link between nodes, and with the client, loses, breaks and repeats.
+    fn spoil_links(&self) {
+        let mut hosts = self.addresses();
+        hosts.push("client".into());
+        for from in &hosts {
+            for to in hosts.iter().filter(|to| *to != from) {
+                self.net.change_link(from, to, |spec| {
+                    spec.mean = Duration::from_millis(2);
+                    spec.loss = 0.02;
+                    spec.reset_before = 0.005;
+                    spec.reset_after = 0.005;
+                    spec.duplicate = 0.05;
+                    spec.replay = 0.02;
+                });
+            }
+        }
+    }
+
+    fn heal(&self) {
+        self.net.heal();
+        for node in &self.nodes {
+            node.resume();
+            node.start();
+        }
+    }
+}
+
+async fn bootstrap(client: &Client, addresses: Vec<String>) {
+    let request = BootstrapRequest {
+        addresses,
+        shards: 2,
+        replication: 3,
+        ..Default::default()
+    };
+    sleep(Duration::from_secs(1)).await;
+    client.bootstrap(request).await.unwrap();
+}
+
+async fn world(seed: u64, spec: Spec, length: Duration, faults: bool, least: &[(&str, u64)]) {
+    let begin = Instant::now();
+    let world = World::new(seed);
+    let addresses = world.addresses();
+    let host = Handle::current().create_node().name("client").build();
+    let transport = Arc::new(world.net.boot("client", host.clone()));
+    let stop = Stop::new();
+    let (working, healed) = (stop.clone(), Stop::new());
+    let (begun, recovered) = (Stop::new(), healed.clone());
+    let client_begun = begun.clone();
+    let client = host.spawn(async move {
+        let client = Client::with_transport(transport, ClientConfig::new(addresses.clone())).unwrap();
+        bootstrap(&client, addresses).await;
+        let shard_of = shards(&client).await.unwrap();
+        let recorder = Recorder::new(Arc::new(move || begin.elapsed().as_nanos() as u64));
+        let env = Env {
+            client,
+            recorder: recorder.clone(),
+            seed,
+            shard_of: shard_of.clone(),
+        };
+        let mut run = Run::new(&spec, env);
+        run.setup().await;
+        client_begun.set();
+        run.work(&working).await;
+        recovered.wait().await;
+        let finished = run.finish(Duration::from_secs(300)).await;
+        (run, spec, finished, recorder, shard_of)
+    });
+    begun.wait().await;
+    let until = Instant::now() + length;
+    match faults {
+        true => world.trouble(seed, until).await,
+        false => sleep(length).await,
+    }
+    stop.set();
+    healed.set();
+    let (run, spec, finished, recorder, shard_of) = client.await.unwrap();
+    let by_themselves: Vec<_> = world
+        .nodes
+        .iter()
+        .flat_map(SimNode::ended)
+        .filter(|ended| ended.by_itself)
+        .collect();
+    assert!(by_themselves.is_empty(), "{by_themselves:?}");
+    judge(&run, &spec, finished, &recorder, &*shard_of, least);
+}
+
+fn judge(
+    run: &Run,
+    spec: &Spec,
+    finished: Finished,
+    recorder: &Recorder,
+    shard_of: &dyn Fn(u32) -> u32,
+    least: &[(&str, u64)],
+) {
+    let events = recorder.events();
+    let mut context = run.context(finished, shard_of);
+    // Servers count time in whole milliseconds.
+    context.clock_error = 5_000_000;
+    let verdicts = check_all(&spec.checks(), &events, &context);
+    let counts = run.counts();
+    eprintln!("{counts:?}");
+    for (name, verdict) in &verdicts {
+        eprintln!("{name}: {verdict}");
+    }
+    assert!(finished.drained && finished.final_from.is_some(), "{finished:?}");
+    for (name, verdict) in &verdicts {
+        assert!(verdict.is_valid(), "{name}: {verdict}");
+    }
+    for (name, least) in least {
+        let ok = counts.get(&(*name, "ok")).copied().unwrap_or_default();
+        assert!(ok >= *least, "{name}: only {ok} were carried out");
+    }
+}
+
+fn run(seed: u64, names: &[&str], seconds: u64, faults: bool, least: Least<'_>) {
+    kvsvr::time::skewed::forget_all();
+    let seed = std::env::var("SEED").map_or(seed, |seed| seed.parse().unwrap());
+    let spec = Spec::named(names).unwrap();
+    let length = Duration::from_secs(seconds);
+    Runtime::with_seed_and_config(seed, madsim::Config::default())
+        .block_on(world(seed, spec, length, faults, least));
+}
+
+/// Without faults, and with them: then half as much must be done.
+fn both(names: &[&str], least: Least<'_>) {
+    run(1, names, 20, false, least);
+    let half: Vec<_> = least.iter().map(|(name, least)| (*name, least / 2)).collect();
+    run(2, names, 30, true, &half);
+}
+
+#[test]
+fn registers() {
+    let least = [
+        ("read", 2_000),
+        ("write", 1_500),
+        ("cas", 100),
+        ("delete", 300),
+        ("scan", 50),
+    ];
+    both(&["register"], &least);
+}
+
+#[test]
+fn counters() {
+    both(&["counter"], &[("increment", 2_000), ("count", 800)]);
+}
+
+#[test]
+fn sets_and_lists() {
+    let least = [("write", 800), ("append", 1_500), ("list", 500), ("scan", 100)];
+    both(&["set_list"], &least);
+}
+
+#[test]
+fn accounts() {
+    let least = [
+        ("transfer", 800),
+        ("send", 400),
+        ("receive", 300),
+        ("balances", 400),
+    ];
+    both(&["bank"], &least);
+}
+
+#[test]
+fn watches() {
+    both(&["watch"], &[("write", 1_500), ("delete", 400), ("watch", 12)]);
+}
+
+#[test]
+fn consumers() {
+    both(&["consumer"], &[("write", 1_500), ("consume", 20), ("ack", 500)]);
+}
+
+#[test]
+fn sessions() {
+    both(&["session"], &[("write", 1_000), ("read", 2_000), ("scan", 100)]);
+}
+
+#[test]
+fn leases() {
+    let least = [
+        ("read", 600),
+        ("write", 300),
+        ("grant", 50),
+        ("keep_alive", 100),
+        ("revoke", 10),
+    ];
+    both(&["lease"], &least);
+}
+
+#[test]
+fn all_side_by_side() {
+    let names = kvsvr_jepsen::workload::Program::NAMES;
+    run(3, &names, 20, true, &[("receive", 20), ("ack", 20)]);
+}
