@@ -153,17 +153,21 @@ impl Watcher {
     /// Looks at a moment.
     pub fn see(&mut self, moment: &Moment<'_>) {
         self.looks += moment.replicas.len() as u64;
-        for invariant in &mut self.invariants {
-            if let Err(text) = invariant.look(moment) {
-                let broken = Broken {
-                    at: moment.at,
-                    invariant: invariant.name(),
-                    text,
-                };
-                tracing::error!(%broken, "an invariant is broken");
-                self.broken.push(broken);
-            }
-        }
+        let broken = &mut self.broken;
+        // What was broken once says nothing more.
+        self.invariants.retain_mut(|invariant| {
+            let Err(text) = invariant.look(moment) else {
+                return true;
+            };
+            let found = Broken {
+                at: moment.at,
+                invariant: invariant.name(),
+                text,
+            };
+            tracing::error!(broken = %found, "an invariant is broken");
+            broken.push(found);
+            false
+        });
     }
 
     /// What was broken, oldest first.

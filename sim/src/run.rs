@@ -224,16 +224,9 @@ impl<'a> World<'a> {
         let operator = self.operator.clone();
         let making = self.operator_host.spawn(async move {
             operator.bootstrap(request).await.map_err(|error| error.to_string())?;
-            loop {
-                if let Some(map) = operator.known_map() {
-                    return Ok::<_, String>(map);
-                }
-                // Makes it ask for the map.
-                let _ = operator.get(&workload::names::partition(0), "probe").await;
-            }
+            workload::shards(&operator).await.map_err(|error| error.to_string())
         });
-        let map = making.await.map_err(|error| error.to_string())??;
-        Ok(workload::shards(&map))
+        making.await.map_err(|error| error.to_string())?
     }
 
     async fn prepare(&self, shard_of: workload::ShardOf) -> Run {

@@ -2,6 +2,8 @@
 
 use std::{collections::BTreeSet, time::Duration};
 
+use kvsvr_jepsen::workload::{Random, Spec};
+
 use super::{BadLinks, DiskOperation, FORMAT, Fault, FlushFault, Knobs, Plan, Victims, What, recipe};
 use crate::random::Stream;
 
@@ -39,7 +41,7 @@ pub(super) fn plan(seed: u64) -> Plan {
         shards: chance.range(1, 4) as u32,
         knobs: knobs(&mut Stream::new(seed, &[&"plan", &"knobs"])),
         length_ms: chance.range(20_000, 60_000),
-        workload: Spec::draw(seed),
+        workload: Spec::draw(&mut Random::new(seed, &[])),
         faults: Vec::new(),
     };
     let dice = chance.below(100);
