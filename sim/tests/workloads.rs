@@ -8,8 +8,8 @@ use std::{sync::Arc, time::Duration};
 use kvsvr::config::Settings;
 use kvsvr_client::{Client, ClientConfig};
 use kvsvr_jepsen::{
-    check::check_all,
-    workload::{Env, Finished, Recorder, Run, Spec, Stop, shards},
+    check::{Replica, check_all},
+    workload::{Env, Finished, Recorder, Run, Spec, Stop, replicas, shards},
 };
 use kvsvr_proto::v1::BootstrapRequest;
 use kvsvr_sim::{net::SimNet, node::SimNode, random::Stream};
@@ -138,7 +138,7 @@ async fn world(seed: u64, spec: Spec, length: Duration, faults: bool, least: &[(
         let shard_of = shards(&client).await.unwrap();
         let recorder = Recorder::new(Arc::new(move || begin.elapsed().as_nanos() as u64));
         let env = Env {
-            client,
+            client: client.clone(),
             recorder: recorder.clone(),
             seed,
             shard_of: shard_of.clone(),
@@ -149,7 +149,14 @@ async fn world(seed: u64, spec: Spec, length: Duration, faults: bool, least: &[(
         run.work(&working).await;
         recovered.wait().await;
         let finished = run.finish(Duration::from_secs(300)).await;
-        (run, spec, finished, recorder, shard_of)
+        let replicas = replicas(&client).await.unwrap();
+        let done = Done {
+            run,
+            spec,
+            finished,
+            replicas,
+        };
+        (done, recorder, shard_of)
     });
     begun.wait().await;
     let until = Instant::now() + length;
@@ -159,7 +166,7 @@ async fn world(seed: u64, spec: Spec, length: Duration, faults: bool, least: &[(
     }
     stop.set();
     healed.set();
-    let (run, spec, finished, recorder, shard_of) = client.await.unwrap();
+    let (done, recorder, shard_of) = client.await.unwrap();
     let by_themselves: Vec<_> = world
         .nodes
         .iter()
@@ -167,19 +174,27 @@ async fn world(seed: u64, spec: Spec, length: Duration, faults: bool, least: &[(
         .filter(|ended| ended.by_itself)
         .collect();
     assert!(by_themselves.is_empty(), "{by_themselves:?}");
-    judge(&run, &spec, finished, &recorder, &*shard_of, least);
+    judge(&done, &recorder, &*shard_of, least);
 }
 
-fn judge(
-    run: &Run,
-    spec: &Spec,
+/// A run that came to its end.
+struct Done {
+    run: Run,
+    spec: Spec,
     finished: Finished,
-    recorder: &Recorder,
-    shard_of: &dyn Fn(u32) -> u32,
-    least: &[(&str, u64)],
-) {
+    replicas: Vec<Replica>,
+}
+
+fn judge(done: &Done, recorder: &Recorder, shard_of: &dyn Fn(u32) -> u32, least: &[(&str, u64)]) {
+    let Done {
+        run,
+        spec,
+        finished,
+        replicas,
+    } = done;
     let events = recorder.events();
-    let mut context = run.context(finished, shard_of);
+    let mut context = run.context(*finished, shard_of);
+    context.replicas = replicas;
     // Servers count time in whole milliseconds.
     context.clock_error = 5_000_000;
     let verdicts = check_all(&spec.checks(), &events, &context);
