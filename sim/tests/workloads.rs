@@ -14,6 +14,7 @@ use kvsvr_jepsen::{
 use kvsvr_proto::v1::BootstrapRequest;
 use kvsvr_sim::{net::SimNet, node::SimNode, random::Stream};
 use madsim::runtime::{Handle, Runtime};
+use parking_lot::Mutex;
 use tokio::time::{Instant, sleep};
 
 /// What must have been done at least: calls that ended well, by name.
@@ -213,7 +214,11 @@ fn judge(done: &Done, recorder: &Recorder, shard_of: &dyn Fn(u32) -> u32, least:
     }
 }
 
+/// Nodes' clocks are known to the process, so that there is one world at a time.
+static ONE: Mutex<()> = Mutex::new(());
+
 fn run(seed: u64, names: &[&str], seconds: u64, faults: bool, least: Least<'_>) {
+    let _one = ONE.lock();
     kvsvr::time::skewed::forget_all();
     let seed = std::env::var("SEED").map_or(seed, |seed| seed.parse().unwrap());
     let spec = Spec::named(names).unwrap();
@@ -222,73 +227,78 @@ fn run(seed: u64, names: &[&str], seconds: u64, faults: bool, least: Least<'_>) 
         .block_on(world(seed, spec, length, faults, least));
 }
 
-/// Without faults, and with them: then half as much must be done.
-fn both(names: &[&str], least: Least<'_>) {
-    run(1, names, 20, false, least);
-    let half: Vec<_> = least.iter().map(|(name, least)| (*name, least / 2)).collect();
-    run(2, names, 30, true, &half);
+/// A test without faults, and one with them, in which half as much must be done. Each has a process of its own under nextest, as a run
+/// that is to be repeated needs it.
+macro_rules! workload {
+    ($name:ident, $programs:expr, $least:expr) => {
+        mod $name {
+            #[test]
+            fn without_faults() {
+                super::run(1, &$programs, 20, false, &$least);
+            }
+
+            #[test]
+            fn with_faults() {
+                let half = $least.map(|(name, least)| (name, least / 2));
+                super::run(2, &$programs, 30, true, &half);
+            }
+        }
+    };
 }
 
-#[test]
-fn registers() {
-    let least = [
+workload!(
+    registers,
+    ["register"],
+    [
         ("read", 2_000),
         ("write", 1_500),
         ("cas", 100),
         ("delete", 300),
-        ("scan", 50),
-    ];
-    both(&["register"], &least);
-}
-
-#[test]
-fn counters() {
-    both(&["counter"], &[("increment", 2_000), ("count", 800)]);
-}
-
-#[test]
-fn sets_and_lists() {
-    let least = [("write", 800), ("append", 1_500), ("list", 500), ("scan", 100)];
-    both(&["set_list"], &least);
-}
-
-#[test]
-fn accounts() {
-    let least = [
+        ("scan", 50)
+    ]
+);
+workload!(counters, ["counter"], [("increment", 2_000), ("count", 800)]);
+workload!(
+    sets_and_lists,
+    ["set_list"],
+    [("write", 800), ("append", 1_500), ("list", 500), ("scan", 100)]
+);
+workload!(
+    accounts,
+    ["bank"],
+    [
         ("transfer", 800),
         ("send", 400),
         ("receive", 300),
-        ("balances", 400),
-    ];
-    both(&["bank"], &least);
-}
-
-#[test]
-fn watches() {
-    both(&["watch"], &[("write", 1_500), ("delete", 400), ("watch", 12)]);
-}
-
-#[test]
-fn consumers() {
-    both(&["consumer"], &[("write", 1_500), ("consume", 20), ("ack", 500)]);
-}
-
-#[test]
-fn sessions() {
-    both(&["session"], &[("write", 1_000), ("read", 2_000), ("scan", 100)]);
-}
-
-#[test]
-fn leases() {
-    let least = [
+        ("balances", 400)
+    ]
+);
+workload!(
+    watches,
+    ["watch"],
+    [("write", 1_500), ("delete", 400), ("watch", 12)]
+);
+workload!(
+    consumers,
+    ["consumer"],
+    [("write", 1_500), ("consume", 20), ("ack", 500)]
+);
+workload!(
+    sessions,
+    ["session"],
+    [("write", 1_000), ("read", 2_000), ("scan", 100)]
+);
+workload!(
+    leases,
+    ["lease"],
+    [
         ("read", 600),
         ("write", 300),
         ("grant", 50),
         ("keep_alive", 100),
-        ("revoke", 10),
-    ];
-    both(&["lease"], &least);
-}
+        ("revoke", 10)
+    ]
+);
 
 #[test]
 fn all_side_by_side() {
