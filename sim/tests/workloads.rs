@@ -52,7 +52,7 @@ impl World {
     /// Kills, power losses, pauses, cuts and bad links until a time; then all is well again.
     async fn trouble(&self, seed: u64, until: Instant) {
         let mut chance = Stream::new(seed, &[&"trouble"]);
-        sleep(Duration::from_secs(3)).await;
+        sleep(Duration::from_secs(1)).await;
         while Instant::now() < until {
             let victim = &self.nodes[chance.index(self.nodes.len())];
             match chance.below(6) {
@@ -70,8 +70,8 @@ impl World {
             sleep(chance.exponential(Duration::from_secs(1))).await;
         }
         self.heal();
-        // The cluster recovers.
-        sleep(Duration::from_secs(10)).await;
+        // The cluster recovers, under load.
+        sleep(Duration::from_secs(5)).await;
     }
 
     /// Cuts some of the directions between a node and the others.
@@ -234,13 +234,13 @@ macro_rules! workload {
         mod $name {
             #[test]
             fn without_faults() {
-                super::run(1, &$programs, 20, false, &$least);
+                super::run(1, &$programs, 10, false, &$least);
             }
 
             #[test]
             fn with_faults() {
                 let half = $least.map(|(name, least)| (name, least / 2));
-                super::run(2, &$programs, 30, true, &half);
+                super::run(2, &$programs, 15, true, &half);
             }
         }
     };
@@ -250,58 +250,58 @@ workload!(
     registers,
     ["register"],
     [
-        ("read", 2_000),
-        ("write", 1_500),
-        ("cas", 100),
-        ("delete", 300),
-        ("scan", 50)
+        ("read", 1_000),
+        ("write", 750),
+        ("cas", 50),
+        ("delete", 150),
+        ("scan", 25)
     ]
 );
-workload!(counters, ["counter"], [("increment", 2_000), ("count", 800)]);
+workload!(counters, ["counter"], [("increment", 1_000), ("count", 400)]);
 workload!(
     sets_and_lists,
     ["set_list"],
-    [("write", 800), ("append", 1_500), ("list", 500), ("scan", 100)]
+    [("write", 400), ("append", 750), ("list", 250), ("scan", 50)]
 );
 workload!(
     accounts,
     ["bank"],
     [
-        ("transfer", 800),
-        ("send", 400),
-        ("receive", 300),
-        ("balances", 400)
+        ("transfer", 400),
+        ("send", 200),
+        ("receive", 150),
+        ("balances", 200)
     ]
 );
 workload!(
     watches,
     ["watch"],
-    [("write", 1_500), ("delete", 400), ("watch", 12)]
+    [("write", 750), ("delete", 200), ("watch", 6)]
 );
 workload!(
     consumers,
     ["consumer"],
-    [("write", 1_500), ("consume", 20), ("ack", 500)]
+    [("write", 750), ("consume", 10), ("ack", 250)]
 );
 workload!(
     sessions,
     ["session"],
-    [("write", 1_000), ("read", 2_000), ("scan", 100)]
+    [("write", 500), ("read", 1_000), ("scan", 50)]
 );
 workload!(
     leases,
     ["lease"],
     [
-        ("read", 600),
-        ("write", 300),
-        ("grant", 50),
-        ("keep_alive", 100),
-        ("revoke", 10)
+        ("read", 300),
+        ("write", 150),
+        ("grant", 25),
+        ("keep_alive", 50),
+        ("revoke", 5)
     ]
 );
 
 #[test]
 fn all_side_by_side() {
     let names = kvsvr_jepsen::workload::Program::NAMES;
-    run(3, &names, 20, true, &[("receive", 20), ("ack", 20)]);
+    run(3, &names, 4, true, &[("receive", 20), ("ack", 20)]);
 }
