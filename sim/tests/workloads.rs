@@ -8,12 +8,13 @@ use std::{sync::Arc, time::Duration};
 use kvsvr::config::Settings;
 use kvsvr_client::{Client, ClientConfig};
 use kvsvr_jepsen::{
-    check::check_all,
-    workload::{Env, Finished, Recorder, Run, Spec, Stop, shards},
+    check::{Replica, check_all},
+    workload::{Env, Finished, Recorder, Run, Spec, Stop, replicas, shards},
 };
 use kvsvr_proto::v1::BootstrapRequest;
 use kvsvr_sim::{net::SimNet, node::SimNode, random::Stream};
 use madsim::runtime::{Handle, Runtime};
+use parking_lot::Mutex;
 use tokio::time::{Instant, sleep};
 
 /// What must have been done at least: calls that ended well, by name.
@@ -51,7 +52,7 @@ impl World {
     /// Kills, power losses, pauses, cuts and bad links until a time; then all is well again.
     async fn trouble(&self, seed: u64, until: Instant) {
         let mut chance = Stream::new(seed, &[&"trouble"]);
-        sleep(Duration::from_secs(3)).await;
+        sleep(Duration::from_secs(1)).await;
         while Instant::now() < until {
             let victim = &self.nodes[chance.index(self.nodes.len())];
             match chance.below(6) {
@@ -69,8 +70,8 @@ impl World {
             sleep(chance.exponential(Duration::from_secs(1))).await;
         }
         self.heal();
-        // The cluster recovers.
-        sleep(Duration::from_secs(10)).await;
+        // The cluster recovers, under load.
+        sleep(Duration::from_secs(5)).await;
     }
 
     /// Cuts some of the directions between a node and the others.
@@ -138,7 +139,7 @@ async fn world(seed: u64, spec: Spec, length: Duration, faults: bool, least: &[(
         let shard_of = shards(&client).await.unwrap();
         let recorder = Recorder::new(Arc::new(move || begin.elapsed().as_nanos() as u64));
         let env = Env {
-            client,
+            client: client.clone(),
             recorder: recorder.clone(),
             seed,
             shard_of: shard_of.clone(),
@@ -149,7 +150,14 @@ async fn world(seed: u64, spec: Spec, length: Duration, faults: bool, least: &[(
         run.work(&working).await;
         recovered.wait().await;
         let finished = run.finish(Duration::from_secs(300)).await;
-        (run, spec, finished, recorder, shard_of)
+        let replicas = replicas(&client).await.unwrap();
+        let done = Done {
+            run,
+            spec,
+            finished,
+            replicas,
+        };
+        (done, recorder, shard_of)
     });
     begun.wait().await;
     let until = Instant::now() + length;
@@ -159,7 +167,7 @@ async fn world(seed: u64, spec: Spec, length: Duration, faults: bool, least: &[(
     }
     stop.set();
     healed.set();
-    let (run, spec, finished, recorder, shard_of) = client.await.unwrap();
+    let (done, recorder, shard_of) = client.await.unwrap();
     let by_themselves: Vec<_> = world
         .nodes
         .iter()
@@ -167,19 +175,27 @@ async fn world(seed: u64, spec: Spec, length: Duration, faults: bool, least: &[(
         .filter(|ended| ended.by_itself)
         .collect();
     assert!(by_themselves.is_empty(), "{by_themselves:?}");
-    judge(&run, &spec, finished, &recorder, &*shard_of, least);
+    judge(&done, &recorder, &*shard_of, least);
 }
 
-fn judge(
-    run: &Run,
-    spec: &Spec,
+/// A run that came to its end.
+struct Done {
+    run: Run,
+    spec: Spec,
     finished: Finished,
-    recorder: &Recorder,
-    shard_of: &dyn Fn(u32) -> u32,
-    least: &[(&str, u64)],
-) {
+    replicas: Vec<Replica>,
+}
+
+fn judge(done: &Done, recorder: &Recorder, shard_of: &dyn Fn(u32) -> u32, least: &[(&str, u64)]) {
+    let Done {
+        run,
+        spec,
+        finished,
+        replicas,
+    } = done;
     let events = recorder.events();
-    let mut context = run.context(finished, shard_of);
+    let mut context = run.context(*finished, shard_of);
+    context.replicas = replicas;
     // Servers count time in whole milliseconds.
     context.clock_error = 5_000_000;
     let verdicts = check_all(&spec.checks(), &events, &context);
@@ -198,7 +214,11 @@ fn judge(
     }
 }
 
+/// Nodes' clocks are known to the process, so that there is one world at a time.
+static ONE: Mutex<()> = Mutex::new(());
+
 fn run(seed: u64, names: &[&str], seconds: u64, faults: bool, least: Least<'_>) {
+    let _one = ONE.lock();
     kvsvr::time::skewed::forget_all();
     let seed = std::env::var("SEED").map_or(seed, |seed| seed.parse().unwrap());
     let spec = Spec::named(names).unwrap();
@@ -207,76 +227,81 @@ fn run(seed: u64, names: &[&str], seconds: u64, faults: bool, least: Least<'_>) 
         .block_on(world(seed, spec, length, faults, least));
 }
 
-/// Without faults, and with them: then half as much must be done.
-fn both(names: &[&str], least: Least<'_>) {
-    run(1, names, 20, false, least);
-    let half: Vec<_> = least.iter().map(|(name, least)| (*name, least / 2)).collect();
-    run(2, names, 30, true, &half);
+/// A test without faults, and one with them, in which half as much must be done. Each has a process of its own under nextest, as a run
+/// that is to be repeated needs it.
+macro_rules! workload {
+    ($name:ident, $programs:expr, $least:expr) => {
+        mod $name {
+            #[test]
+            fn without_faults() {
+                super::run(1, &$programs, 10, false, &$least);
+            }
+
+            #[test]
+            fn with_faults() {
+                let half = $least.map(|(name, least)| (name, least / 2));
+                super::run(2, &$programs, 15, true, &half);
+            }
+        }
+    };
 }
 
-#[test]
-fn registers() {
-    let least = [
-        ("read", 2_000),
-        ("write", 1_500),
-        ("cas", 100),
-        ("delete", 300),
-        ("scan", 50),
-    ];
-    both(&["register"], &least);
-}
-
-#[test]
-fn counters() {
-    both(&["counter"], &[("increment", 2_000), ("count", 800)]);
-}
-
-#[test]
-fn sets_and_lists() {
-    let least = [("write", 800), ("append", 1_500), ("list", 500), ("scan", 100)];
-    both(&["set_list"], &least);
-}
-
-#[test]
-fn accounts() {
-    let least = [
-        ("transfer", 800),
-        ("send", 400),
-        ("receive", 300),
-        ("balances", 400),
-    ];
-    both(&["bank"], &least);
-}
-
-#[test]
-fn watches() {
-    both(&["watch"], &[("write", 1_500), ("delete", 400), ("watch", 12)]);
-}
-
-#[test]
-fn consumers() {
-    both(&["consumer"], &[("write", 1_500), ("consume", 20), ("ack", 500)]);
-}
-
-#[test]
-fn sessions() {
-    both(&["session"], &[("write", 1_000), ("read", 2_000), ("scan", 100)]);
-}
-
-#[test]
-fn leases() {
-    let least = [
-        ("read", 600),
-        ("write", 300),
-        ("grant", 50),
-        ("keep_alive", 100),
-        ("revoke", 10),
-    ];
-    both(&["lease"], &least);
-}
+workload!(
+    registers,
+    ["register"],
+    [
+        ("read", 1_000),
+        ("write", 750),
+        ("cas", 50),
+        ("delete", 150),
+        ("scan", 25)
+    ]
+);
+workload!(counters, ["counter"], [("increment", 1_000), ("count", 400)]);
+workload!(
+    sets_and_lists,
+    ["set_list"],
+    [("write", 400), ("append", 750), ("list", 250), ("scan", 50)]
+);
+workload!(
+    accounts,
+    ["bank"],
+    [
+        ("transfer", 400),
+        ("send", 200),
+        ("receive", 150),
+        ("balances", 200)
+    ]
+);
+workload!(
+    watches,
+    ["watch"],
+    [("write", 750), ("delete", 200), ("watch", 6)]
+);
+workload!(
+    consumers,
+    ["consumer"],
+    [("write", 750), ("consume", 10), ("ack", 250)]
+);
+workload!(
+    sessions,
+    ["session"],
+    [("write", 500), ("read", 1_000), ("scan", 50)]
+);
+workload!(
+    leases,
+    ["lease"],
+    [
+        ("read", 300),
+        ("write", 150),
+        ("grant", 25),
+        ("keep_alive", 50),
+        ("revoke", 5)
+    ]
+);
 
 #[test]
 fn all_side_by_side() {
     let names = kvsvr_jepsen::workload::Program::NAMES;
-    run(3, &names, 20, true, &[("receive", 20), ("ack", 20)]);
+    run(3, &names, 4, true, &[("receive", 20), ("ack", 20)]);
 }

@@ -2,8 +2,8 @@
 //!
 //! - **at least**: a read at least at a revision sees that revision or a later one; so whoever passes on what it was told reads its own
 //!   writes and never goes back. What it sees of the key includes all acknowledged changes up to the revision.
-//! - **bounded**: a read that may be so old sees every change that was acknowledged longer ago before it was invoked, and is no older than
-//!   that by its own account.
+//! - **bounded**: a read that may be so old sees every change that was acknowledged longer ago before it was invoked, and by its own
+//!   account was no older than that then: its age is that of the answer, and a read that is confirmed on its way grows older on it.
 //! - **age**: the age that a read tells is true in the same sense.
 //! - **monotonic**: processes in [`Context::monotonic`] never see a smaller revision of a shard than before.
 //!
@@ -53,6 +53,16 @@ struct Read<'a> {
     reply: &'a Reply,
     shard: u32,
     revision: Revision,
+}
+
+impl Read<'_> {
+    /// Whole milliseconds from its invocation to its end.
+    fn lasted_ms(&self) -> u64 {
+        match self.operation.end {
+            End::Ok(ended, _) => ended.saturating_sub(self.operation.invoked) / NANOS_PER_MS,
+            _ => 0,
+        }
+    }
 }
 
 /// The changes of one key, by revision.
@@ -129,7 +139,7 @@ impl<'a> Known<'a> {
                 describe(read.operation)
             );
             match mode {
-                Mode::Bounded(bound) if age_ms > bound => {
+                Mode::Bounded(bound) if age_ms > bound.saturating_add(read.lasted_ms()) => {
                     findings.push(Witness::new("bounded", text).operations([read.operation.id]));
                 }
                 Mode::Bounded(_) | Mode::Local => {

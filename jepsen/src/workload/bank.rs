@@ -155,7 +155,7 @@ impl Load for Running {
                 anywhere: true,
             };
             let partitions = self.place.partitions(self.program.partitions);
-            for (partition, number) in partitions.clone().zip(WATCHERS..) {
+            for (partition, number) in partitions.zip(WATCHERS..) {
                 let accounts = self.program.opening(partition..partition + 1);
                 open(&self.place.env, partition, &accounts).await;
                 // The opening is no part of the history, so nobody watches it.

@@ -40,11 +40,9 @@ pub type ShardOf = Arc<dyn Fn(u32) -> u32 + Send + Sync>;
 impl Env {
     /// The newest revision of a partition's shard. Asks until it is answered.
     pub(super) async fn head(&self, partition: u32) -> Revision {
+        let partition = names::partition(partition);
         loop {
-            let read = self
-                .client
-                .get(&names::partition(partition), names::key(names::MARKER));
-            match read.await {
+            match self.client.get(&partition, names::key(names::MARKER)).await {
                 Ok(read) => return read.revision,
                 Err(_) => sleep(AGAIN).await,
             }

@@ -20,6 +20,7 @@ mod place;
 mod random;
 mod recorder;
 mod register;
+mod replicas;
 mod session;
 mod set_list;
 mod spec;
@@ -42,6 +43,7 @@ pub use self::{
     random::Random,
     recorder::{Ending, Logger, Now, Recorder, name},
     register::Program as Register,
+    replicas::replicas,
     session::Program as Session,
     set_list::Program as SetList,
     spec::{Program, Spec, shards},

@@ -1,6 +1,6 @@
 //! What each call of a history is in the client library, and each of its answers in a history.
 //!
-//! Watches and consumers are streams, which [`subscribe`](super::subscribe) and [`owner`](super::owner) open.
+//! Watches and consumers are streams, which [`watcher`](super::watcher) and [`owner`](super::owner) open.
 
 use std::time::Duration;
 
@@ -176,8 +176,8 @@ async fn change(client: &Client, call: &Call) -> Result<Reply> {
         }
         Call::Cas { key, from, to } => cas(client, *key, *from, *to).await,
         Call::Delete { key } => {
-            let deleting = client.delete(&names::partition(key.partition), names::key(key.key));
-            let deleted = deleting.await?;
+            let partition = names::partition(key.partition);
+            let deleted = client.delete(&partition, names::key(key.key)).await?;
             Ok(Reply::Deleted {
                 revision: deleted.revision,
                 existed: deleted.deleted > 0,
