@@ -7,6 +7,7 @@
 use std::{collections::BTreeSet, time::Duration};
 
 use kvsvr_core::types::ShardId;
+use openraft_rt::WatchReceiver as _;
 use tokio::time::{Instant, sleep, sleep_until};
 
 use crate::{
