@@ -14,7 +14,9 @@ fn main() -> Result<(), Box<dyn Error>> {
         ["--demo", operations, page] => (demo::record(operations.parse()?), page),
         [record, page] => (serde_json::from_slice::<Record>(&fs::read(record)?)?, page),
         _ => {
-            return Err("usage: timeline RECORD.json PAGE.html | timeline --demo OPERATIONS PAGE.html".into());
+            return Err(
+                "usage: timeline RECORD.json PAGE.html | timeline --demo OPERATIONS PAGE.html".into(),
+            );
         }
     };
     fs::write(page, report::render(&record))?;

@@ -79,7 +79,7 @@ pub(crate) fn record(operations: u64) -> Record {
 fn is_served(time: Nanos) -> bool {
     let gap =
         |(from, ..): &(Nanos, u32, u64)| *from > 0 && (from.saturating_sub(800 * MS)..*from).contains(&time);
-    !LEADERS.iter().any(|leader| gap(leader))
+    !LEADERS.iter().any(gap)
 }
 
 /// Keys with the revision, value and version that they have.
@@ -223,7 +223,7 @@ fn states(random: &mut Random) -> Vec<NodeState> {
             };
             let role = match () {
                 () if down(node, time) => Role::Down,
-                () if LEADERS.iter().any(|next| standing(next)) => Role::Candidate,
+                () if LEADERS.iter().any(standing) => Role::Candidate,
                 () if who == node => Role::Leader,
                 () => Role::Follower,
             };

@@ -42,34 +42,28 @@ impl fmt::Display for Call {
             Call::List { list, mode } => write!(f, "list {list} {mode}"),
             Call::Balances { partition } => write!(f, "balances of {partition}"),
             Call::Scan { partition, mode } => write!(f, "scan {partition} {mode}"),
-            call => write_rest(f, call),
+            Call::Transfer {
+                partition,
+                from,
+                to,
+                amount,
+            } => write!(f, "transfer {amount} in {partition} from {from} to {to}"),
+            Call::Send { from, to, amount, id } => write!(f, "send {amount} from {from} to {to} as {id}"),
+            Call::Receive { from, to, amount, id } => {
+                write!(f, "receive {amount} from {from} to {to} as {id}")
+            }
+            Call::Grant { partition, ttl_ms } => write!(f, "grant a lease of {ttl_ms} ms in {partition}"),
+            Call::KeepAlive { partition, lease } => write!(f, "keep lease {lease} of {partition} alive"),
+            Call::Revoke { partition, lease } => write!(f, "revoke lease {lease} of {partition}"),
+            Call::Watch { partition, after } => write!(f, "watch {partition} after {after}"),
+            Call::Consume { shard, name } => write!(f, "consume shard {shard} as {name}"),
+            Call::Ack {
+                shard,
+                name,
+                epoch,
+                revision,
+            } => write!(f, "ack shard {shard} as {name} up to {revision} in epoch {epoch}"),
         }
-    }
-}
-
-/// The calls that move money, of leases, of watches and of consumers.
-fn write_rest(f: &mut Formatter<'_>, call: &Call) -> fmt::Result {
-    match call {
-        Call::Transfer {
-            partition,
-            from,
-            to,
-            amount,
-        } => write!(f, "transfer {amount} in {partition} from {from} to {to}"),
-        Call::Send { from, to, amount, id } => write!(f, "send {amount} from {from} to {to} as {id}"),
-        Call::Receive { from, to, amount, id } => write!(f, "receive {amount} from {from} to {to} as {id}"),
-        Call::Grant { partition, ttl_ms } => write!(f, "grant a lease of {ttl_ms} ms in {partition}"),
-        Call::KeepAlive { partition, lease } => write!(f, "keep lease {lease} of {partition} alive"),
-        Call::Revoke { partition, lease } => write!(f, "revoke lease {lease} of {partition}"),
-        Call::Watch { partition, after } => write!(f, "watch {partition} after {after}"),
-        Call::Consume { shard, name } => write!(f, "consume shard {shard} as {name}"),
-        Call::Ack {
-            shard,
-            name,
-            epoch,
-            revision,
-        } => write!(f, "ack shard {shard} as {name} up to {revision} in epoch {epoch}"),
-        call => write!(f, "{call:?}"),
     }
 }
 

@@ -247,8 +247,8 @@ fn messages<'a>(record: &'a Record, strings: &mut Strings<'a>) -> Messages {
 
 /// The name of a node or of another end.
 pub(super) fn end_name(record: &Record, end: u32) -> &str {
-    let names = record.nodes.iter().chain(&record.clients);
-    names.into_iter().nth(end as usize).map_or("?", |name| name)
+    let mut names = record.nodes.iter().chain(&record.clients);
+    names.nth(end as usize).map_or("?", String::as_str)
 }
 
 /// Where a fault is, in words.

@@ -219,9 +219,10 @@ fn call_row(record: &Record, call: &ShownCall) -> String {
     let during: Vec<_> = during
         .map(|fault| format!("{} ({})", fault.kind, place_text(record, &fault.place)))
         .collect();
-    let during = match during.is_empty() {
-        true => String::new(),
-        false => format!("<br><small>during {}</small>", escaped(&during.join(", "))),
+    let during = if during.is_empty() {
+        String::new()
+    } else {
+        format!("<br><small>during {}</small>", escaped(&during.join(", ")))
     };
     format!(
         "<tr><td><button data-call=\"{0}\">#{0}</button></td><td>{1}</td><td>{2}</td><td class=\"{outcome}\">{name}</td>\

@@ -17,7 +17,6 @@ pub(super) fn within(messages: &[Message], moments: &[Nanos], limit: usize) -> (
         .collect();
     let mut sorted = far.clone();
     let (_, first_out, _) = sorted.select_nth_unstable(limit);
-    // Nothing is within -1 of a moment; a reach of 0 with no message is then said.
     let (first_out, reach) = (*first_out, first_out.saturating_sub(1));
     let stays = (0..far.len()).filter(|place| far[*place] < first_out).collect();
     (stays, Some(reach))
