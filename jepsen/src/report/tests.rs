@@ -142,6 +142,20 @@ fn the_page_loads_nothing() {
 }
 
 #[test]
+fn the_script_reads_every_column() {
+    let page = render(&record());
+    let (_, data) = page.split_once("id=\"data\">").unwrap();
+    let (data, _) = data.split_once("</script>").unwrap();
+    let data: serde_json::Map<_, _> = serde_json::from_str(data).unwrap();
+    for (name, value) in &data {
+        assert!(page::SCRIPT.contains(&format!("raw.{name}")), "{name}");
+        for (column, _) in value.as_object().into_iter().flatten() {
+            assert!(page::SCRIPT.contains(column), "{name}.{column}");
+        }
+    }
+}
+
+#[test]
 fn no_text_becomes_markup() {
     const EVIL: &str = "</script><script>alert(1)</script><!--<b title='\"'>&amp;{data}";
     let evil = || EVIL.to_owned();

@@ -220,7 +220,7 @@ function onControls() {
       if (!part) return;
       view.step = run.witness.indexOf(part);
       choose(part.thing);
-      lookAround(part.from, part.to);
+      lookAround(part.from, part.to, 1.5);
       element('picture').scrollIntoView({ behavior: 'smooth' });
     });
   }

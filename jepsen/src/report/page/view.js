@@ -42,9 +42,9 @@ function lookAtAll() {
   look(-run.ended * 0.01, run.ended * 1.01);
 }
 
-/** Looks at a span with some room around it. */
-function lookAround(from, to) {
-  const room = Math.max((to - from) * 0.25, run.ended * 1e-5, 50_000);
+/** Looks at a span with some room around it, as a share of it. */
+function lookAround(from, to, share = 0.25) {
+  const room = Math.max((to - from) * share, run.ended * 1e-5, 50_000);
   look(from - room, to + room);
 }
 
@@ -64,7 +64,7 @@ function stepWitness(by) {
   view.step = view.step < 0 && by < 0 ? parts - 1 : (view.step + by + parts) % parts;
   const part = run.witness[view.step];
   choose(part.thing);
-  lookAround(part.from, part.to);
+  lookAround(part.from, part.to, 1.5);
 }
 
 /** The call is of what the filters ask for. */
