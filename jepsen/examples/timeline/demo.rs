@@ -44,7 +44,7 @@ impl Random {
 pub(crate) fn record(operations: u64) -> Record {
     let mut random = Random(42);
     let events = history(&mut random, operations.max(100));
-    let shard_of = |_| 1;
+    let shard_of = |_: u32| 1;
     let (history, context) = (History::new(&events), Context::new(&shard_of));
     let linear = check::linear::check(&history, &context);
     let revisions = check::revisions::check(&history, &context);
