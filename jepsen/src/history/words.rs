@@ -31,8 +31,8 @@ impl fmt::Display for Call {
                 lease,
             } => {
                 write!(f, "write {key} = {value}")?;
-                write_unless_zero(f, "ttl", *ttl_ms, " ms")?;
-                write_unless_zero(f, "lease", *lease, "")
+                write_unless_zero(f, " ttl", *ttl_ms, " ms")?;
+                write_unless_zero(f, " lease", *lease, "")
             }
             Call::Cas { key, from, to } => write!(f, "cas {key} {from} -> {to}"),
             Call::Delete { key } => write!(f, "delete {key}"),
@@ -71,7 +71,7 @@ fn write_unless_zero(f: &mut Formatter<'_>, name: &str, n: u64, unit: &str) -> f
     if n == 0 {
         return Ok(());
     }
-    write!(f, " {name} {n}{unit}")
+    write!(f, "{name} {n}{unit}")
 }
 
 impl fmt::Display for Reply {
@@ -91,11 +91,11 @@ impl fmt::Display for Reply {
                     )?,
                 }
                 write!(f, "; revision {revision}")?;
-                write_unless_zero(f, "age", *age_ms, " ms")
+                write_unless_zero(f, ", age", *age_ms, " ms")
             }
             Reply::Written { revision, version } => {
                 write!(f, "written at revision {revision}")?;
-                write_unless_zero(f, "version", *version, "")
+                write_unless_zero(f, ", version", *version, "")
             }
             Reply::Mismatch { revision } => write!(f, "mismatch at revision {revision}"),
             Reply::Deleted { revision, existed } => {
@@ -115,7 +115,7 @@ impl fmt::Display for Reply {
             Reply::Lease { lease, ttl_ms } => write!(f, "lease {lease} for {ttl_ms} ms"),
             Reply::Watching { after, epoch } => {
                 write!(f, "from revision {after} on")?;
-                write_unless_zero(f, "in epoch", *epoch, "")
+                write_unless_zero(f, " in epoch", *epoch, "")
             }
             Reply::Acked => f.write_str("acked"),
         }

@@ -145,7 +145,7 @@ mod tests {
         assert_eq!(
             results,
             [
-                "written at revision 7 version 1",
+                "written at revision 7, version 1",
                 "REFUSED",
                 "TIMEOUT",
                 "no answer"
