@@ -86,13 +86,18 @@ function label(context, text, x, y, width) {
 function drawAxis(one, y, height, from, to) {
   const { context } = one;
   const step = roundStep(to - from, Math.max(2, (one.width - GUTTER) / 130));
-  context.textAlign = 'center';
   for (let time = Math.ceil(Math.max(from, 0) / step) * step; time <= Math.min(to, run.ended); time += step) {
     const x = Math.round(place(one, time, from, to)) + 0.5;
     context.fillStyle = colours.line;
     context.fillRect(x - 0.5, y, 1, height);
     context.fillStyle = colours.muted;
-    context.fillText(clock(time, step * 5), x, y + 10);
+    timeText(one, time, step, x, y + 10);
   }
-  context.textAlign = 'left';
+}
+
+/** A time below or above its place, moved to the left where the canvas ends. */
+function timeText(one, time, step, x, y) {
+  const text = clock(time, step * 5);
+  const half = one.context.measureText(text).width / 2;
+  one.context.fillText(text, Math.min(x, one.width - half - 2) - half, y);
 }

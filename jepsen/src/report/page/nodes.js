@@ -7,6 +7,7 @@ const MAX_ARROWS = 2500;
 const layout = { faults: 0, nodes: [], clients: 0, lanes: 0, laneHeight: 14, height: 0 };
 let arrows = [];
 
+const reachesClients = run.messages.some(({ from, to }) => Math.max(from, to) >= run.nodes.length);
 const marksOf = run.nodes.map((_, node) => run.marks.filter((mark) => mark.node === node));
 
 /** Where everything is, from top to bottom. */
@@ -22,7 +23,7 @@ function layOut(lanes) {
     return block;
   });
   layout.clients = y;
-  y += run.clients.length > 0 ? 20 : 4;
+  y += reachesClients ? 20 : 4;
   layout.lanes = y;
   layout.laneHeight = lanes.length <= 40 ? 15 : lanes.length <= 120 ? 9 : 5;
   layout.height = y + lanes.length * layout.laneHeight + 8;
@@ -248,7 +249,7 @@ function drawNames(lanes) {
     }
     context.textAlign = 'left';
   }
-  if (run.clients.length > 0) context.fillText('to clients', 4, layout.clients + 8);
+  if (reachesClients) context.fillText('clients', 4, layout.clients + 8);
   drawLaneNames(lanes);
 }
 

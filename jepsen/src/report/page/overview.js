@@ -19,19 +19,19 @@ function drawOverview() {
   drawRates(left, right);
   drawLatencies(left, right);
   drawOverviewTimes();
-  for (const part of run.witness) {
-    context.fillStyle = colours.witness;
-    context.fillRect(overviewX(part.from) - 0.75, 2, Math.max(overviewX(part.to) - overviewX(part.from), 1.5), 5);
-    context.fillRect(overviewX(part.from) - 0.5, 2, 1, 128);
-  }
   const [from, to] = [Math.max(overviewX(view.from), left), Math.min(overviewX(view.to), right)];
   context.fillStyle = colours.bg;
-  context.globalAlpha = 0.6;
+  context.globalAlpha = 0.4;
   context.fillRect(left, 0, from - left, 132);
   context.fillRect(to, 0, right - to, 132);
   context.globalAlpha = 1;
   context.strokeStyle = colours.fg;
   context.strokeRect(Math.round(from) + 0.5, 1.5, Math.max(Math.round(to - from), 2), 130);
+  for (const part of run.witness) {
+    context.fillStyle = colours.witness;
+    context.fillRect(overviewX(part.from) - 0.75, 2, Math.max(overviewX(part.to) - overviewX(part.from), 1.5), 5);
+    context.fillRect(overviewX(part.from) - 0.5, 2, 1, 128);
+  }
 }
 
 /** Text beside a chart. */
@@ -102,12 +102,10 @@ function drawOverviewTimes() {
   const { context } = overview;
   const step = roundStep(run.ended, Math.max(2, (overview.width - GUTTER) / 130));
   context.fillStyle = colours.muted;
-  context.textAlign = 'center';
   for (let time = 0; time <= run.ended; time += step) {
     context.fillRect(overviewX(time), 129, 1, 4);
-    context.fillText(clock(time, step * 5), overviewX(time), 141);
+    timeText(overview, time, step, overviewX(time), 141);
   }
-  context.textAlign = 'left';
 }
 
 /** What is at a place of the strip, in words. */
