@@ -23,7 +23,6 @@ pub(super) struct Columns<'a> {
     /// The processes of each lane.
     lanes: Vec<Vec<Process>>,
     messages: Messages,
-    messages_left_out: u64,
     messages_reach: Option<Nanos>,
     moments: Vec<Nanos>,
     rates: &'a Rates,
@@ -99,7 +98,6 @@ impl<'a> Columns<'a> {
             seen: seen(record, &mut strings),
             lanes: lanes(record),
             messages: messages(record, &mut strings),
-            messages_left_out: record.messages_left_out,
             messages_reach: record.messages_reach,
             moments: record.moments(),
             rates: &record.rates,

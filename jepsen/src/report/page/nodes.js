@@ -110,7 +110,13 @@ function drawRow(row, y, height) {
     if (height < 12) continue;
     context.fillStyle = role === 'leader' ? colours['leader-fg'] : role === 'down' ? colours.muted : colours['role-fg'];
     const visible = Math.max(x, GUTTER) + 4;
-    const text = role === 'down' ? ' down ' : `${role} · term ${term}`;
+    const text = role === 'down' ? 'down' : `${role} · term ${term}`;
+    if (role === 'down') {
+      const { fillStyle } = context;
+      context.fillStyle = colours.bg;
+      context.fillRect(visible - 2, y, Math.min(context.measureText(text).width + 4, x + w - visible), height - 2);
+      context.fillStyle = fillStyle;
+    }
     label(context, text, visible, y + height / 2 - 0.5, x + w - visible - 3);
     textEnd = Math.max(textEnd, visible + context.measureText(text).width + 8);
   }
