@@ -214,7 +214,7 @@ fn call_row(record: &Record, call: &ShownCall) -> String {
     };
     let during = record.faults.iter().filter(|fault| {
         let ended = call.ended.unwrap_or(call.invoked);
-        fault.from <= ended && fault.to.is_none_or(|to| to >= call.invoked)
+        fault.from < ended && fault.to.is_none_or(|to| to > call.invoked)
     });
     let during: Vec<_> = during
         .map(|fault| format!("{} ({})", fault.kind, place_text(record, &fault.place)))
