@@ -57,7 +57,7 @@ run.rows = (() => {
     const row = rows.get(name);
     const last = row.segments.at(-1);
     row.states.push({ time, role: role[i], term: term[i], commit: commit[i], applied: applied[i] });
-    if (last && last.role === role[i] && last.term === term[i]) return;
+    if (last && last.role === role[i] && (last.term === term[i] || role[i] === 'down')) return;
     if (last) last.to = time;
     row.segments.push({ from: time, to: run.ended, role: role[i], term: term[i] });
   });

@@ -2,7 +2,7 @@
 
 const FAULT_ROW = 16;
 const GAP = 17;
-const MAX_ARROWS = 2500;
+const MAX_ARROWS = 800;
 
 const layout = { faults: 0, nodes: [], clients: 0, lanes: 0, laneHeight: 14, height: 0 };
 let arrows = [];
@@ -111,16 +111,23 @@ function drawRow(row, y, height) {
     context.fillStyle = role === 'leader' ? colours['leader-fg'] : role === 'down' ? colours.muted : colours['role-fg'];
     const visible = Math.max(x, GUTTER) + 4;
     const text = role === 'down' ? 'down' : `${role} · term ${term}`;
-    if (role === 'down') {
-      const { fillStyle } = context;
-      context.fillStyle = colours.bg;
-      context.fillRect(visible - 2, y, Math.min(context.measureText(text).width + 4, x + w - visible), height - 2);
-      context.fillStyle = fillStyle;
-    }
-    label(context, text, visible, y + height / 2 - 0.5, x + w - visible - 3);
+    const room = x + w - visible - 3;
+    if (role === 'down') drawBehindText(text, visible, y, room, height);
+    label(context, text, visible, y + height / 2 - 0.5, room);
     textEnd = Math.max(textEnd, visible + context.measureText(text).width + 8);
   }
   if (height >= 12) drawIndexes(row, y, height, textEnd);
+}
+
+/** Takes the dashes away from behind a text that has room. */
+function drawBehindText(text, x, y, room, height) {
+  const { context } = timeline;
+  const wide = context.measureText(text).width;
+  if (wide > room) return;
+  const { fillStyle } = context;
+  context.fillStyle = colours.bg;
+  context.fillRect(x - 2, y, wide + 4, height - 2);
+  context.fillStyle = fillStyle;
 }
 
 /** Log indexes where they change, if there is room for them. */
@@ -187,7 +194,7 @@ function drawMessages() {
     context.textAlign = 'left';
     return;
   }
-  context.globalAlpha = visible.length > 300 ? 0.5 : 0.85;
+  context.globalAlpha = visible.length > 250 ? 0.45 : 0.85;
   visible.forEach(drawArrow);
   context.globalAlpha = 1;
 }
