@@ -19,7 +19,7 @@ pub mod session;
 pub mod set_list;
 mod subscriptions;
 #[cfg(test)]
-mod testing;
+pub(crate) mod testing;
 #[cfg(test)]
 mod tests;
 mod verdict;

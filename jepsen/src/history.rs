@@ -11,6 +11,7 @@ pub mod edn;
 pub mod jsonl;
 #[cfg(test)]
 mod samples;
+mod words;
 
 use serde::{Deserialize, Serialize};
 

@@ -8,3 +8,4 @@ pub mod check;
 pub mod history;
 #[cfg(feature = "workload")]
 pub mod workload;
+pub mod report;

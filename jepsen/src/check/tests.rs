@@ -50,7 +50,7 @@ fn a_verdict_in_words() {
     let text = script.check(super::revisions::check).to_string();
     assert_eq!(
         text,
-        "invalid: real time: #1 (process 2, 3..4 ns) write [0 2] = 11 -> Written { revision: 6, version: 1 } began after \
-         #0 (process 1, 1..2 ns) write [0 1] = 10 -> Written { revision: 7, version: 1 } had ended with revision 7; operations [0, 1]"
+        "invalid: real time: #1 (process 2, 3..4 ns) write [0 2] = 11 -> written at revision 6, version 1 began after \
+         #0 (process 1, 1..2 ns) write [0 1] = 10 -> written at revision 7, version 1 had ended with revision 7; operations [0, 1]"
     );
 }

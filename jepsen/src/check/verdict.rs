@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeMap, fmt};
 
-use crate::history::{Call, End, Operation};
+use crate::history::{End, Operation};
 
 /// Numbers of what was looked at, by name.
 pub type Stats = BTreeMap<&'static str, u64>;
@@ -161,26 +161,13 @@ pub(crate) fn describe(operation: &Operation) -> String {
         end,
         ..
     } = operation;
-    let call = call_text(call);
     match end {
         End::Ok(ended, reply) => {
-            format!("#{id} (process {process}, {invoked}..{ended} ns) {call} -> {reply:?}")
+            format!("#{id} (process {process}, {invoked}..{ended} ns) {call} -> {reply}")
         }
         End::Fail(ended, error) => {
             format!("#{id} (process {process}, {invoked}..{ended} ns) {call} failed: {error}")
         }
         End::Unknown => format!("#{id} (process {process}, {invoked} ns..) {call}, outcome unknown"),
-    }
-}
-
-fn call_text(call: &Call) -> String {
-    match call {
-        Call::Read { key, mode } => format!("read {key} {mode:?}"),
-        Call::Write { key, value, .. } => format!("write {key} = {value}"),
-        Call::Cas { key, from, to } => format!("cas {key} {from} -> {to}"),
-        Call::Delete { key } => format!("delete {key}"),
-        Call::Increment { key, delta } => format!("increment {key} by {delta}"),
-        Call::Count { key } => format!("count {key}"),
-        call => format!("{call:?}"),
     }
 }
