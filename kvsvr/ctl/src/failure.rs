@@ -142,9 +142,7 @@ impl Failure {
             "no_leader" => {
                 "a majority of the shard's replicas may be down: `kvctl cluster status` says which"
             }
-            "not_ready" => {
-                "the node is starting or not part of a cluster: `kvctl cluster bootstrap --nodes ...` makes one"
-            }
+            "not_ready" => "`kvctl cluster status` says what each node waits for",
             "compacted" => "ask for a newer revision; what is older than the compaction floor is gone",
             "overloaded" => "try again later, with fewer requests at a time",
             "too_stale" => "allow a greater age, or read linearizably once there is a leader",

@@ -62,6 +62,7 @@ pub async fn watch(context: &mut Context, args: &WatchArgs) -> Result<(), Failur
             WatchItem::Events(batch) => {
                 let mut last = 0;
                 for event in &batch.events {
+                    // Not in the middle of a revision: who goes on after the last one shown would miss the rest of it.
                     if left == 0 && event.revision() != last {
                         break;
                     }

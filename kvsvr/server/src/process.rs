@@ -54,7 +54,8 @@ pub async fn run(config: Config, shutdown: Shutdown) -> Result<(), Failure> {
     let store = Store::open(disk.clone(), fresh, wall_clock_ms())
         .await
         .map_err(data_refused)?;
-    say_start(&config, &store).await?;
+    say_start(&config, &store);
+    keep_address(&config.advertise, &store).await?;
     disk.create_dir(STAGING_DIR).await.map_err(storage)?;
     free_staging(&disk, config.disk_reserve_bytes)
         .await
@@ -85,7 +86,7 @@ pub async fn run(config: Config, shutdown: Shutdown) -> Result<(), Failure> {
 }
 
 /// Logs who starts where.
-async fn say_start(config: &Config, store: &Store) -> Result<(), Failure> {
+fn say_start(config: &Config, store: &Store) {
     let identity = store.identity();
     tracing::info!(
         version = VERSION,
@@ -97,7 +98,10 @@ async fn say_start(config: &Config, store: &Store) -> Result<(), Failure> {
         advertise = config.advertise,
         "starting"
     );
-    let address = &config.advertise;
+}
+
+/// Keeps the address that others are given, and warns of a member that has another one than before.
+async fn keep_address(address: &str, store: &Store) -> Result<(), Failure> {
     if let Some(kept) = store.keep_address(address).await.map_err(data_refused)? {
         tracing::warn!(
             "this data directory belongs to a member at {kept}, now it is started with --advertise {address}. The other members know it only at {kept}: \

@@ -14,6 +14,8 @@
 //! Small files are replaced atomically ([`crate::disk::replace`]). The lock is the operating system's (it ends with the
 //! process, however it ends), so it is apart from the [`Disk`](crate::disk::Disk) seam.
 
+mod address;
+
 use std::{
     fmt, fs, io,
     path::{Path, PathBuf},
@@ -358,8 +360,6 @@ async fn write_json<T: Serialize>(disk: &DynDisk, file: &'static str, value: &T)
         .await
         .map_err(|error| io_error(file, error))
 }
-
-mod address;
 
 #[cfg(test)]
 mod tests {

@@ -112,7 +112,12 @@ impl Core {
                         "{address} is not part of a cluster: create one with `kvctl cluster bootstrap`"
                     ));
                 }
-                Err(error) => reasons.push(error.message),
+                Err(error) => {
+                    if error.code == Code::NotReady {
+                        code = error.code;
+                    }
+                    reasons.push(error.message);
+                }
             }
         }
         Err(Error::definite(

@@ -148,9 +148,13 @@ fn in_session(session: u64, seq: u64, acked_below: u64, op: Op) -> Command {
 }
 
 fn put(key: impl Into<Bytes>) -> Op {
+    put_value(key, "v")
+}
+
+fn put_value(key: impl Into<Bytes>, value: impl Into<Bytes>) -> Op {
     Op::Put {
         key: key.into(),
-        value: "v".into(),
+        value: value.into(),
         ttl_ms: 0,
         lease: 0,
     }
@@ -335,15 +339,7 @@ fn one_revision_deletes_a_bounded_number_of_bytes() {
 fn the_answers_of_a_transaction_are_bounded() {
     let mut shard = Shard::new();
     let value = Bytes::from(vec![7; MAX_VALUE]);
-    shard.one(
-        0,
-        op(Op::Put {
-            key: "k".into(),
-            value,
-            ttl_ms: 0,
-            lease: 0,
-        }),
-    );
+    shard.one(0, op(put_value("k", value)));
     let gets = |n| Txn {
         then_ops: vec![
             TxnOp::Get {

@@ -53,18 +53,7 @@ fn rows_of_a_session_go_when_all_in_them_is_acknowledged() {
 fn a_long_outcome_is_remembered_only_as_applied() {
     let mut shard = Shard::new();
     let value = Bytes::from(vec![7; MAX_REMEMBERED_OUTCOME]);
-    shard.run(
-        0,
-        [
-            op(Op::SessionOpen),
-            op(Op::Put {
-                key: "k".into(),
-                value,
-                ttl_ms: 0,
-                lease: 0,
-            }),
-        ],
-    );
+    shard.run(0, [op(Op::SessionOpen), op(put_value("k", value))]);
     let txn = Txn {
         then_ops: vec![
             TxnOp::Get {
@@ -91,15 +80,7 @@ fn a_long_outcome_is_remembered_only_as_applied() {
 fn long_outcomes() -> (Shard, Op) {
     let mut shard = Shard::new();
     let value = Bytes::from(vec![7; MAX_REMEMBERED_OUTCOME - 100]);
-    shard.one(
-        0,
-        op(Op::Put {
-            key: "k".into(),
-            value,
-            ttl_ms: 0,
-            lease: 0,
-        }),
-    );
+    shard.one(0, op(put_value("k", value)));
     let get = Op::Txn(Txn {
         then_ops: vec![TxnOp::Get {
             key: "k".into(),
