@@ -383,7 +383,9 @@ fn weaker_read(node: &Arc<Node>, number: u32, mode: Mode, read: Read) {
     };
     match mode {
         Mode::Local(_) => answer(&shard, read, ReadKind::Local, Duration::MAX),
-        Mode::AtLeast(revision) if shard.revision() >= revision => {
+        Mode::AtLeast(revision)
+            if shard.revision() >= revision || kvsvr_core::mutant!("at-least-not-waited") =>
+        {
             answer(&shard, read, ReadKind::AtLeast, Duration::MAX);
         }
         Mode::MaxStalenessMs(max) if is_fresh(&shard, Duration::from_millis(max)) => {

@@ -23,6 +23,8 @@ pub mod hub;
 pub mod limits;
 pub mod maintenance;
 pub mod metrics;
+#[cfg(feature = "mutants")]
+mod mutants;
 pub mod node;
 pub mod peer;
 pub mod raft;

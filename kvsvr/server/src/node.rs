@@ -187,8 +187,8 @@ impl Node {
     async fn outlast_promises(&self, started: Instant) -> io::Result<()> {
         let store = self.store.lock().await;
         let promised = |shard: &ShardId| self.wal.shard(*shard).vote.is_some();
-        if self.wal.shards().iter().any(promised) {
-let before = store.promised_ms().await.map_err(io::Error::other)?;
+        if self.wal.shards().iter().any(promised) && !kvsvr_core::mutant!("promise-not-outlasted") {
+            let before = store.promised_ms().await.map_err(io::Error::other)?;
             let longest = before.max(self.settings.timing.election_max_ms);
             sleep_until(started + Duration::from_millis(longest)).await;
         }

@@ -40,6 +40,8 @@ fn storage(e: impl ToString) -> Failure {
 
 /// Runs a node until `shutdown` resolves or it cannot go on.
 pub async fn run(config: Config, shutdown: Shutdown) -> Result<(), Failure> {
+    #[cfg(feature = "mutants")]
+    kvsvr_client::mutants::choose_from_environment().map_err(|e| Failure::new(Exit::Usage, e.to_string()))?;
     // The ports first: a port in use must not cost a recovery.
     let grpc = GrpcServer::bind(&config.listen).await?;
     let http = match &config.http {

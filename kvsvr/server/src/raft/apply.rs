@@ -237,6 +237,9 @@ impl StateMachine {
     }
 
     fn durable_meta(&self) -> io::Result<Option<of::SnapshotMetaOf<TypeConfig>>> {
+        if kvsvr_core::mutant!("purge-beyond-flushed") {
+            return meta_of(&*self.shared.engine, self.shared.shard);
+        }
         meta_of(&Durable(&*self.shared.engine), self.shared.shard)
     }
 
@@ -252,6 +255,9 @@ fn core_entry(entry: Entry) -> CoreEntry {
     let position = convert::position(&entry.log_id);
     let payload = match entry.payload {
         EntryPayload::Blank => Payload::Blank,
+        #[cfg(feature = "mutants")]
+        EntryPayload::Normal(batch) => Payload::Batch(crate::mutants::stamped_here(batch.0)),
+        #[cfg(not(feature = "mutants"))]
         EntryPayload::Normal(batch) => Payload::Batch(batch.0),
         EntryPayload::Membership(membership) => {
             let stored = StoredMembership::new(Some(entry.log_id), membership);
@@ -302,6 +308,8 @@ impl RaftStateMachine<TypeConfig> for StateMachine {
                 };
             }
             self.room().await?;
+            #[cfg(feature = "mutants")]
+            crate::mutants::claim_applied(&*self.shared.engine, self.shared.shard, &batch).await;
             self.apply_batch(&batch, responders)?;
         }
         Ok(())
@@ -337,7 +345,9 @@ impl RaftStateMachine<TypeConfig> for StateMachine {
         }
         *shared.machine.lock() = machine;
         let machine = shared.machine.lock();
-        shared.hub.reset(machine.revision());
+        if !kvsvr_core::mutant!("watch-gap-at-snapshot") {
+            shared.hub.reset(machine.revision());
+        }
         shared.head.publish(&machine);
         shared.head.installs.fetch_add(1, Ordering::AcqRel);
         Ok(())

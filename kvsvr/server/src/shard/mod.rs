@@ -275,8 +275,12 @@ impl Shard {
     /// all members or far behind. About `keep_bytes` of the newest entries stay. A member that is being sent a snapshot counts as one that has
     /// acknowledged what the snapshot contains. Never what is not applied (openraft issue 2116).
     pub async fn purge(&self, keep_bytes: u64) -> io::Result<()> {
-        let durable =
-            kvsvr_core::read::shard_head(&Durable(&*self.engine), self.id).map_err(io::Error::other)?;
+        let durable = if kvsvr_core::mutant!("purge-beyond-flushed") {
+            kvsvr_core::read::shard_head(&*self.engine, self.id)
+        } else {
+            kvsvr_core::read::shard_head(&Durable(&*self.engine), self.id)
+        };
+        let durable = durable.map_err(io::Error::other)?;
         self.engine.set_garbage_floor(self.id, durable.floor);
         let Some(flushed) = durable.applied.map(|p| p.index) else {
             return Ok(());

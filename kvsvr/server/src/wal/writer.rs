@@ -144,7 +144,11 @@ impl Writer {
     async fn put(&mut self, block: BlockBuilder, flags: u32) -> io::Result<usize> {
         let buffers = block.finish(self.active.epoch, self.end, self.next_seq, flags);
         let bytes = buffers.iter().map(Bytes::len).sum();
-        self.active.file.write_at(self.end, buffers, true).await?;
+        let synced = !kvsvr_core::mutant!("ack-before-fsync");
+        let written = self.active.file.write_at(self.end, buffers, synced).await;
+        if !kvsvr_core::mutant!("fsync-error-ignored") {
+            written?;
+        }
         self.end += bytes as u64;
         self.next_seq += 1;
         Ok(bytes)
