@@ -33,6 +33,8 @@ pub const MUTANTS: [Mutant; 41] = [
         origin: "NATS 2.12.1 (Jepsen 2025): acknowledged before it synced; etcd issue 14370: a single \
                  node lost a write in a crash.",
         expected: &[
+            "service",
+            "convergence",
             "leader_completeness",
             "committed_immutable",
             "monotonic",
@@ -67,6 +69,7 @@ pub const MUTANTS: [Mutant; 41] = [
         origin: "etcd issue 13766 (3.5.0 to 3.5.2): the consistent index was committed without its \
                  data.",
         expected: &[
+            "order_of_indexes",
             "convergence",
             "revisions",
             "linear",
@@ -121,7 +124,7 @@ pub const MUTANTS: [Mutant; 41] = [
         name: "compaction-drops-visible",
         breaks: "Once a shard has a floor, versions above it are dropped too.",
         origin: "etcd issues 18089 and 19179: compaction dropped events that could still be watched.",
-        expected: &["watch", "consumer", "service", "revisions"],
+        expected: &["service", "watch", "consumer", "revisions"],
     },
     Mutant {
         name: "compare-on-stale-state",
@@ -521,4 +524,27 @@ const fn is_sorted() -> bool {
         index += 1;
     }
     true
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// One test, since the choice is the process's.
+    #[test]
+    fn one_is_chosen_at_a_time_and_unknown_names_list_all() {
+        assert_eq!((chosen(), mutant!("checksum-ignored")), (None, false));
+        let first = choose("checksum-ignored").unwrap();
+        assert_eq!(chosen(), Some(first));
+        assert!(mutant!("checksum-ignored") && !mutant!("ack-before-fsync"));
+        assert_eq!(reached(), 1);
+
+        let error = choose("checksum").unwrap_err().to_string();
+        let all = MUTANTS.iter().all(|mutant| error.contains(mutant.name));
+        assert!(error.contains("\"checksum\"") && all, "{error}");
+        assert_eq!(chosen(), Some(first));
+
+        choose_none();
+        assert_eq!((chosen(), mutant!("checksum-ignored")), (None, false));
+    }
 }
