@@ -69,6 +69,7 @@ pub const MUTANTS: [Mutant; 41] = [
         origin: "etcd issue 13766 (3.5.0 to 3.5.2): the consistent index was committed without its \
                  data.",
         expected: &[
+            "state_machine_safety",
             "order_of_indexes",
             "convergence",
             "revisions",
@@ -112,6 +113,7 @@ pub const MUTANTS: [Mutant; 41] = [
         breaks: "A leader counts entries as stored by a follower when it has sent them.",
         origin: "openraft issue 1802: a commit without a quorum.",
         expected: &[
+            "process",
             "leader_completeness",
             "committed_immutable",
             "state_machine_safety",
@@ -131,7 +133,7 @@ pub const MUTANTS: [Mutant; 41] = [
         breaks: "A transaction compares with the state before its log entry, not before itself.",
         origin: "d-engine issue 371: a compare-and-swap read what an earlier one of its batch had \
                  replaced.",
-        expected: &["linear", "revisions", "bank", "committed"],
+        expected: &["state_machine_safety", "linear", "revisions", "bank", "committed"],
     },
     Mutant {
         name: "consumer-cursor-jumps",
@@ -186,7 +188,7 @@ pub const MUTANTS: [Mutant; 41] = [
         breaks: "A kept-alive lease is prolonged in memory and in the order of ends, not in its row.",
         origin: "etcd issues 2660 and 12651: keys lost at a change of leader, leases missing on one \
                  member after a restart.",
-        expected: &["convergence", "lease", "process"],
+        expected: &["state_machine_safety", "convergence", "lease", "process"],
     },
     Mutant {
         name: "log-cut-at-bad-checksum",
@@ -261,6 +263,8 @@ pub const MUTANTS: [Mutant; 41] = [
         breaks: "Rows that a snapshot does not have stay in the row cache.",
         origin: "CockroachDB issue 37056: a cache kept its entries over a snapshot.",
         expected: &[
+            "consumer_cursor",
+            "state_machine_safety",
             "convergence",
             "revisions",
             "linear",
@@ -303,6 +307,7 @@ pub const MUTANTS: [Mutant; 41] = [
         breaks: "A node that does not answer a request for its vote has granted it.",
         origin: "MongoDB 2.4 and Redis Sentinel (Jepsen 2013): leaders without a majority.",
         expected: &[
+            "process",
             "election_safety",
             "leader_completeness",
             "committed_immutable",
@@ -322,6 +327,7 @@ pub const MUTANTS: [Mutant; 41] = [
         breaks: "A snapshot is installed without clearing what was there.",
         origin: "CockroachDB issue 12130; keystone pull request 1331: old keys left after a snapshot.",
         expected: &[
+            "state_machine_safety",
             "convergence",
             "revisions",
             "linear",
@@ -334,7 +340,7 @@ pub const MUTANTS: [Mutant; 41] = [
         name: "ttl-by-own-clock",
         breaks: "Each replica stamps an entry by its own clock.",
         origin: "databend pull request 7325: expiry by the time of applying.",
-        expected: &["convergence", "lease"],
+        expected: &["state_machine_safety", "convergence", "lease"],
     },
     Mutant {
         name: "unknown-told-as-failed",
@@ -347,6 +353,7 @@ pub const MUTANTS: [Mutant; 41] = [
         breaks: "A vote is granted to a candidate that lacks entries.",
         origin: "Raft dissertation, section 3.6.1: the election restriction.",
         expected: &[
+            "process",
             "leader_completeness",
             "committed_immutable",
             "log_matching",
