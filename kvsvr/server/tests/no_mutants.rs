@@ -12,7 +12,9 @@ fn the_binary_names_no_planted_bug() {
     assert!(names.len() >= 24, "{names:?}");
 
     let binary = fs::read(env!("CARGO_BIN_EXE_kvsvr")).unwrap();
-    let has = |text: &str| binary.windows(text.len()).any(|window| window == text.as_bytes());
+    // The search in texts is the standard library's, and so optimised in debug builds too.
+    let texts = String::from_utf8_lossy(&binary);
+    let has = |text: &str| texts.contains(text);
     assert!(has("KVSVR_CONFIG"), "texts of the program are found in it");
     assert!(!has("KVSVR_MUTANT"));
     let found: Vec<&str> = names.into_iter().filter(|name| has(name)).collect();
