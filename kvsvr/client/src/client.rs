@@ -91,6 +91,8 @@ impl Client {
     /// The configuration has no endpoints.
     #[cfg(feature = "grpc")]
     pub fn new(config: ClientConfig) -> Result<Client> {
+        #[cfg(feature = "mutants")]
+        crate::mutants::choose_from_environment()?;
         Self::with_transport(Arc::new(crate::grpc::GrpcTransport::new()), config)
     }
 

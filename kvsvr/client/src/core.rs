@@ -147,6 +147,10 @@ impl Core {
             };
             let op = || {
                 if let Some(ticket) = &ticket {
+                    if crate::mutant!("retry-without-session") && command.seq == ticket.seq {
+                        (command.session, command.seq, command.acked_below) = (0, 0, 0);
+                        return exec_request::Op::Command(command.encode_to_vec().into());
+                    }
                     command.session = ticket.session;
                     command.seq = ticket.seq;
                     command.acked_below = ticket.acked_below();

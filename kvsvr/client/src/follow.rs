@@ -183,7 +183,8 @@ impl Follow {
                 request.shard = shard;
                 request.meta = shard == 0;
                 request.from_now = self.position.is_none();
-                request.after_revision = self.position.unwrap_or(0);
+                let late = self.proven && crate::mutant!("watch-resumes-one-late");
+                request.after_revision = self.position.unwrap_or(0) + u64::from(late);
                 (Method::WatchWatch, request.encode_to_vec().into())
             }
             Source::Consumer(request) => (Method::ConsumerStream, request.encode_to_vec().into()),

@@ -19,6 +19,18 @@
 //! The library relies on a tokio runtime and on [`Transport`](transport::Transport), through which all of its traffic goes; the
 //! server uses [`mux`] and [`grpc`] for its own traffic between nodes. It keeps nothing on disk.
 
+/// Whether the planted bug of this name is chosen: never, without the feature `mutants`.
+#[cfg(not(feature = "mutants"))]
+macro_rules! mutant {
+    ($name:literal) => {
+        false
+    };
+}
+#[cfg(feature = "mutants")]
+pub(crate) use kvsvr_core::mutant;
+#[cfg(not(feature = "mutants"))]
+pub(crate) use mutant;
+
 mod admin;
 mod client;
 mod consumer;
@@ -30,6 +42,8 @@ mod follow;
 #[cfg(feature = "grpc")]
 pub mod grpc;
 pub mod limits;
+#[cfg(feature = "mutants")]
+pub mod mutants;
 pub mod mux;
 mod near_cache;
 mod reads;
@@ -38,7 +52,7 @@ mod router;
 mod session;
 #[cfg(test)]
 mod tests;
-mod time;
+pub mod time;
 pub mod transport;
 mod txn;
 mod types;

@@ -4,7 +4,7 @@ use std::{fmt, sync::Arc};
 
 use bytes::Bytes;
 use kvsvr_proto::v1::{self, watch_event};
-use tokio::time::{Instant, timeout_at};
+use tokio::time::Instant;
 
 use crate::{
     client::Client,
@@ -12,6 +12,7 @@ use crate::{
     error::{Code, Error, Result},
     follow::{Follow, Source, Step},
     router::Place,
+    time::timeout_at,
     types::{KeyValue, Partition, ReadFrom, ReadMode},
 };
 

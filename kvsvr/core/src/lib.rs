@@ -17,6 +17,8 @@ pub mod keys;
 pub mod limits;
 pub mod machine;
 pub mod mem;
+#[cfg(feature = "mutants")]
+pub mod mutants;
 mod overlay;
 pub mod read;
 pub mod rows;
@@ -24,3 +26,12 @@ pub mod rows;
 pub mod testing;
 pub mod types;
 mod wire;
+
+/// Whether the planted bug of this name is chosen: never, without the feature `mutants`.
+#[cfg(not(feature = "mutants"))]
+#[macro_export]
+macro_rules! mutant {
+    ($name:literal) => {
+        false
+    };
+}

@@ -15,7 +15,7 @@ pub(crate) type Layer = BTreeMap<Bytes, Option<Bytes>>;
 
 /// See the module.
 pub(crate) struct Overlay<'e> {
-    base: &'e dyn EngineRead,
+    pub(crate) base: &'e dyn EngineRead,
     layers: [Layer; Cf::ALL.len()],
     history: Vec<(Bytes, Bytes)>,
 }

@@ -11,7 +11,6 @@ use kvsvr_core::{
 use kvsvr_proto::v1::{self as pb, ErrorCode};
 use openraft_rt::AsyncRuntime;
 use prost::Message;
-use tokio::time::{Instant, sleep, timeout};
 
 use crate::{
     api::failed,
@@ -24,6 +23,7 @@ use crate::{
     service::CallError,
     shard::{Shard, error},
     store::Identity,
+    time::{Instant, sleep, timeout},
     topology,
 };
 

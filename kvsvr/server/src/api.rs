@@ -18,6 +18,7 @@ use crate::{
     peer,
     service::{CallError, Service},
     shard::{error, reply::ReplyTo},
+    time::timeout,
     watch,
 };
 
@@ -288,7 +289,7 @@ async fn open(
 
 /// The one request of a server-streaming call.
 async fn first<M: Message + Default>(input: &mut StreamReceiver) -> Result<M, CallError> {
-    let wait = tokio::time::timeout(Duration::from_secs(10), input.next());
+    let wait = timeout(Duration::from_secs(10), input.next());
     match wait.await {
         Ok(Some(Ok(bytes))) => decode(bytes),
         Ok(Some(Err(e))) => Err(malformed(e)),

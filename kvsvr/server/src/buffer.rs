@@ -70,12 +70,13 @@ use kvsvr_core::{
     types::{Revision, ShardId},
 };
 use parking_lot::{Mutex, RwLock};
-use tokio::{sync::Notify, time::timeout};
+use tokio::sync::Notify;
 
 use self::{
     merge::{Above, merged_scan},
     table::{Buffer, HeldSequence, NEWEST},
 };
+use crate::time::timeout;
 
 mod merge;
 mod order;

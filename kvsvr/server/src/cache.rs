@@ -147,6 +147,9 @@ impl Engine for CachedEngine {
         }
         let claims = self.rows.claim_all();
         for (start, end) in &touched.ranges {
+            if kvsvr_core::mutant!("row-cache-survives-snapshot") {
+                continue;
+            }
             self.rows.drop_range(start, end);
         }
         touched.rows.iter().for_each(|row| self.rows.remove(&row.key));
@@ -278,6 +281,7 @@ impl RowCache {
         for write in &batch.writes {
             let (key, row) = match write {
                 Write::Put(Cf::Data, key, row) => (key, Some(row.clone())),
+                Write::Delete(Cf::Data, _) if kvsvr_core::mutant!("row-cache-ignores-deletes") => continue,
                 Write::Delete(Cf::Data, key) => (key, None),
                 Write::DeleteRange(Cf::Data, start, end) => {
                     touched.ranges.push((start.clone(), end.clone()));

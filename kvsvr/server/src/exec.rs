@@ -12,7 +12,6 @@ use prost::{
     Message,
     encoding::{WireType, decode_key, decode_varint},
 };
-use tokio::time::timeout_at;
 
 use crate::{
     convert as api,
@@ -29,6 +28,7 @@ use crate::{
         reader::{Read, ReadOp},
         reply::{ReplyQueue, ReplyTo, send_all},
     },
+    time::{outside, timeout_at},
 };
 
 /// Serves one stream until it ends.
@@ -343,7 +343,7 @@ async fn forward_one(node: &Arc<Node>, number: u32, mut address: String, request
     let write = matches!(request.op, Some(ExecOp::Command(_)));
     // A node without a replica of the shard does not know its leader; the first one asked may.
     for last in [false, true] {
-        match node.link(&address).call(request.clone(), until).await {
+        match node.link(&address).call(request.clone(), outside(until)).await {
             Ok(pb::ExecReply {
                 result: Some(Answer::Error(e)),
                 ..
@@ -383,7 +383,9 @@ fn weaker_read(node: &Arc<Node>, number: u32, mode: Mode, read: Read) {
     };
     match mode {
         Mode::Local(_) => answer(&shard, read, ReadKind::Local, Duration::MAX),
-        Mode::AtLeast(revision) if shard.revision() >= revision => {
+        Mode::AtLeast(revision)
+            if shard.revision() >= revision || kvsvr_core::mutant!("at-least-not-waited") =>
+        {
             answer(&shard, read, ReadKind::AtLeast, Duration::MAX);
         }
         Mode::MaxStalenessMs(max) if is_fresh(&shard, Duration::from_millis(max)) => {

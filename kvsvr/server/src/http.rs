@@ -26,17 +26,14 @@ use hyper::{Request, body::Incoming, server::conn::http1, service::service_fn};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use kvsvr_proto::v1::NodeStatus;
 use serde_json::json;
-use tokio::{
-    net::TcpStream,
-    pin, select,
-    time::{Instant, timeout},
-};
+use tokio::{net::TcpStream, pin, select};
 use tower::ServiceExt as _;
 
 use crate::{
     limits::{GREETING_MS, HTTP_ANSWER_MS, MAX_HTTP_CONNECTIONS},
     listen::{BindError, Latch, Listener, Rules},
     metrics::{Metrics, resident_bytes},
+    time::{Instant, timeout},
 };
 
 /// What the port shows of a node.

@@ -413,7 +413,7 @@ impl Ring {
         if position >= self.head {
             return None;
         }
-        if position < self.evicted {
+        if position < self.evicted && !kvsvr_core::mutant!("watch-drops-what-left-the-ring") {
             return Some(Found::Behind { head: self.head });
         }
         let first = self.chunks.partition_point(|chunk| chunk.last <= position);

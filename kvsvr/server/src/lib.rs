@@ -23,12 +23,15 @@ pub mod hub;
 pub mod limits;
 pub mod maintenance;
 pub mod metrics;
+#[cfg(feature = "mutants")]
+mod mutants;
 pub mod node;
 pub mod peer;
 pub mod raft;
 pub mod service;
 pub mod shard;
 pub mod store;
+pub mod time;
 pub mod topology;
 pub mod wal;
 pub mod watch;

@@ -12,12 +12,12 @@ use tokio::{
     select,
     sync::Semaphore,
     task::JoinSet,
-    time::{Instant, sleep, timeout},
 };
 
 use crate::{
     limits::{ACCEPT_RETRY_MS, REFUSAL_LOG_MS},
     metrics::{GaugeGuard, ListenerMetrics},
+    time::{Instant, sleep, timeout},
 };
 
 /// Why a port could not be opened.

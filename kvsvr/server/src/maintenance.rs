@@ -5,7 +5,6 @@ use std::{io, sync::Arc, time::Duration};
 use kvsvr_core::command::Op;
 use kvsvr_proto::v1 as pb;
 use openraft_rt::AsyncRuntime;
-use tokio::time::{Instant, sleep, timeout};
 
 use crate::{
     admin::propose,
@@ -16,6 +15,7 @@ use crate::{
     node::Node,
     raft::runtime::Runtime,
     shard::Shard,
+    time::{Instant, sleep, timeout},
 };
 
 /// Starts all of it. The tasks live as long as the process.

@@ -19,10 +19,7 @@ use kvsvr_core::{
 };
 use kvsvr_proto::v1::{self as pb, ErrorCode};
 use parking_lot::{Mutex, RwLock};
-use tokio::{
-    sync::mpsc,
-    time::{Instant, sleep},
-};
+use tokio::sync::mpsc;
 
 use crate::{
     admin,
@@ -40,6 +37,7 @@ use crate::{
     },
     shard::{Shard, ShardParts, error},
     store::{Identity, MEMBER_LOST, Store},
+    time::{Instant, sleep, sleep_until},
     topology::{self, SlotTable},
     wal::Wal,
 };
@@ -203,10 +201,10 @@ impl Node {
     async fn outlast_promises(&self, started: Instant) -> io::Result<()> {
         let store = self.store.lock().await;
         let promised = |shard: &ShardId| self.wal.shard(*shard).vote.is_some();
-        if self.wal.shards().iter().any(promised) {
+        if self.wal.shards().iter().any(promised) && !kvsvr_core::mutant!("promise-not-outlasted") {
             let before = store.promised_ms().await.map_err(io::Error::other)?;
             let longest = before.max(self.settings.timing.election_max_ms);
-            tokio::time::sleep_until(started + Duration::from_millis(longest)).await;
+            sleep_until(started + Duration::from_millis(longest)).await;
         }
         Ok(())
     }

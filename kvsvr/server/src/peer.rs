@@ -73,7 +73,11 @@ pub async fn call(node: &Node, method: Method, request: Bytes) -> Result<Bytes, 
         Method::RaftVote | Method::RaftPreVote => {
             let message = pb::VoteRequest::decode(request).map_err(malformed)?;
             let shard = addressee(node, message.envelope.as_ref())?;
-            let request = convert::from_pb_vote_request(&message).map_err(malformed)?;
+            let mut request = convert::from_pb_vote_request(&message).map_err(malformed)?;
+            if kvsvr_core::mutant!("vote-for-any-log") {
+                let last = node.wal().shard(shard.id()).last;
+                request.last_log_id = request.last_log_id.max(last.map(convert::log_id));
+            }
             let response = if method == Method::RaftVote {
                 shard.raft().vote(request).await
             } else {

@@ -11,7 +11,6 @@ use std::{
 use futures::future::BoxFuture;
 use kvsvr_client::grpc::GrpcTransport;
 use kvsvr_proto::v1 as pb;
-use tokio::time::Instant;
 
 use crate::{
     api::NodeService,
@@ -24,12 +23,10 @@ use crate::{
     maintenance,
     metrics::{Metrics, resident_bytes},
     node::{Node, NodeParts, StatusProbe, VERSION, cluster_text},
-    raft::{
-        runtime::{random_u64, wall_clock_ms},
-        snapshot::free_staging,
-    },
+    raft::{runtime::random_u64, snapshot::free_staging},
     rocks::{RocksEngine, RocksOptions},
     store::{DataLock, MEMBER_LOST, ROCKS_DIR, STAGING_DIR, Store, StoreError, StoreId},
+    time::{Instant, sleep, wall_clock_ms},
     wal::{Wal, WalError, WalOptions},
 };
 
@@ -43,6 +40,8 @@ fn storage(e: impl ToString) -> Failure {
 
 /// Runs a node until `shutdown` resolves or it cannot go on.
 pub async fn run(config: Config, shutdown: Shutdown) -> Result<(), Failure> {
+    #[cfg(feature = "mutants")]
+    kvsvr_client::mutants::choose_from_environment().map_err(|e| Failure::new(Exit::Usage, e.to_string()))?;
     // The ports first: a port in use must not cost a recovery.
     let grpc = GrpcServer::bind(&config.listen).await?;
     let http = match &config.http {
@@ -215,7 +214,7 @@ async fn serve(
         async move {
             loop {
                 health.set_serving(node.ready().is_ok()).await;
-                tokio::time::sleep(HEALTH_INTERVAL).await;
+                sleep(HEALTH_INTERVAL).await;
             }
         }
     });

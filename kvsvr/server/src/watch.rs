@@ -29,10 +29,7 @@ use kvsvr_core::{
 };
 use kvsvr_proto::v1::{self as pb, ErrorCode, watch_event::Kind};
 use prost::Message as _;
-use tokio::{
-    sync::mpsc::PermitIterator,
-    time::{Instant, sleep, sleep_until, timeout},
-};
+use tokio::sync::mpsc::PermitIterator;
 
 use crate::{
     hub::{EventBatch, EventFilter, Hub, Subscription, SubscriptionError},
@@ -42,6 +39,7 @@ use crate::{
     },
     service::CallError,
     shard::error,
+    time::{Instant, sleep, sleep_until, timeout},
 };
 
 /// What the streams need of a shard's replica.
@@ -387,6 +385,8 @@ impl<'a> Stream<'a> {
 
     /// Sends a message: these events, all that matched up to the subscription's position.
     fn send(&mut self, mut room: Room<'a>, events: Vec<pb::WatchEvent>) {
+        #[cfg(feature = "mutants")]
+        let events = self.send_half(&mut room, events);
         let message = pb::WatchResponse {
             revision: self.subscription.position(),
             events,
@@ -399,12 +399,36 @@ impl<'a> Stream<'a> {
         self.sent_at = Instant::now();
     }
 
+    /// Sends the first half of the events by itself, in the middle of a revision or not, and gives the others back.
+    #[cfg(feature = "mutants")]
+    fn send_half(&self, room: &mut Room<'a>, mut events: Vec<pb::WatchEvent>) -> Vec<pb::WatchEvent> {
+        if events.len() < 2 || !kvsvr_core::mutant!("watch-splits-revision") {
+            return events;
+        }
+        let rest = events.split_off(events.len() / 2);
+        let last = events.last().and_then(|event| event.kv.as_ref());
+        let message = pb::WatchResponse {
+            revision: last.map_or(0, |kv| kv.mod_rev),
+            consumer_epoch: self.owner.as_ref().map_or(0, |owner| owner.epoch),
+            events,
+            error: None,
+        };
+        if let Some(place) = room.next() {
+            place.send(message.encode_to_vec().into());
+        }
+        rest
+    }
+
     fn events(&self, batch: Result<EventBatch, SubscriptionError>) -> Result<Vec<pb::WatchEvent>, End> {
         match batch {
-            Ok(batch) => Ok(batch
-                .events()
-                .map(|event| wire_event(event, self.with_values))
-                .collect()),
+            Ok(batch) => {
+                let mut events: Vec<&Event> = batch.events().collect();
+                if kvsvr_core::mutant!("watch-orders-by-key") {
+                    events.sort_by(|a, b| a.key.cmp(&b.key));
+                }
+                let events = events.into_iter();
+                Ok(events.map(|event| wire_event(event, self.with_values)).collect())
+            }
             Err(e) => Err(End::Error(subscription_error(self.source.shard(), &e))),
         }
     }

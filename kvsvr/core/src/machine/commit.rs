@@ -17,6 +17,18 @@ use crate::{
     rows::{DataRow, HistRow, MARK},
 };
 
+/// The keys in an order that is another on each replica.
+#[cfg(feature = "mutants")]
+fn by_hash(mut tx: Tx) -> Tx {
+    use std::hash::BuildHasher as _;
+    if crate::mutant!("commit-by-hash-order") {
+        let hasher = std::hash::RandomState::new();
+        tx.touched
+            .sort_by_key(|touched| hasher.hash_one(&touched.data_key));
+    }
+    tx
+}
+
 /// What a command adds to a lease.
 #[derive(Default)]
 struct Growth {
@@ -44,6 +56,8 @@ impl Machine {
         self.head.revision = tx.revision;
         step.log.begin(self.head.event_bytes);
         let mut changed = 0;
+        #[cfg(feature = "mutants")]
+        let tx = by_hash(tx);
         for touched in tx.touched.into_iter().filter(Touched::is_changed) {
             self.commit_key(step, touched, deleted_as);
             changed += 1;

@@ -135,7 +135,11 @@ impl Consumers {
             name.clone(),
             ConsumerRow {
                 epoch,
-                cursor: revision,
+                cursor: if crate::mutant!("consumer-cursor-jumps") {
+                    head.revision
+                } else {
+                    revision
+                },
             },
         ))
     }

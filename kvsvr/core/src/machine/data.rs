@@ -100,7 +100,11 @@ impl Machine {
     ) -> Result<TxnResult, Failure> {
         refuse_pinned("then", &txn.then_ops)?;
         refuse_pinned("else", &txn.else_ops)?;
-        let succeeded = step.view(&self.head).compare_all(partition, &txn.compares)?;
+        let mut before = step.view(&self.head);
+        if crate::mutant!("compare-on-stale-state") {
+            before.engine = step.overlay.base;
+        }
+        let succeeded = before.compare_all(partition, &txn.compares)?;
         let (branch, ops) = if succeeded {
             ("then", txn.then_ops)
         } else {

@@ -193,8 +193,10 @@ impl Machine {
                 .delete(Cf::Ttl, keys::ttl_lease_key(self.shard, before, id));
         }
         self.put_ttl(step, keys::ttl_lease_key(self.shard, row.expires_at, id));
-        step.overlay
-            .put(Cf::State, keys::lease_key(self.shard, id), row.encode());
+        if before.is_none() || !crate::mutant!("lease-renewal-not-stored") {
+            step.overlay
+                .put(Cf::State, keys::lease_key(self.shard, id), row.encode());
+        }
         let attached = self.leases.attached(id);
         self.leases.0.insert(id, Lease { row, attached });
     }

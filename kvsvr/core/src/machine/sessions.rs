@@ -161,7 +161,12 @@ impl Sessions {
             );
             return rejected(ErrorCode::ResultForgotten, message);
         }
-        if let Some((outcome, _)) = session.window.get(&seq) {
+        let remembered = if crate::mutant!("dedup-by-client-only") {
+            session.window.range(seq..).next().map(|(_, outcome)| outcome)
+        } else {
+            session.window.get(&seq)
+        };
+        if let Some((outcome, _)) = remembered {
             return Admission::Remembered(outcome.clone());
         }
         if !session.has_room(acked_below) {
@@ -301,7 +306,7 @@ impl Session {
     /// Forgets what the client has acknowledged; calls `dropped` for each row of which nothing is left.
     fn forget(&mut self, mut dropped: impl FnMut(u64)) {
         while let Some(first) = self.window.first_entry() {
-            if *first.key() >= self.acked_below {
+            if *first.key() >= self.acked_below + u64::from(crate::mutant!("session-forgets-in-flight")) {
                 return;
             }
             let (outcome, index) = first.remove();

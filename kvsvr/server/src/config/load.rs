@@ -14,7 +14,11 @@ use super::{
 use crate::limits::HTTP_PORT_OFFSET;
 
 /// Variables with our prefix that are not settings.
-const OTHER_VARIABLES: [&str; 1] = ["KVSVR_CONFIG"];
+const OTHER_VARIABLES: &[&str] = &[
+    "KVSVR_CONFIG",
+    #[cfg(feature = "mutants")]
+    kvsvr_client::mutants::VARIABLE,
+];
 
 /// Where a value came from.
 #[derive(Clone, Debug, PartialEq, Eq)]

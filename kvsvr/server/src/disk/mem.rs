@@ -225,6 +225,11 @@ impl MemDisk {
         self.tree.lock().faults.sync_fails_after = Some(syncs);
     }
 
+    /// Bytes that its files have.
+    pub fn used(&self) -> u64 {
+        self.tree.lock().used()
+    }
+
     /// Bytes of all files together.
     pub fn set_capacity(&self, bytes: u64) {
         self.tree.lock().capacity = bytes;

@@ -17,10 +17,7 @@ use kvsvr_core::{
 use kvsvr_proto::v1 as pb;
 use parking_lot::Mutex;
 use prost::Message;
-use tokio::{
-    sync::mpsc,
-    time::{Instant, sleep, timeout},
-};
+use tokio::sync::mpsc;
 
 use super::block_on;
 use crate::{
@@ -32,6 +29,7 @@ use crate::{
     raft::snapshot::Checkpoints,
     service::{CallError, Service},
     store::{Store, StoreId},
+    time::{Instant, sleep, timeout},
     wal::{Wal, WalOptions},
 };
 

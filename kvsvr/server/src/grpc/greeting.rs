@@ -14,8 +14,9 @@ use std::{
 use tokio::{
     io::{AsyncRead, AsyncWrite, ReadBuf},
     net::TcpStream,
-    time::{Sleep, sleep},
 };
+
+use crate::time::{Sleep, sleep};
 
 /// Bytes of the HTTP/2 connection preface (RFC 9113, section 3.4); hyper checks what they are.
 const PREFACE: usize = 24;

@@ -26,7 +26,7 @@ use openraft::{
 use openraft_rt::AsyncRuntime;
 use parking_lot::Mutex;
 use prost::Message;
-use tokio::{sync::Notify, time::Instant};
+use tokio::sync::Notify;
 
 use super::{
     convert,
@@ -41,6 +41,7 @@ use crate::{
     hub::Hub,
     limits::{BUFFER_ROOM_PATIENCE, MAX_APPLY_BYTES, MAX_APPLY_ENTRIES},
     metrics::ShardMetrics,
+    time::Instant,
 };
 
 type Responder = ApplyResponder<TypeConfig>;
@@ -269,6 +270,9 @@ impl StateMachine {
     }
 
     fn durable_meta(&self) -> io::Result<Option<of::SnapshotMetaOf<TypeConfig>>> {
+        if kvsvr_core::mutant!("purge-beyond-flushed") {
+            return meta_of(&*self.shared.engine, self.shared.shard);
+        }
         meta_of(&Durable(&*self.shared.engine), self.shared.shard)
     }
 
@@ -284,6 +288,9 @@ fn core_entry(entry: Entry) -> CoreEntry {
     let position = convert::position(&entry.log_id);
     let payload = match entry.payload {
         EntryPayload::Blank => Payload::Blank,
+        #[cfg(feature = "mutants")]
+        EntryPayload::Normal(batch) => Payload::Batch(crate::mutants::stamped_here(batch.0)),
+        #[cfg(not(feature = "mutants"))]
         EntryPayload::Normal(batch) => Payload::Batch(batch.0),
         EntryPayload::Membership(membership) => {
             let stored = StoredMembership::new(Some(entry.log_id), membership);
@@ -334,6 +341,8 @@ impl RaftStateMachine<TypeConfig> for StateMachine {
                 };
             }
             self.room().await?;
+            #[cfg(feature = "mutants")]
+            crate::mutants::claim_applied(&*self.shared.engine, self.shared.shard, &batch).await;
             self.apply_batch(&batch, responders)?;
         }
         Ok(())
@@ -369,7 +378,9 @@ impl RaftStateMachine<TypeConfig> for StateMachine {
         }
         *shared.machine.lock() = machine;
         let machine = shared.machine.lock();
-        shared.hub.reset(machine.revision());
+        if !kvsvr_core::mutant!("watch-gap-at-snapshot") {
+            shared.hub.reset(machine.revision());
+        }
         shared.head.publish(&machine);
         shared.head.installs.fetch_add(1, Ordering::AcqRel);
         Ok(())

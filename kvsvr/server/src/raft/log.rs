@@ -88,7 +88,9 @@ impl RaftLogReader<TypeConfig> for LogStore {
     }
 
     async fn read_vote(&mut self) -> Result<Option<Vote>, io::Error> {
-        Ok(self.wal.shard(self.shard).vote.map(convert::vote))
+        let vote = self.wal.shard(self.shard).vote;
+        let known = vote.filter(|_| !kvsvr_core::mutant!("vote-forgotten-at-restart"));
+        Ok(known.map(convert::vote))
     }
 
     async fn limited_get_log_entries(&mut self, start: u64, end: u64) -> Result<Vec<Entry>, io::Error> {
@@ -114,6 +116,9 @@ impl RaftLogStorage<TypeConfig> for LogStore {
     async fn save_vote(&mut self, vote: &Vote) -> Result<(), io::Error> {
         let (done, saved) = waiter();
         self.wal.save_vote(self.shard, convert::vote_record(vote), done);
+        if kvsvr_core::mutant!("vote-not-synced") {
+            return Ok(());
+        }
         saved.await
     }
 
@@ -133,6 +138,11 @@ impl RaftLogStorage<TypeConfig> for LogStore {
         I::IntoIter: OptionalSend,
     {
         let records = entries.into_iter().map(convert::record).collect();
+        if kvsvr_core::mutant!("append-acked-when-queued") {
+            self.wal.append(self.shard, records, Box::new(|_| {}));
+            callback.io_completed(Ok(()));
+            return Ok(());
+        }
         self.wal.append(
             self.shard,
             records,

@@ -27,7 +27,6 @@ use openraft::{
     },
 };
 use prost::Message;
-use tokio::time::Instant;
 
 use super::{
     convert,
@@ -35,9 +34,12 @@ use super::{
     snapshot::{SnapshotData, SnapshotSender},
     types::{PeerNode, TypeConfig, Vote, of},
 };
-use crate::limits::{
-    MAX_APPEND_BYTES_IN_FLIGHT, MAX_APPEND_SPREAD, MAX_APPENDS_IN_FLIGHT, MIN_APPEND_DEADLINE,
-    TRANSFER_DEADLINE,
+use crate::{
+    limits::{
+        MAX_APPEND_BYTES_IN_FLIGHT, MAX_APPEND_SPREAD, MAX_APPENDS_IN_FLIGHT, MIN_APPEND_DEADLINE,
+        TRANSFER_DEADLINE,
+    },
+    time::{Instant, sleep_until, timeout},
 };
 
 type RpcError = RPCError<TypeConfig>;
@@ -222,6 +224,9 @@ struct Pump<S> {
     deadline: Instant,
     patience: Duration,
     failed: bool,
+    /// The peer's log is known to be ours so far.
+    #[cfg(feature = "mutants")]
+    matched: bool,
 }
 
 type AppendItem = Result<StreamAppendResult<TypeConfig>, RpcError>;
@@ -254,16 +259,24 @@ impl<S: Stream<Item = AppendEntriesRequest<TypeConfig>> + Unpin> Pump<S> {
             tokio::select! { biased;
                 answer = self.receiver.next() => return self.answered(answer),
                 (request, at) = next_request, if room && self.sender.is_some() => match request {
-                    Some(request) => if let Err(error) = self.send(request, at).await {
-                        return Some(Err(error));
-                    },
+                    Some(request) => {
+                        #[cfg(feature = "mutants")]
+                        let last = request.entries.last().map(|entry| entry.log_id);
+                        if let Err(error) = self.send(request, at).await {
+                            return Some(Err(error));
+                        }
+                        #[cfg(feature = "mutants")]
+                        if self.matched && last.is_some() && kvsvr_core::mutant!("commit-without-quorum") {
+                            return Some(Ok(Ok(last)));
+                        }
+                    }
                     // Dropping the sender ends the stream; what is in flight is still answered.
                     None => {
                         self.input = None;
                         self.sender = None;
                     }
                 },
-                () = tokio::time::sleep_until(self.deadline), if waiting => {
+                () = sleep_until(self.deadline), if waiting => {
                     return Some(Err(unreachable(format!("no answer within {:?}", self.patience))));
                 }
             }
@@ -284,7 +297,12 @@ impl<S: Stream<Item = AppendEntriesRequest<TypeConfig>> + Unpin> Pump<S> {
                 match pb::AppendResponse::decode(bytes) {
                     Ok(response) => {
                         note_promise(&self.promises, self.target, &response);
-                        Some(append_result(response))
+                        let result = append_result(response);
+                        #[cfg(feature = "mutants")]
+                        {
+                            self.matched |= matches!(result, Ok(Ok(Some(_))));
+                        }
+                        Some(result)
                     }
                     Err(error) => Some(Err(unreachable(format!("its answer does not decode: {error}")))),
                 }
@@ -307,7 +325,7 @@ impl<S: Stream<Item = AppendEntriesRequest<TypeConfig>> + Unpin> Pump<S> {
         let Some(sender) = &self.sender else { return Ok(()) };
         let closed = || unreachable("the connection is closed");
         // The queue is as deep as the socket is slow: waiting for it counts as waiting for the peer.
-        tokio::time::timeout(self.patience, sender.send(bytes))
+        timeout(self.patience, sender.send(bytes))
             .await
             .map_err(|_| unreachable("the peer does not take data"))?
             .map_err(|_| closed())
@@ -344,7 +362,7 @@ impl RaftNetworkV2<TypeConfig> for Network {
                 return Ok(Box::pin(answers) as BoxStream<'s, AppendItem>);
             }
             let patience = (option.hard_ttl() * 2).max(MIN_APPEND_DEADLINE);
-            let (sender, receiver) = tokio::time::timeout(patience, self.open_append())
+            let (sender, receiver) = timeout(patience, self.open_append())
                 .await
                 .map_err(|_| unreachable(format!("cannot open a stream within {patience:?}")))??;
             let pump = Pump {
@@ -359,6 +377,8 @@ impl RaftNetworkV2<TypeConfig> for Network {
                 deadline: Instant::now(),
                 patience,
                 failed: false,
+                #[cfg(feature = "mutants")]
+                matched: false,
             };
             let answers = futures::stream::unfold(pump, |mut pump| async move {
                 let item = pump.next().await?;
@@ -374,7 +394,11 @@ impl RaftNetworkV2<TypeConfig> for Network {
         option: RPCOption,
     ) -> Result<VoteResponse<TypeConfig>, RpcError> {
         let request = convert::pb_vote_request(&rpc, self.envelope());
-        let response: pb::VoteResponse = self.control(Method::RaftVote, request, option.soft_ttl()).await?;
+        let answer = self.control(Method::RaftVote, request, option.soft_ttl()).await;
+        if answer.is_err() && kvsvr_core::mutant!("silence-grants-vote") {
+            return Ok(VoteResponse::new(rpc.vote, None, true));
+        }
+        let response: pb::VoteResponse = answer?;
         convert::from_pb_vote_response(&response).map_err(unreachable)
     }
 
@@ -384,9 +408,13 @@ impl RaftNetworkV2<TypeConfig> for Network {
         option: RPCOption,
     ) -> Result<VoteResponse<TypeConfig>, RpcError> {
         let request = convert::pb_vote_request(&rpc, self.envelope());
-        let response: pb::VoteResponse = self
+        let answer = self
             .control(Method::RaftPreVote, request, option.soft_ttl())
-            .await?;
+            .await;
+        if answer.is_err() && kvsvr_core::mutant!("silence-grants-vote") {
+            return Ok(VoteResponse::new(rpc.vote, None, true));
+        }
+        let response: pb::VoteResponse = answer?;
         convert::from_pb_vote_response(&response).map_err(unreachable)
     }
 

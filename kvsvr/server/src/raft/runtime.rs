@@ -1,7 +1,7 @@
-//! The async runtime as openraft wants it, over the workspace's `tokio`; and the node's only sources of time and randomness.
+//! The async runtime as openraft wants it, over the workspace's `tokio`; and the node's only source of randomness.
 //!
-//! `tokio` is the package madsim-tokio: real tokio normally, the simulator's under `--cfg madsim`. This is the one product file
-//! that knows of that cfg, for two reasons: tokio's `watch` wakes its receivers in an order that is not repeatable across seeds
+//! `tokio` is the package madsim-tokio: real tokio normally, the simulator's under `--cfg madsim`. This is one of the two product files
+//! that know of that cfg (the other is [`time`]), for two reasons: tokio's `watch` wakes its receivers in an order that is not repeatable across seeds
 //! of one process, and the random generator must be the simulator's. openraft-rt's conformance suite runs on it in both modes.
 
 use std::{
@@ -11,19 +11,14 @@ use std::{
     ops::{Add, AddAssign, Sub, SubAssign},
     pin::Pin,
     task::{Context, Poll},
-    time::{Duration, SystemTime, UNIX_EPOCH},
+    time::Duration,
 };
 
 use futures::TryFutureExt;
 use openraft_rt::{self as ort, AsyncRuntime, OptionalSend, OptionalSync};
 use tokio::sync::{mpsc, oneshot};
 
-/// Unix milliseconds by this node's wall clock. Only for stamps on entries and for people.
-pub fn wall_clock_ms() -> u64 {
-    SystemTime::now()
-        .duration_since(UNIX_EPOCH)
-        .map_or(0, |d| d.as_millis() as u64)
-}
+use crate::time;
 
 /// Random bytes from the runtime's generator.
 pub fn random_u64() -> u64 {
@@ -33,7 +28,7 @@ pub fn random_u64() -> u64 {
 
 /// A point of the monotonic clock.
 #[derive(Clone, Copy, Debug, Eq, PartialEq, Ord, PartialOrd)]
-pub struct RuntimeInstant(tokio::time::Instant);
+pub struct RuntimeInstant(time::Instant);
 
 impl Add<Duration> for RuntimeInstant {
     type Output = Self;
@@ -54,7 +49,6 @@ impl Sub<Duration> for RuntimeInstant {
 }
 impl Sub<Self> for RuntimeInstant {
     type Output = Duration;
-    // std's Instant (under simulation) would panic where tokio's saturates.
     fn sub(self, rhs: Self) -> Duration {
         self.0.saturating_duration_since(rhs.0)
     }
@@ -66,7 +60,7 @@ impl SubAssign<Duration> for RuntimeInstant {
 }
 impl ort::Instant for RuntimeInstant {
     fn now() -> Self {
-        Self(tokio::time::Instant::now())
+        Self(time::Instant::now())
     }
     fn elapsed(&self) -> Duration {
         self.0.elapsed()
@@ -89,7 +83,7 @@ pin_project_lite::pin_project! {
         #[pin]
         future: T,
         #[pin]
-        sleep: tokio::time::Sleep,
+        sleep: time::Sleep,
     }
 }
 
@@ -152,7 +146,7 @@ impl fmt::Debug for Runtime {
 impl AsyncRuntime for Runtime {
     type JoinError = tokio::task::JoinError;
     type JoinHandle<T: OptionalSend + 'static> = tokio::task::JoinHandle<T>;
-    type Sleep = tokio::time::Sleep;
+    type Sleep = time::Sleep;
     type Instant = RuntimeInstant;
     type TimeoutError = Elapsed;
     type Timeout<R, T: Future<Output = R> + OptionalSend> = Timeout<T>;
@@ -171,15 +165,15 @@ impl AsyncRuntime for Runtime {
         tokio::task::spawn(future)
     }
     fn sleep(duration: Duration) -> Self::Sleep {
-        tokio::time::sleep(duration)
+        time::sleep(duration)
     }
     fn sleep_until(deadline: Self::Instant) -> Self::Sleep {
-        tokio::time::sleep_until(deadline.0)
+        time::sleep_until(deadline.0)
     }
     fn timeout<R, F: Future<Output = R> + OptionalSend>(duration: Duration, future: F) -> Timeout<F> {
         Timeout {
             future,
-            sleep: tokio::time::sleep(duration),
+            sleep: time::sleep(duration),
         }
     }
     fn timeout_at<R, F: Future<Output = R> + OptionalSend>(
@@ -188,7 +182,7 @@ impl AsyncRuntime for Runtime {
     ) -> Timeout<F> {
         Timeout {
             future,
-            sleep: tokio::time::sleep_until(deadline.0),
+            sleep: time::sleep_until(deadline.0),
         }
     }
     fn is_panic(error: &Self::JoinError) -> bool {
@@ -197,9 +191,12 @@ impl AsyncRuntime for Runtime {
     fn thread_rng() -> RuntimeRng {
         RuntimeRng
     }
-    #[expect(
-        clippy::expect_used,
-        reason = "the trait cannot fail; without a runtime nothing can go on"
+    #[cfg_attr(
+        not(madsim),
+        expect(
+            clippy::expect_used,
+            reason = "the trait cannot fail; without a runtime nothing can go on"
+        )
     )]
     fn new(_threads: usize) -> Self {
         #[cfg(madsim)]

@@ -8,9 +8,11 @@ use std::{sync::Arc, time::Duration};
 
 use kvsvr_core::types::StampMs;
 use parking_lot::Mutex;
-use tokio::time::Instant;
 
-use crate::raft::{apply::Head, runtime::wall_clock_ms};
+use crate::{
+    raft::apply::Head,
+    time::{Instant, wall_clock_ms},
+};
 
 /// The clock of one shard on one node.
 pub struct StampClock {

@@ -25,7 +25,7 @@ use kvsvr_core::{
 use kvsvr_proto::v1::{self as pb, ErrorCode, exec_reply::Result as Answer};
 use openraft::{Config, Raft, SnapshotPolicy, async_runtime::WatchReceiver as _};
 use parking_lot::Mutex;
-use tokio::{sync::Semaphore, time::Instant};
+use tokio::sync::Semaphore;
 
 use self::{
     clock::StampClock,
@@ -49,6 +49,7 @@ use crate::{
         snapshot::{Durable, SnapshotSender, Staged, TransferStatus},
         types::{PeerNode, TypeConfig},
     },
+    time::Instant,
     wal::Wal,
     watch::{ConsumerPosition, WatchSource},
 };
@@ -283,8 +284,12 @@ impl Shard {
     /// all members or far behind. About `keep_bytes` of the newest entries stay. A member that is being sent a snapshot counts as one that has
     /// acknowledged what the snapshot contains. Never what is not applied (openraft issue 2116).
     pub async fn purge(&self, keep_bytes: u64) -> io::Result<()> {
-        let durable =
-            kvsvr_core::read::shard_head(&Durable(&*self.engine), self.id).map_err(io::Error::other)?;
+        let durable = if kvsvr_core::mutant!("purge-beyond-flushed") {
+            kvsvr_core::read::shard_head(&*self.engine, self.id)
+        } else {
+            kvsvr_core::read::shard_head(&Durable(&*self.engine), self.id)
+        };
+        let durable = durable.map_err(io::Error::other)?;
         self.engine.set_garbage_floor(self.id, durable.floor);
         let Some(flushed) = durable.applied.map(|p| p.index) else {
             return Ok(());

@@ -22,10 +22,7 @@ use openraft::{
     Raft,
     errors::{ClientWriteError, ForwardReason, ForwardToLeader, RaftError},
 };
-use tokio::{
-    sync::mpsc,
-    time::{Instant, timeout_at},
-};
+use tokio::sync::mpsc;
 
 use super::{
     clock::StampClock,
@@ -42,6 +39,7 @@ use crate::{
         apply::StateMachine,
         types::{Batch, Replies, TypeConfig},
     },
+    time::{Instant, timeout_at},
 };
 
 /// One command on its way into the log.

@@ -19,10 +19,7 @@ use openraft::{
 };
 use openraft_rt::AsyncRuntime;
 use parking_lot::Mutex;
-use tokio::{
-    sync::{Semaphore, mpsc},
-    time::{Instant, timeout, timeout_at},
-};
+use tokio::sync::{Semaphore, mpsc};
 
 use super::{
     error,
@@ -43,6 +40,7 @@ use crate::{
         runtime::Runtime,
         types::TypeConfig,
     },
+    time::{Instant, sleep, timeout, timeout_at},
 };
 
 /// What to read.
@@ -93,11 +91,16 @@ impl ReadContext {
     /// Waits until the applied state contains everything that was acknowledged before the call.
     pub async fn barrier(&self) -> Result<(), pb::Error> {
         let started = Instant::now();
+        if kvsvr_core::mutant!("age-of-last-try") {
+            *self.fresh_at.lock() = Some(started);
+        }
         let index = match timeout(READ_CONFIRM_TIMEOUT, self.confirm()).await {
             Ok(confirmed) => confirmed?,
             Err(_) => return Err(self.no_quorum()),
         };
-        if let Some(index) = index {
+        if let Some(index) = index
+            && !kvsvr_core::mutant!("follower-read-without-wait")
+        {
             timeout(READ_CONFIRM_TIMEOUT, self.head.wait_applied(index))
                 .await
                 .map_err(|_| {
@@ -158,13 +161,19 @@ impl ReadContext {
 
     /// Maximum age of a quorum's acknowledgement for a lease read.
     fn lease(&self) -> Duration {
-        let lease = self.promises.shortest() * (100 - LEASE_DRIFT_PERCENT) / 100;
+        let mut lease = self.promises.shortest() * (100 - LEASE_DRIFT_PERCENT) / 100;
+        if kvsvr_core::mutant!("lease-longer-than-promised") {
+            lease *= 10;
+        }
         // What openraft may credit a peer with too much, see `raft::network`.
         lease.saturating_sub(MAX_APPEND_SPREAD)
     }
 
     /// Like [`ReadContext::confirm`], at the leader only.
     pub async fn confirm_as_leader(&self) -> Result<Option<u64>, pb::Error> {
+        if self.leader.is_me() && kvsvr_core::mutant!("read-without-quorum") {
+            return Ok(self.head.applied_next().checked_sub(1));
+        }
         let option = LinearizerOption::new(Some(self.lease()), true);
         match self.raft.get_read_linearizer(option).await {
             Ok(linearizer) => Ok(Some(linearizer.read_log_id().index())),
@@ -268,7 +277,8 @@ impl ReadContext {
                 api::read_other(&*snapshot, self.shard, *request)
             }
         };
-        if installs % 2 == 1 || installs != self.head.installs() {
+        let replaced = installs % 2 == 1 || installs != self.head.installs();
+        if replaced && !kvsvr_core::mutant!("read-during-install") {
             return Answer::Error(error::retry(
                 ErrorCode::NotReady,
                 format!(
@@ -316,7 +326,7 @@ async fn run(context: Arc<ReadContext>, mut queue: mpsc::UnboundedReceiver<Vec<R
     loop {
         let taken = tokio::select! { biased;
             taken = queue.recv_many(&mut groups, MAX_READS_PER_ROUND) => taken,
-            () = tokio::time::sleep(FRESHNESS_PROBE_INTERVAL) => {
+            () = sleep(FRESHNESS_PROBE_INTERVAL) => {
                 // Nobody reads: keep the age of the state known, for bounded reads when the leader is gone.
                 let _ = context.barrier().await;
                 continue;
@@ -326,7 +336,12 @@ async fn run(context: Arc<ReadContext>, mut queue: mpsc::UnboundedReceiver<Vec<R
             return;
         }
         match context.barrier().await {
-            Ok(()) => serve(&context, groups.drain(..).flatten()),
+            Ok(()) => {
+                if kvsvr_core::mutant!("read-index-reused") {
+                    std::iter::from_fn(|| queue.try_recv().ok()).for_each(|late| groups.push(late));
+                }
+                serve(&context, groups.drain(..).flatten());
+            }
             Err(failure) => {
                 context.metrics.rejected(failure.code());
                 let answer = Answer::Error(failure);

@@ -7,7 +7,6 @@ use std::{collections::BTreeMap, io, sync::Arc};
 
 use bytes::Bytes;
 use kvsvr_core::types::ShardId;
-use tokio::time::{Instant, timeout};
 
 use super::{
     Shared, WalWrite,
@@ -16,7 +15,10 @@ use super::{
     scan::allocated_path,
     segment::{self, Segment, Spare},
 };
-use crate::limits::WAL_SPACE_CHECK_BYTES;
+use crate::{
+    limits::WAL_SPACE_CHECK_BYTES,
+    time::{Instant, timeout},
+};
 
 /// The end of the log.
 pub(super) struct Writer {
@@ -142,7 +144,11 @@ impl Writer {
     async fn put(&mut self, block: BlockBuilder, flags: u32) -> io::Result<usize> {
         let buffers = block.finish(self.active.epoch, self.end, self.next_seq, flags);
         let bytes = buffers.iter().map(Bytes::len).sum();
-        self.active.file.write_at(self.end, buffers, true).await?;
+        let synced = !kvsvr_core::mutant!("ack-before-fsync");
+        let written = self.active.file.write_at(self.end, buffers, synced).await;
+        if !kvsvr_core::mutant!("fsync-error-ignored") {
+            written?;
+        }
         self.end += bytes as u64;
         self.next_seq += 1;
         Ok(bytes)

@@ -5,7 +5,7 @@ use std::ops::ControlFlow;
 use bytes::{Buf, BufMut, Bytes, BytesMut};
 use kvsvr_core::{
     engine::{Cf, EngineRead, Scan},
-    keys,
+    keys::{self, Key},
     types::ShardId,
 };
 
@@ -72,6 +72,13 @@ pub(in crate::raft) fn next_chunk(
             reverse: false,
         };
         source.scan(cf, scan, &mut |key, value| {
+            if kvsvr_core::mutant!("sessions-lost-in-snapshot")
+                && matches!(Key::decode(cf, key), Ok((_, Key::Window { .. })))
+            {
+                return ControlFlow::Continue(());
+            }
+            #[cfg(feature = "mutants")]
+            let value = &crate::mutants::one_ahead(shard, cf, key, value)[..];
             put_pair(&mut data, position.cf, key, value);
             if data.len() < bytes {
                 return ControlFlow::Continue(());

@@ -7,9 +7,8 @@ use std::collections::BTreeMap;
 
 use kvsvr_core::types::ShardId;
 use parking_lot::Mutex;
-use tokio::time::Instant;
 
-use crate::limits::SNAPSHOT_PATIENCE;
+use crate::{limits::SNAPSHOT_PATIENCE, time::Instant};
 
 /// By shard and receiving node. An entry outlives its transfer a little: Raft learns that a snapshot is installed, or tries again,
 /// only after the transfer has ended.

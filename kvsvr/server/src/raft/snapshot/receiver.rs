@@ -9,7 +9,7 @@ use kvsvr_proto::v1 as pb;
 use openraft::storage::SnapshotMeta;
 use parking_lot::Mutex;
 use prost::Message;
-use tokio::{sync::mpsc::error::TrySendError, time::timeout};
+use tokio::sync::mpsc::error::TrySendError;
 
 use super::{
     Meta, SnapshotData, TransferError, TransferStatus,
@@ -26,6 +26,7 @@ use crate::{
         types::{LogId, StoredMembership, Vote},
     },
     store::STAGING_DIR,
+    time::timeout,
 };
 
 /// Receives snapshots into the staging directory.

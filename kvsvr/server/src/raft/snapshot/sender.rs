@@ -7,7 +7,7 @@ use kvsvr_client::transport::{Class, Method, StreamReceiver, StreamSender};
 use kvsvr_core::{engine::EngineError, types::ShardId};
 use kvsvr_proto::v1 as pb;
 use prost::Message;
-use tokio::{sync::Semaphore, time::timeout};
+use tokio::sync::Semaphore;
 
 use super::{
     Checkpoints, Snapshot, TransferError, TransferStatus, blocking,
@@ -27,6 +27,7 @@ use crate::{
         network::NetworkFactory,
         types::{PeerNode, Vote},
     },
+    time::{sleep, timeout},
 };
 
 /// Sends snapshots of this node's shards.
@@ -166,7 +167,7 @@ impl SnapshotSender {
             let pause = Duration::from_secs_f64(chunk.data.len() as f64 / SNAPSHOT_BYTES_PER_SECOND as f64);
             stream.send(chunk.data, position.is_none()).await?;
             if position.is_some() {
-                tokio::time::sleep(pause).await;
+                sleep(pause).await;
             }
         }
         Ok(())

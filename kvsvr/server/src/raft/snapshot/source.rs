@@ -128,7 +128,12 @@ impl Sources {
         name: String,
         source: Source,
     ) -> Result<Reading, TransferError> {
-        let meta = meta_of(&*source, shard)?.ok_or_else(|| peer("the checkpoint is empty"))?;
+        let mut meta = meta_of(&*source, shard)?.ok_or_else(|| peer("the checkpoint is empty"))?;
+        if kvsvr_core::mutant!("snapshot-one-ahead")
+            && let Some(last) = &mut meta.last_log_id
+        {
+            last.index += 1;
+        }
         *self.readers.lock().entry(name.clone()).or_default() += 1;
         self.idle.lock().remove(&name);
         Ok(Reading {

@@ -169,7 +169,8 @@ pub(crate) fn decode_body(header: &BlockHeader, block: &Bytes, salt: u32) -> Res
         });
         at += len;
     }
-    if records.len() != header.records as usize || body_crc != header.body_crc {
+    let sound = body_crc == header.body_crc || kvsvr_core::mutant!("checksum-ignored");
+    if records.len() != header.records as usize || !sound {
         return Err(fault(BLOCK_HEADER, &records));
     }
     Ok(records)

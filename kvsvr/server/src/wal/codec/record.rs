@@ -133,7 +133,8 @@ impl Record {
         }
         let mut rest = &bytes[..RECORD_HEADER];
         let (len, crc) = (rest.get_u32_le(), rest.get_u32_le());
-        if bytes.len() - RECORD_HEADER != len as usize || crc != record_crc(salt, len, &bytes[8..]) {
+        let sound = crc == record_crc(salt, len, &bytes[8..]) || kvsvr_core::mutant!("checksum-ignored");
+        if bytes.len() - RECORD_HEADER != len as usize || !sound {
             return None;
         }
         let (kind, flags, _) = (rest.get_u8(), rest.get_u8(), rest.get_u16_le());

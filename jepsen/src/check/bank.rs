@@ -1,0 +1,205 @@
+//! Accounts: money is moved, never made, lost or owed.
+//!
+//! Balances are replayed by revision from [`Context::accounts`] and the acknowledged transfers; where outcomes are unknown they are a
+//! range. Rules:
+//! - **sum**: at every read of all accounts of a partition their sum is what the opening balances, the sends and the receptions up to its
+//!   revision make it. Transfers do not change it.
+//! - **negative**: no account is below 0.
+//! - **replay**: each balance is what the transfers up to the revision make it; an account is paid from only if it has enough, and refused
+//!   only if it has not.
+//! - **twice**, **phantom**: the second step of a send is applied at most once, and only for a send that was made, as it was made.
+//! - **lost**: with [`Context::drained`] each acknowledged send has arrived.
+//! - **total**: with [`Context::final_from`] and [`Context::drained`] the last reads of all partitions together make the opening total.
+
+mod ledger;
+mod saga;
+#[cfg(test)]
+mod tests;
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use self::ledger::Ledger;
+use super::{
+    Context, History, facts,
+    verdict::{Findings, Verdict, Witness, describe},
+};
+use crate::history::{Call, End, Key, Operation, Reply, Revision};
+
+/// Checks all accounts.
+pub fn check(history: &History<'_>, context: &Context<'_>) -> Verdict {
+    let mut findings = Findings::default();
+    let ledger = Ledger::new(history, context);
+    let mut last_reads: BTreeMap<u32, (usize, i128)> = BTreeMap::new();
+    for operation in &history.operations {
+        let End::Ok(_, reply) = &operation.end else {
+            continue;
+        };
+        match (&operation.call, reply) {
+            (Call::Balances { partition }, Reply::Balances { revision, balances }) => {
+                findings.count("reads of all accounts", 1);
+                let read = AllAccounts {
+                    operation,
+                    partition: *partition,
+                    revision: *revision,
+                    balances,
+                };
+                read.check(&ledger, context, &mut findings);
+                if facts::is_final_read(operation, context) {
+                    let sum = balances.iter().map(|(_, money)| i128::from(*money)).sum();
+                    last_reads.insert(*partition, (operation.id, sum));
+                }
+            }
+            (Call::Read { key, .. }, Reply::Row { row: Some(row), .. })
+                if context.accounts.contains_key(key) =>
+            {
+                let money = i128::from(row.value as i64);
+                one_balance(operation, *key, row.mod_rev, money, &ledger, &mut findings);
+            }
+            (call, reply) => payment(operation, call, reply, &ledger, &mut findings),
+        }
+    }
+    saga::check(history, context, &mut findings);
+    total(&last_reads, context, &mut findings);
+    findings.verdict()
+}
+
+/// A read of all accounts of a partition at one revision.
+struct AllAccounts<'a> {
+    operation: &'a Operation,
+    partition: u32,
+    revision: Revision,
+    balances: &'a [(u32, i64)],
+}
+
+impl AllAccounts<'_> {
+    fn check(&self, ledger: &Ledger<'_>, context: &Context<'_>, findings: &mut Findings) {
+        let partition = self.partition;
+        let accounts = context
+            .accounts
+            .range(Key::all_of(partition))
+            .map(|(key, _)| key.key);
+        let accounts: BTreeSet<u32> = accounts.collect();
+        let found: BTreeMap<u32, i64> = self.balances.iter().copied().collect();
+        if found.len() != self.balances.len() || !found.keys().eq(accounts.iter()) {
+            let text = format!(
+                "{} does not show the accounts {accounts:?}",
+                describe(self.operation)
+            );
+            findings.push(Witness::new("sum", text).operations([self.operation.id]));
+            return;
+        }
+        let sum: i128 = found.values().map(|money| i128::from(*money)).sum();
+        let expected = ledger.sum(partition, self.revision, self.operation.last);
+        if !expected.contains(&sum) {
+            let text = format!(
+                "{}: the sum is {sum} and not {}",
+                describe(self.operation),
+                text(&expected)
+            );
+            findings.push(Witness::new("sum", text).operations([self.operation.id]));
+        }
+        for (key, money) in found {
+            one_balance(
+                self.operation,
+                Key { partition, key },
+                self.revision,
+                i128::from(money),
+                ledger,
+                findings,
+            );
+        }
+    }
+}
+
+fn text(range: &std::ops::RangeInclusive<i128>) -> String {
+    if range.start() == range.end() {
+        range.start().to_string()
+    } else {
+        format!("between {} and {}", range.start(), range.end())
+    }
+}
+
+fn one_balance(
+    operation: &Operation,
+    key: Key,
+    revision: Revision,
+    money: i128,
+    ledger: &Ledger<'_>,
+    findings: &mut Findings,
+) {
+    findings.count("balances", 1);
+    let who = describe(operation);
+    if money < 0 {
+        let text = format!("{who}: account {key} has {money}");
+        findings.push(Witness::new("negative", text).operations([operation.id]));
+    }
+    let expected = ledger.balance(key, revision, operation.last);
+    if !expected.contains(&money) {
+        let text = format!(
+            "{who}: account {key} has {money} at revision {revision} and not {}",
+            text(&expected)
+        );
+        let newest = ledger.newest(key, revision);
+        findings.push(Witness::new("replay", text).operations(newest.into_iter().chain([operation.id])));
+    }
+}
+
+/// Who pays has enough, who is refused has not.
+fn payment(operation: &Operation, call: &Call, reply: &Reply, ledger: &Ledger<'_>, findings: &mut Findings) {
+    let (from, amount) = match call {
+        Call::Transfer {
+            partition,
+            from,
+            amount,
+            ..
+        } => (
+            Key {
+                partition: *partition,
+                key: *from,
+            },
+            *amount,
+        ),
+        Call::Send { from, amount, .. } => (*from, *amount),
+        _ => return,
+    };
+    findings.count("payments", 1);
+    let (amount, who) = (i128::from(amount), describe(operation));
+    let wrong = match reply {
+        Reply::Written { revision, .. } => {
+            let had = ledger.balance(from, revision.saturating_sub(1), operation.last);
+            (*had.end() < amount).then(|| format!("{who}: account {from} had only {}", text(&had)))
+        }
+        Reply::Mismatch { revision } => {
+            let had = ledger.balance(from, *revision, operation.last);
+            (*had.start() >= amount).then(|| format!("{who}: account {from} had {}", text(&had)))
+        }
+        _ => None,
+    };
+    if let Some(text) = wrong {
+        findings.push(Witness::new("replay", text).operations([operation.id]));
+    }
+}
+
+fn total(last_reads: &BTreeMap<u32, (usize, i128)>, context: &Context<'_>, findings: &mut Findings) {
+    if context.final_from.is_none() || !context.drained || context.accounts.is_empty() {
+        return;
+    }
+    let partitions: BTreeSet<u32> = context.accounts.keys().map(|key| key.partition).collect();
+    if let Some(partition) = partitions
+        .iter()
+        .find(|partition| !last_reads.contains_key(partition))
+    {
+        findings.unknown(format!(
+            "no final read of all accounts of partition {partition} was answered"
+        ));
+        return;
+    }
+    let opening: i128 = context.accounts.values().map(|money| i128::from(*money)).sum();
+    let sum: i128 = last_reads.values().map(|(_, sum)| sum).sum();
+    findings.count("totals", 1);
+    if sum != opening {
+        let text = format!("all partitions together had {opening} and have {sum} at the end");
+        let reads = last_reads.values().map(|(id, _)| *id);
+        findings.push(Witness::new("total", text).operations(reads));
+    }
+}

@@ -1,0 +1,115 @@
+//! Histories by hand.
+
+use super::{super::testing::*, check};
+use crate::history::{Call, Process, Reply, Revision};
+
+fn consume(after: Revision, epoch: u64) -> (Call, Reply) {
+    let (shard, name) = (1, "mail".to_owned());
+    (Call::Consume { shard, name }, Reply::Watching { after, epoch })
+}
+
+fn call_ack(epoch: u64, revision: Revision) -> Call {
+    Call::Ack {
+        shard: 1,
+        name: "mail".to_owned(),
+        epoch,
+        revision,
+    }
+}
+
+fn ack(epoch: u64, revision: Revision) -> (Call, Reply) {
+    (call_ack(epoch, revision), Reply::Acked)
+}
+
+fn shows(
+    script: Script,
+    process: Process,
+    time: u64,
+    revisions: std::ops::RangeInclusive<Revision>,
+) -> Script {
+    let all: Vec<_> = revisions
+        .clone()
+        .map(|r| change(r, k(r as u32), Some(r)))
+        .collect();
+    script.seen(process, time, changes(&all, *revisions.end()))
+}
+
+/// Four changes; the first owner gets all and acknowledges two.
+fn first_owner() -> Script {
+    let mut script = Script::new().ok(8, (1, 2), consume(0, 1));
+    for r in 1..=4 {
+        script = script.ok(1, (10 * r, 10 * r + 1), write(k(r as u32), r, r, 1));
+    }
+    shows(script, 8, 50, 1..=4).ok(8, (51, 52), ack(1, 2))
+}
+
+#[test]
+fn a_good_consumer() {
+    let script = first_owner().ok(9, (60, 61), consume(2, 2));
+    let script = shows(script, 9, 62, 3..=4).fail(8, (63, 64), call_ack(1, 4));
+    let script = script.ok(9, (65, 66), ack(2, 4));
+    valid(script.check_with(check, |context| context.drained = true));
+}
+
+#[test]
+fn an_unknown_acknowledgement_may_have_moved_the_cursor() {
+    let script = first_owner()
+        .unknown(8, (53, 54), call_ack(1, 4))
+        .ok(9, (60, 61), consume(4, 2));
+    valid(script.check(check));
+}
+
+#[test]
+fn a_cursor_that_goes_back_behind_what_was_acknowledged() {
+    let script = first_owner().ok(9, (60, 61), consume(1, 2));
+    broken("cursor", script.check(check));
+}
+
+#[test]
+fn a_cursor_that_goes_back_from_owner_to_owner() {
+    let script = Script::new()
+        .ok(8, (1, 2), consume(5, 1))
+        .ok(9, (3, 4), consume(4, 2));
+    broken("cursor", script.check(check));
+}
+
+#[test]
+fn events_passed_over_that_nobody_acknowledged() {
+    let script = first_owner().ok(9, (60, 61), consume(3, 2));
+    broken("lost", script.check(check));
+}
+
+#[test]
+fn events_left_out_after_the_cursor() {
+    let script = first_owner().ok(9, (60, 61), consume(2, 2));
+    broken("gap", shows(script, 9, 62, 4..=4).check(check));
+}
+
+#[test]
+fn an_old_owner_that_acknowledges() {
+    let script = first_owner()
+        .ok(9, (60, 61), consume(2, 2))
+        .ok(8, (62, 63), ack(1, 4));
+    broken("fencing", script.check(check));
+}
+
+#[test]
+fn two_owners_with_one_epoch() {
+    let script = first_owner().ok(9, (60, 61), consume(2, 1));
+    broken("epoch", script.check(check));
+}
+
+#[test]
+fn a_later_owner_with_a_smaller_epoch() {
+    let script = Script::new()
+        .ok(8, (1, 2), consume(0, 5))
+        .ok(9, (3, 4), consume(0, 4));
+    broken("epoch", script.check(check));
+}
+
+#[test]
+fn a_consumer_that_stops_before_the_end() {
+    let script = first_owner().ok(9, (60, 61), consume(2, 2));
+    let script = shows(script, 9, 62, 3..=3);
+    broken("gap", script.check_with(check, |context| context.drained = true));
+}

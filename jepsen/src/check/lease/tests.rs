@@ -1,0 +1,161 @@
+//! Histories by hand.
+
+use super::{super::testing::*, check};
+use crate::{
+    check::{Context, Verdict},
+    history::{Call, Change, Reply},
+};
+
+const MS: u64 = 1_000_000;
+
+fn put(ttl_ms: u64, lease: u64, revision: u64) -> (Call, Reply) {
+    let call = Call::Write {
+        key: k(1),
+        value: revision,
+        ttl_ms,
+        lease,
+    };
+    (call, written(revision, 1))
+}
+
+fn found(revision: u64) -> (Call, Reply) {
+    read(k(1), revision, Some((revision, revision, revision, 1)))
+}
+
+/// A key with a TTL of 100 ms, put between 1 and 2 ms.
+fn with_ttl() -> Script {
+    Script::new().ok(1, (MS, 2 * MS), put(100, 0, 1))
+}
+
+const PARTITION: u32 = 0;
+
+/// A lease of 100 ms, granted between 1 and 2 ms, with a key.
+fn with_lease() -> Script {
+    let (partition, ttl_ms) = (PARTITION, 100);
+    let grant = Call::Grant { partition, ttl_ms };
+    Script::new()
+        .ok(1, (MS, 2 * MS), (grant, Reply::Lease { lease: 5, ttl_ms }))
+        .ok(1, (3 * MS, 4 * MS), put(0, 5, 1))
+}
+
+fn keep_alive() -> (Call, Reply) {
+    let (partition, lease) = (PARTITION, 5);
+    let reply = Reply::Lease { lease, ttl_ms: 100 };
+    (Call::KeepAlive { partition, lease }, reply)
+}
+
+fn revoke() -> Call {
+    let (partition, lease) = (PARTITION, 5);
+    Call::Revoke { partition, lease }
+}
+
+fn gone_at(script: Script, ms: u64) -> Script {
+    script.ok(2, (ms * MS - MS / 2, ms * MS), read(k(1), 2, None))
+}
+
+fn expired_at(script: Script, ms: u64) -> Script {
+    let watch = Call::Watch {
+        partition: PARTITION,
+        after: 0,
+    };
+    let expired = Change {
+        expired: true,
+        ..change(2, k(1), None)
+    };
+    script
+        .ok(9, (0, 1), (watch, Reply::Watching { after: 0, epoch: 0 }))
+        .seen(9, ms * MS, changes(&[expired], 2))
+}
+
+fn at_end(context: &mut Context<'_>) {
+    context.final_from = Some(200 * MS);
+    context.expiry_delay = 50 * MS;
+}
+
+fn verdict(script: Script) -> Verdict {
+    script.check(check)
+}
+
+#[test]
+fn keys_that_end_in_time() {
+    valid(verdict(gone_at(with_ttl(), 101)));
+    valid(verdict(expired_at(with_ttl(), 101)));
+    valid(verdict(gone_at(with_lease(), 101)));
+    valid(verdict(gone_at(
+        with_lease().ok(1, (50 * MS, 51 * MS), keep_alive()),
+        150,
+    )));
+    let script = gone_at(with_ttl(), 250).ok(2, (251 * MS, 252 * MS), read(k(1), 2, None));
+    valid(script.check_with(check, at_end));
+}
+
+#[test]
+fn a_key_that_is_gone_too_early() {
+    broken("early", verdict(gone_at(with_ttl(), 100)));
+    let late_clock = gone_at(with_ttl(), 100);
+    valid(late_clock.check_with(check, |context| context.clock_error = 2 * MS));
+}
+
+#[test]
+fn an_expiry_that_is_seen_too_early() {
+    broken("early", verdict(expired_at(with_ttl(), 100)));
+}
+
+#[test]
+fn a_lease_that_ends_too_early() {
+    broken("early", verdict(gone_at(with_lease(), 100)));
+    broken("early", verdict(expired_at(with_lease(), 100)));
+}
+
+#[test]
+fn a_keep_alive_that_is_forgotten() {
+    let script = || with_lease().ok(1, (50 * MS, 51 * MS), keep_alive());
+    broken("early", verdict(gone_at(script(), 149)));
+    broken("early", verdict(expired_at(script(), 149)));
+}
+
+#[test]
+fn a_new_put_that_is_forgotten() {
+    // The second put has no end, so the first one's is void.
+    let script = with_ttl().ok(1, (50 * MS, 51 * MS), put(0, 0, 2));
+    broken("early", verdict(gone_at(script, 120)));
+}
+
+#[test]
+fn deletions_and_revocations_explain_an_early_end() {
+    valid(verdict(gone_at(
+        with_ttl().ok(1, (5 * MS, 6 * MS), delete(k(1), 2, true)),
+        10,
+    )));
+    valid(verdict(gone_at(
+        with_ttl().unknown(1, (5 * MS, 6 * MS), Call::Delete { key: k(1) }),
+        10,
+    )));
+    valid(verdict(gone_at(
+        with_lease().unknown(1, (5 * MS, 6 * MS), revoke()),
+        10,
+    )));
+}
+
+#[test]
+fn a_key_that_is_still_there_at_the_end() {
+    let script = with_ttl().ok(2, (251 * MS, 252 * MS), found(1));
+    broken("late", script.check_with(check, at_end));
+    let script = with_lease().ok(2, (251 * MS, 252 * MS), found(1));
+    broken("late", script.check_with(check, at_end));
+}
+
+#[test]
+fn a_key_may_stay_for_the_delay_after_the_faults() {
+    let script = with_ttl().ok(2, (249 * MS, 252 * MS), found(1));
+    valid(script.check_with(check, at_end));
+}
+
+#[test]
+fn no_key_that_ends_is_unknown() {
+    unknown(verdict(Script::new().ok(1, (1, 2), put(0, 0, 1)).ok(
+        1,
+        (3, 4),
+        found(1),
+    )));
+}

@@ -1,0 +1,14 @@
+//! What proves that a kvsvr cluster keeps its promises: workloads that write down what they did and saw, and checkers of these
+//! histories.
+//!
+//! Shared by the simulator (`sim/`), which runs the workloads on simulated nodes, and by the fault harness, which runs them on real
+//! processes. Nothing in the library part calls the operating system, sees a clock or a random number that it was not given; `os`,
+//! which does, is behind the feature `runner`.
+
+pub mod check;
+pub mod history;
+#[cfg(feature = "runner")]
+pub mod os;
+pub mod report;
+#[cfg(feature = "workload")]
+pub mod workload;

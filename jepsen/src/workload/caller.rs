@@ -1,0 +1,214 @@
+//! One logical client: carries calls out through the client library, and writes down what came of them.
+//!
+//! The library's certainty decides: a definite error is a failure, an unknown outcome stays unknown, and a read that got no answer has
+//! failed, since it changes nothing.
+
+use std::{collections::BTreeMap, future::Future, sync::Arc, time::Duration};
+
+use kvsvr_client::{CallOptions, Certainty, Client, ReadFrom, Result};
+use tokio::time::sleep;
+
+use super::{
+    names,
+    perform::perform,
+    recorder::{Ending, Logger, Recorder},
+};
+use crate::{
+    check::facts,
+    history::{Call, Key, Mode, Reply, Revision},
+};
+
+/// Between two attempts of a call that must succeed.
+pub(super) const AGAIN: Duration = Duration::from_millis(100);
+
+/// What the parts of a workload share.
+#[derive(Clone)]
+pub struct Env {
+    /// Carries calls out.
+    pub client: Client,
+    /// Writes them down.
+    pub recorder: Recorder,
+    /// Of all chance.
+    pub seed: u64,
+    /// The shard of a partition.
+    pub shard_of: ShardOf,
+}
+
+/// The shard of a partition, by its number.
+pub type ShardOf = Arc<dyn Fn(u32) -> u32 + Send + Sync>;
+
+impl Env {
+    /// The newest revision of a partition's shard. Asks until it is answered.
+    pub(super) async fn head(&self, partition: u32) -> Revision {
+        let partition = names::partition(partition);
+        loop {
+            match self.client.get(&partition, names::key(names::MARKER)).await {
+                Ok(read) => return read.revision,
+                Err(_) => sleep(AGAIN).await,
+            }
+        }
+    }
+}
+
+/// One logical client.
+pub(super) struct Caller {
+    pub(super) env: Env,
+    client: Client,
+    logger: Logger,
+    /// The newest revision that it knows of each shard.
+    known: BTreeMap<u32, Revision>,
+}
+
+impl Caller {
+    pub(super) fn new(env: &Env) -> Self {
+        Self {
+            env: env.clone(),
+            client: env.client.clone(),
+            logger: env.recorder.client(),
+            known: BTreeMap::new(),
+        }
+    }
+
+    /// One whose reads ask all replicas in turn.
+    pub(super) fn anywhere(env: &Env) -> Self {
+        let options = CallOptions {
+            timeout: None,
+            read_from: Some(ReadFrom::Any),
+        };
+        Self {
+            client: env.client.with_options(options),
+            ..Self::new(env)
+        }
+    }
+
+    /// The same, and its calls must see revisions that do not fall.
+    pub(super) fn monotonic(env: &Env) -> Self {
+        Self {
+            logger: env.recorder.monotonic_client(),
+            ..Self::anywhere(env)
+        }
+    }
+
+    /// The newest revision of the partition's shard that it was told.
+    pub(super) fn known(&self, partition: u32) -> Revision {
+        let shard = (self.env.shard_of)(partition);
+        self.known.get(&shard).copied().unwrap_or_default()
+    }
+
+    /// Carries a call out, and records it.
+    ///
+    /// # Errors
+    /// Those of the client library.
+    pub(super) async fn call(&mut self, call: Call) -> Result<Reply> {
+        let client = self.client.clone();
+        let doing = call.clone();
+        self.call_as(call, async move { perform(&client, &doing).await })
+            .await
+    }
+
+    /// Records a call that the future carries out.
+    ///
+    /// # Errors
+    /// Those of the future.
+    pub(super) async fn call_as(
+        &mut self,
+        call: Call,
+        doing: impl Future<Output = Result<Reply>>,
+    ) -> Result<Reply> {
+        self.logger.invoke(call.clone());
+        let result = doing.await;
+        let ending = ending(&call, &result);
+        if let (Ok(reply), Some(partition)) = (&result, facts::partition(&call)) {
+            let shown = match reply {
+                Reply::Row { revision, row, .. } => row.map_or(*revision, |row| row.mod_rev.max(*revision)),
+                reply => facts::revision(reply).unwrap_or_default(),
+            };
+            let known = self.known.entry((self.env.shard_of)(partition)).or_default();
+            *known = shown.max(*known);
+        }
+        self.logger.end(ending);
+        result
+    }
+
+    /// Carries a call out until it succeeds.
+    pub(super) async fn insist(&mut self, call: &Call) -> Reply {
+        loop {
+            match self.call(call.clone()).await {
+                Ok(reply) => return reply,
+                Err(_) => sleep(AGAIN).await,
+            }
+        }
+    }
+
+    /// Reads a key until it is answered.
+    pub(super) async fn final_read(&mut self, key: Key) {
+        let mode = Mode::Linearizable;
+        self.insist(&Call::Read { key, mode }).await;
+    }
+
+    /// Writes the partition's last change, and reads it. Returns its revision.
+    pub(super) async fn mark(&mut self, partition: u32) -> Revision {
+        let key = Key {
+            partition,
+            key: names::MARKER,
+        };
+        let revision = loop {
+            let write = Call::Write {
+                key,
+                value: self.env.recorder.unique(),
+                ttl_ms: 0,
+                lease: 0,
+            };
+            match self.call(write).await {
+                Ok(Reply::Written { revision, .. }) => break revision,
+                _ => sleep(AGAIN).await,
+            }
+        };
+        self.final_read(key).await;
+        revision
+    }
+}
+
+/// What changes nothing: without an answer it has failed.
+fn is_read(call: &Call) -> bool {
+    matches!(
+        call,
+        Call::Read { .. }
+            | Call::Count { .. }
+            | Call::List { .. }
+            | Call::Balances { .. }
+            | Call::Scan { .. }
+            | Call::Watch { .. }
+    )
+}
+
+/// How a call with this result ended.
+pub(super) fn ending(call: &Call, result: &Result<Reply>) -> Ending {
+    match result {
+        Ok(reply) => Ending::Ok(reply.clone()),
+        Err(error) if error.certainty == Certainty::Definite || is_read(call) => {
+            Ending::Fail(error.to_string())
+        }
+        Err(error) => Ending::Info(error.to_string()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use kvsvr_client::{Code, Error};
+
+    use super::*;
+
+    #[test]
+    fn certainty_decides_and_reads_never_stay_open() {
+        let key = Key { partition: 1, key: 1 };
+        let mode = Mode::Linearizable;
+        let (read, delete) = (Call::Read { key, mode }, Call::Delete { key });
+        let unknown = || Err(Error::unknown(Code::Timeout, "no answer"));
+        let definite = || Err(Error::definite(Code::NoLeader, "no leader"));
+        assert!(matches!(ending(&read, &unknown()), Ending::Fail(_)));
+        assert!(matches!(ending(&delete, &unknown()), Ending::Info(_)));
+        assert!(matches!(ending(&delete, &definite()), Ending::Fail(_)));
+        assert_eq!(ending(&delete, &Ok(Reply::Acked)), Ending::Ok(Reply::Acked));
+    }
+}

@@ -1,0 +1,167 @@
+//! One watch of a partition: it is broken off and begun again, sometimes further back, reads slowly if told, and at the end goes on until it
+//! has seen everything.
+
+use std::time::Duration;
+
+use kvsvr_client::{
+    CallOptions, EventKind, ReadFrom, Watch, WatchBatch, WatchItem, WatchOptions, WatchStart,
+};
+use tokio::time::{sleep, timeout};
+
+use super::{
+    caller::{AGAIN, Env, ending},
+    names,
+    random::Random,
+    recorder::Logger,
+    stop::Stop,
+};
+use crate::history::{Call, Change, Reply, Revision, Seen};
+
+/// How far back a new watch begins at most.
+const BACK: u64 = 50;
+
+/// How a watcher behaves.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Manner {
+    /// Mean time after which it breaks off and begins again.
+    pub(super) lasts: Duration,
+    /// Mean pause after each batch.
+    pub(super) pause: Duration,
+    /// It watches at any replica and not only at the leader.
+    pub(super) anywhere: bool,
+}
+
+/// A watcher, one process of the history.
+pub(super) struct Watcher {
+    env: Env,
+    logger: Logger,
+    partition: u32,
+    manner: Manner,
+    random: Random,
+    /// It does not begin before.
+    first: Revision,
+    /// It has seen everything up to here.
+    through: Revision,
+    watch: Option<Watch>,
+}
+
+impl Watcher {
+    /// One that sees what comes after a revision.
+    pub(super) fn new(env: &Env, partition: u32, manner: Manner, random: Random, first: Revision) -> Self {
+        Self {
+            env: env.clone(),
+            logger: env.recorder.client(),
+            partition,
+            manner,
+            random,
+            first,
+            through: first,
+            watch: None,
+        }
+    }
+
+    /// Watches until it is told to stop.
+    pub(super) async fn work(&mut self, stop: &Stop) {
+        while !stop.is_set() {
+            let back = match self.random.percent(25) {
+                true => self.random.below(BACK),
+                false => 0,
+            };
+            let after = self.through.saturating_sub(back).max(self.first);
+            let lasts = self.random.exponential(self.manner.lasts);
+            // Opening has a deadline of its own and is never broken off: a call that began must end in the history.
+            let ended = match self.open(after).await {
+                true => stop.or(timeout(lasts, self.follow(Revision::MAX))).await,
+                false => Some(Ok(())),
+            };
+            if let Some(Ok(())) = ended {
+                // It failed by itself: not again at once.
+                stop.pause(AGAIN).await;
+            }
+        }
+    }
+
+    /// Goes on until it has seen everything up to the revision.
+    pub(super) async fn drain(&mut self, target: Revision) {
+        while self.through < target {
+            self.manner.pause = Duration::ZERO;
+            if self.open(self.through).await {
+                self.follow(target).await;
+            }
+            if self.through < target {
+                sleep(AGAIN).await;
+            }
+        }
+    }
+
+    /// Watches until it has seen a revision, or cannot go on. Nothing that it was given is lost if this is dropped: it is recorded at
+    /// once.
+    async fn follow(&mut self, target: Revision) {
+        while let Some(watch) = &mut self.watch {
+            match watch.next().await {
+                Ok(item) => self.take(item),
+                Err(_) => self.watch = None,
+            }
+            if self.through >= target {
+                return;
+            }
+            if !self.manner.pause.is_zero() {
+                sleep(self.random.exponential(self.manner.pause)).await;
+            }
+        }
+    }
+
+    async fn open(&mut self, after: Revision) -> bool {
+        self.watch = None;
+        let partition = self.partition;
+        let call = Call::Watch { partition, after };
+        self.logger.invoke(call.clone());
+        let options = WatchOptions::partition(names::partition(partition)).progress();
+        let from = match self.manner.anywhere {
+            true => ReadFrom::Any,
+            false => ReadFrom::Leader,
+        };
+        let client = self.env.client.with_options(CallOptions {
+            timeout: None,
+            read_from: Some(from),
+        });
+        let opened = client.watch(options.start(WatchStart::After(after))).await;
+        let result = opened.map(|watch| {
+            self.watch = Some(watch);
+            Reply::Watching { after, epoch: 0 }
+        });
+        self.logger.end(ending(&call, &result));
+        if self.watch.is_some() {
+            self.through = after;
+        }
+        self.watch.is_some()
+    }
+
+    fn take(&mut self, item: WatchItem) {
+        let (changes, through) = match item {
+            WatchItem::Events(WatchBatch { revision, events }) => (changes(&events), revision),
+            WatchItem::Progress { revision } => (Vec::new(), revision),
+            WatchItem::Compacted { resume_from } => {
+                let resumed_after = resume_from.saturating_sub(1);
+                self.logger.seen(Seen::Compacted { resumed_after });
+                self.through = self.through.max(resumed_after);
+                if let Some(watch) = &mut self.watch {
+                    watch.resume_from(resume_from);
+                }
+                return;
+            }
+        };
+        self.logger.seen(Seen::Changes { changes, through });
+        self.through = self.through.max(through);
+    }
+}
+
+/// Events as histories have them.
+pub(super) fn changes(events: &[kvsvr_client::Event]) -> Vec<Change> {
+    let change = |event: &kvsvr_client::Event| {
+        let value = (event.kind == EventKind::Put).then_some(&event.kv.value[..]);
+        let expired = event.kind == EventKind::Expire;
+        names::change(&event.partition, &event.kv.key, value, event.revision(), expired)
+    };
+    events.iter().filter_map(change).collect()
+}

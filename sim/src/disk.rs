@@ -1,0 +1,408 @@
+//! Disks that are slow, full, and wrong.
+//!
+//! A [`SimDisk`] is the [`Disk`] of one process on a [`MemDisk`], which outlives it and models the page cache, power loss, lost names and
+//! torn writes. As with the production disk an operation is carried out in its turn on one of two lanes (synchronous writes; all
+//! else) even if its caller has given up. What is added is time for each operation, and errors by chance or by order ([`DiskControl`],
+//! which is the machine's and stays when the process ends). Which disks may be damaged is the [`Atlas`]'s to say.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fmt,
+    future::Future,
+    io,
+    sync::Arc,
+    time::Duration,
+};
+
+use bytes::Bytes;
+use futures::future::BoxFuture;
+use kvsvr::disk::{Disk, DiskFile, DiskFuture, mem::MemDisk};
+use madsim::runtime::NodeHandle;
+use parking_lot::Mutex;
+use tokio::{
+    sync::{mpsc, oneshot},
+    time::Instant,
+};
+
+use crate::{clock::sleep_exactly, random::Stream};
+
+/// EIO as the system says it.
+const EIO: i32 = 5;
+
+/// What an operation is to the disk.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Operation {
+    /// Reads of bytes and names.
+    Read,
+    /// Changes that may stay in the page cache.
+    Write,
+    /// What makes them durable.
+    Sync,
+}
+
+/// How one kind of operation behaves.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct OperationSpec {
+    /// The least time it takes.
+    pub floor: Duration,
+    /// Mean of what an exponential distribution adds to it.
+    pub mean: Duration,
+    /// Probability that it takes up to `longest_stall` more.
+    pub stall: f64,
+    /// The longest such stall; short ones are likelier.
+    pub longest_stall: Duration,
+    /// Probability that it fails with EIO.
+    pub error: f64,
+}
+
+impl OperationSpec {
+    const fn quick(floor: Duration, mean: Duration) -> Self {
+        Self {
+            floor,
+            mean,
+            stall: 0.0,
+            longest_stall: Duration::from_secs(1),
+            error: 0.0,
+        }
+    }
+}
+
+/// How a disk behaves. All of it can be changed while it is used.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct DiskSpec {
+    /// Reads of bytes and names.
+    pub read: OperationSpec,
+    /// Changes that may stay in the page cache.
+    pub write: OperationSpec,
+    /// What makes them durable.
+    pub sync: OperationSpec,
+}
+
+impl Default for DiskSpec {
+    /// A good SSD.
+    fn default() -> Self {
+        let us = Duration::from_micros;
+        Self {
+            read: OperationSpec::quick(us(5), us(5)),
+            write: OperationSpec::quick(us(5), us(5)),
+            sync: OperationSpec::quick(us(80), us(40)),
+        }
+    }
+}
+
+/// The faults of a machine's disk. They stay when its process ends.
+pub struct DiskControl(Mutex<Control>);
+
+struct Control {
+    spec: DiskSpec,
+    /// Operations of a kind until one of them fails.
+    fails_after: BTreeMap<Operation, u64>,
+    latency: Stream,
+    errors: Stream,
+    damage: Stream,
+}
+
+impl fmt::Debug for DiskControl {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "DiskControl({:?})", self.0.lock().spec)
+    }
+}
+
+impl DiskControl {
+    /// A healthy disk of a host.
+    pub fn new(seed: u64, host: &str) -> Self {
+        let stream = |what: &str| Stream::new(seed, &[&"disk", &host, &what]);
+        Self(Mutex::new(Control {
+            spec: DiskSpec::default(),
+            fails_after: BTreeMap::new(),
+            latency: stream("latency"),
+            errors: stream("error"),
+            damage: stream("damage"),
+        }))
+    }
+
+    /// Changes how it behaves from now on.
+    pub fn change(&self, change: impl FnOnce(&mut DiskSpec)) {
+        change(&mut self.0.lock().spec);
+    }
+
+    /// The `count`-th operation of this kind from now on fails with EIO, once.
+    pub fn fail_after(&self, kind: Operation, count: u64) {
+        self.0.lock().fails_after.insert(kind, count.max(1));
+    }
+
+    /// How long the next operation takes, and whether it fails.
+    fn next(&self, kind: Operation) -> (Duration, bool) {
+        let control = &mut *self.0.lock();
+        let spec = match kind {
+            Operation::Read => control.spec.read,
+            Operation::Write => control.spec.write,
+            Operation::Sync => control.spec.sync,
+        };
+        let mut takes = spec.floor + control.latency.exponential(spec.mean);
+        if control.latency.chance(spec.stall) {
+            takes += control
+                .latency
+                .log_uniform(Duration::from_millis(1), spec.longest_stall);
+        }
+        let mut fails = control.errors.chance(spec.error);
+        if let Some(left) = control.fails_after.get_mut(&kind) {
+            *left -= 1;
+            if *left == 0 {
+                control.fails_after.remove(&kind);
+                fails = true;
+            }
+        }
+        (takes, fails)
+    }
+
+    /// Flips one bit at rest of one of the files that `chosen` accepts. What was flipped: path, byte and bit. `None` if there is nothing to flip.
+    pub async fn flip_bit(&self, disk: &MemDisk, chosen: impl Fn(&str) -> bool) -> Option<(String, u64, u8)> {
+        let mut files = Vec::new();
+        for path in disk.paths().into_iter().filter(|path| chosen(path)) {
+            let bytes = disk.read(&path).await.ok()?.len() as u64;
+            if bytes > 0 {
+                files.push((path, bytes));
+            }
+        }
+        if files.is_empty() {
+            return None;
+        }
+        let damage = &mut self.0.lock().damage;
+        let (path, bytes) = files.swap_remove(damage.index(files.len()));
+        let (at, bit) = (damage.below(bytes), damage.below(8) as u8);
+        disk.flip_bit(&path, at, bit).then_some((path, at, bit))
+    }
+}
+
+type Job = BoxFuture<'static, ()>;
+
+/// Carries out operations one after the other, as a thread would.
+#[derive(Clone)]
+struct Lane(mpsc::UnboundedSender<Job>);
+
+impl Lane {
+    fn start(node: &NodeHandle) -> Self {
+        let (jobs, mut queue) = mpsc::unbounded_channel::<Job>();
+        node.spawn(async move {
+            while let Some(job) = queue.recv().await {
+                job.await;
+            }
+        });
+        Self(jobs)
+    }
+}
+
+/// The disk of one process.
+#[derive(Clone)]
+pub struct SimDisk {
+    memory: MemDisk,
+    control: Arc<DiskControl>,
+    log: Lane,
+    general: Lane,
+}
+
+impl fmt::Debug for SimDisk {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("SimDisk")
+    }
+}
+
+impl SimDisk {
+    /// The disk as a process uses it whose tasks run on `node`.
+    pub fn mount(memory: MemDisk, control: Arc<DiskControl>, node: &NodeHandle) -> Self {
+        Self {
+            memory,
+            control,
+            log: Lane::start(node),
+            general: Lane::start(node),
+        }
+    }
+
+    /// Does `operation` in its turn.
+    fn run<T: Send + 'static>(
+        &self,
+        lane: &Lane,
+        kind: Operation,
+        operation: impl Future<Output = io::Result<T>> + Send + 'static,
+    ) -> DiskFuture<T> {
+        let (control, memory) = (self.control.clone(), self.memory.clone());
+        let (reply, result) = oneshot::channel();
+        let job = async move {
+            let done = wait(&control, &memory, kind).await;
+            let done = match done {
+                Ok(()) => operation.await,
+                Err(error) => Err(error),
+            };
+            let _ = reply.send(done);
+        };
+        let _ = lane.0.send(Box::pin(job));
+        Box::pin(async move {
+            result
+                .await
+                .unwrap_or_else(|_| Err(io::Error::other("the process has ended")))
+        })
+    }
+}
+
+/// The time that an operation takes, and its error.
+async fn wait(control: &DiskControl, memory: &MemDisk, kind: Operation) -> io::Result<()> {
+    let (takes, fails) = control.next(kind);
+    sleep_exactly(Instant::now() + takes).await;
+    match (kind, fails) {
+        (_, false) => Ok(()),
+        // The memory's own failure: what was to become durable is clean in the cache and lost.
+        (Operation::Sync, true) => {
+            memory.fail_sync_after(1);
+            Ok(())
+        }
+        (_, true) => Err(io::Error::from_raw_os_error(EIO)),
+    }
+}
+
+impl Disk for SimDisk {
+    fn open(&self, path: &str, create: bool) -> DiskFuture<Arc<dyn DiskFile>> {
+        let (disk, opening) = (self.clone(), self.memory.open(path, create));
+        self.run(&self.general, Operation::Read, async move {
+            let file: Arc<dyn DiskFile> = Arc::new(SimFile {
+                file: opening.await?,
+                disk,
+            });
+            Ok(file)
+        })
+    }
+
+    fn read(&self, path: &str) -> DiskFuture<Bytes> {
+        self.run(&self.general, Operation::Read, self.memory.read(path))
+    }
+
+    fn list(&self, dir: &str) -> DiskFuture<Vec<String>> {
+        self.run(&self.general, Operation::Read, self.memory.list(dir))
+    }
+
+    fn create_dir(&self, dir: &str) -> DiskFuture<()> {
+        self.run(&self.general, Operation::Write, self.memory.create_dir(dir))
+    }
+
+    fn rename(&self, from: &str, to: &str) -> DiskFuture<()> {
+        self.run(&self.general, Operation::Write, self.memory.rename(from, to))
+    }
+
+    fn remove(&self, path: &str) -> DiskFuture<()> {
+        self.run(&self.general, Operation::Write, self.memory.remove(path))
+    }
+
+    fn remove_dir(&self, dir: &str) -> DiskFuture<()> {
+        self.run(&self.general, Operation::Write, self.memory.remove_dir(dir))
+    }
+
+    fn sync_dir(&self, dir: &str) -> DiskFuture<()> {
+        self.run(&self.general, Operation::Sync, self.memory.sync_dir(dir))
+    }
+
+    fn free_bytes(&self) -> DiskFuture<u64> {
+        self.run(&self.general, Operation::Read, self.memory.free_bytes())
+    }
+}
+
+#[derive(Debug)]
+struct SimFile {
+    disk: SimDisk,
+    file: Arc<dyn DiskFile>,
+}
+
+impl DiskFile for SimFile {
+    fn write_at(&self, offset: u64, buffers: Vec<Bytes>, sync: bool) -> DiskFuture<()> {
+        if !sync {
+            let writing = self.file.write_at(offset, buffers, false);
+            return self.disk.run(&self.disk.general, Operation::Write, writing);
+        }
+        let (file, disk) = (self.file.clone(), self.disk.clone());
+        let writing = async move {
+            file.write_at(offset, buffers, false).await?;
+            wait(&disk.control, &disk.memory, Operation::Sync).await?;
+            file.sync().await
+        };
+        self.disk.run(&self.disk.log, Operation::Write, writing)
+    }
+
+    fn read_at(&self, offset: u64, len: usize) -> DiskFuture<Bytes> {
+        self.disk.run(
+            &self.disk.general,
+            Operation::Read,
+            self.file.read_at(offset, len),
+        )
+    }
+
+    fn len(&self) -> DiskFuture<u64> {
+        self.disk
+            .run(&self.disk.general, Operation::Read, self.file.len())
+    }
+
+    fn set_len(&self, len: u64) -> DiskFuture<()> {
+        self.disk
+            .run(&self.disk.general, Operation::Write, self.file.set_len(len))
+    }
+
+    fn sync(&self) -> DiskFuture<()> {
+        self.disk
+            .run(&self.disk.general, Operation::Sync, self.file.sync())
+    }
+}
+
+/// Says which hosts may lose or damage what they have, so that of each replica group only a minority is hurt at a time and what was
+/// acknowledged survives somewhere (after TigerBeetle's `ClusterFaultAtlas`).
+#[derive(Clone, Debug, Default)]
+pub struct Atlas {
+    groups: BTreeMap<u32, BTreeSet<String>>,
+    /// The hurt hosts of each group.
+    hurt: BTreeMap<u32, BTreeSet<String>>,
+}
+
+impl Atlas {
+    /// Nobody has anything yet.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// The hosts that have a replica of the shard, from now on.
+    pub fn set_group(&mut self, shard: u32, hosts: impl IntoIterator<Item = String>) {
+        self.groups.insert(shard, hosts.into_iter().collect());
+    }
+
+    /// Asks to damage a host's replica of one shard, or with `None` all that it has (its log is of all shards). If that is granted the host
+    /// counts as hurt until [`Atlas::repaired`].
+    pub fn grant(&mut self, host: &str, shard: Option<u32>) -> bool {
+        let asked: Vec<u32> = self
+            .groups
+            .iter()
+            .filter(|(id, hosts)| hosts.contains(host) && shard.is_none_or(|shard| shard == **id))
+            .map(|(id, _)| *id)
+            .collect();
+        let fits = |id: &u32| {
+            let others = self
+                .hurt
+                .get(id)
+                .map_or(0, |hurt| hurt.iter().filter(|other| *other != host).count());
+            let members = self.groups.get(id).map_or(0, BTreeSet::len);
+            others < members.saturating_sub(1) / 2
+        };
+        if !asked.iter().all(fits) {
+            return false;
+        }
+        for id in asked {
+            self.hurt.entry(id).or_default().insert(host.to_owned());
+        }
+        true
+    }
+
+    /// The host has again all that it should have.
+    pub fn repaired(&mut self, host: &str) {
+        self.hurt.values_mut().for_each(|hurt| {
+            hurt.remove(host);
+        });
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,401 @@
+//! Carries out a plan's faults.
+//!
+//! What holds at any moment is computed anew from the faults that are under way, so that faults which overlap do not undo each other: a
+//! link is cut as long as one of them cuts it, a process is down as long as one of them keeps it down. A process that ended by itself
+//! is started again after a while, as a supervisor would, unless a fault keeps it down.
+
+use std::{collections::BTreeSet, time::Duration};
+
+use kvsvr_core::types::ShardId;
+use openraft_rt::WatchReceiver as _;
+use tokio::time::{Instant, sleep, sleep_until};
+
+use crate::{
+    disk::{self, DiskSpec},
+    engine,
+    net::{LinkSpec, SimNet},
+    node::SimNode,
+    plan::{DiskOperation, Fault, FlushFault, Knobs, Plan, Victims, What},
+};
+
+/// How long after its end a supervisor starts a process again.
+const SUPERVISION: Duration = Duration::from_millis(300);
+
+/// When a fault began or ended, and which: for the record.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Band {
+    /// Its place in the plan.
+    pub fault: usize,
+    /// Its kind.
+    pub kind: &'static str,
+    /// The machines that it hurt.
+    pub nodes: BTreeSet<usize>,
+    /// Since the simulation began.
+    pub from: Duration,
+    /// Since then; not yet over if `None`.
+    pub until: Option<Duration>,
+}
+
+/// The machines, their network, and what is wrong with them.
+pub struct Faults {
+    net: SimNet,
+    nodes: Vec<SimNode>,
+    /// Hosts of clients.
+    clients: Vec<String>,
+    knobs: Knobs,
+    begin: Instant,
+    active: Vec<Active>,
+    bands: Vec<Band>,
+}
+
+struct Active {
+    /// Its place in the plan, and in the bands.
+    fault: usize,
+    band: usize,
+    what: What,
+    victims: BTreeSet<usize>,
+}
+
+impl Faults {
+    /// Nothing is wrong. `begin` is when the simulation began.
+    pub fn new(net: SimNet, nodes: Vec<SimNode>, clients: Vec<String>, knobs: Knobs, begin: Instant) -> Self {
+        let faults = Self {
+            net,
+            nodes,
+            clients,
+            knobs,
+            begin,
+            active: Vec::new(),
+            bands: Vec::new(),
+        };
+        faults.net.set_default(faults.good_link());
+        faults.set_disks();
+        faults
+    }
+
+    /// When which fault held.
+    pub fn bands(&self) -> &[Band] {
+        &self.bands
+    }
+
+    /// Carries out a plan's faults from now on, and supervises the processes, until its length is over. Faults that last longer are
+    /// then still under way.
+    pub async fn run(&mut self, plan: &Plan) {
+        let from = Instant::now();
+        let time = |ms: u64| from + Duration::from_millis(ms);
+        let end = from + plan.length();
+        // At the same time what ends goes first, so that the next one finds the process running.
+        let mut steps: Vec<(u64, bool, usize)> = Vec::new();
+        for (number, fault) in plan.faults.iter().enumerate() {
+            steps.push((fault.at_ms, true, number));
+            steps.push((fault.end_ms(), false, number));
+        }
+        steps.sort_unstable();
+        for (at_ms, begins, number) in steps.into_iter().filter(|(at_ms, ..)| time(*at_ms) <= end) {
+            self.supervise_until(time(at_ms)).await;
+            if begins {
+                self.begin(number, &plan.faults[number]);
+            } else {
+                self.end(number);
+            }
+        }
+        self.supervise_until(end).await;
+    }
+
+    /// Starts processes that ended by themselves, until then.
+    pub async fn supervise_until(&self, until: Instant) {
+        loop {
+            let next = (Instant::now() + SUPERVISION).min(until);
+            sleep_until(next).await;
+            if next == until {
+                return;
+            }
+            self.start_missing();
+        }
+    }
+
+    /// Ends the faults that hurt one of these machines, or all if it is `None`.
+    pub fn heal(&mut self, core: Option<&BTreeSet<usize>>) {
+        let over: Vec<usize> = self
+            .active
+            .iter()
+            .filter(|active| core.is_none_or(|core| !active.victims.is_disjoint(core)))
+            .map(|active| active.fault)
+            .collect();
+        over.into_iter().for_each(|fault| self.end(fault));
+        self.start_missing();
+    }
+
+    /// Heals these machines, and has nothing of the others: they are down until [`Faults::heal`] heals them too.
+    pub fn isolate(&mut self, core: &BTreeSet<usize>) {
+        self.heal(Some(core));
+        let victims: BTreeSet<usize> = (0..self.nodes.len()).filter(|number| !core.contains(number)).collect();
+        let what = What::Kill {
+            victims: Victims::Nodes(victims),
+        };
+        let fault = Fault {
+            at_ms: 0,
+            for_ms: 0,
+            what,
+        };
+        self.begin(usize::MAX, &fault);
+        self.start_missing();
+    }
+
+    fn begin(&mut self, number: usize, fault: &Fault) {
+        let victims = fault.what.victims().map_or_else(BTreeSet::new, |v| self.resolve(v));
+        self.bands.push(Band {
+            fault: number,
+            kind: fault.what.kind(),
+            nodes: victims.clone(),
+            from: self.begin.elapsed(),
+            until: None,
+        });
+        for victim in &victims {
+            self.strike(&self.nodes[*victim], &fault.what);
+        }
+        if let What::Transfer { shard, to } = fault.what {
+            self.transfer(shard, to);
+        }
+        self.active.push(Active {
+            fault: number,
+            band: self.bands.len() - 1,
+            what: fault.what.clone(),
+            victims,
+        });
+        self.settle();
+    }
+
+    fn end(&mut self, number: usize) {
+        let Some(place) = self.active.iter().position(|active| active.fault == number) else {
+            return;
+        };
+        let ended = self.active.remove(place);
+        self.bands[ended.band].until = Some(self.begin.elapsed());
+        self.settle();
+        if ended.what.keeps_down() {
+            self.start_missing();
+        }
+    }
+
+    /// What a fault does at its begin, and once.
+    fn strike(&self, node: &SimNode, what: &What) {
+        match what {
+            What::Kill { .. } => {
+                node.kill();
+            }
+            What::PowerLoss { .. } => node.power_off(),
+            What::Restart { .. } => {
+                let node = node.clone();
+                // One that cannot stop in order, because it has not started, is killed.
+                tokio::spawn(async move {
+                    if node.stop().await.is_err() {
+                        node.kill();
+                    }
+                });
+            }
+            What::DiskFull { room, .. } => {
+                node.set_disk_capacity(node.disk().used().saturating_add(*room));
+            }
+            What::DiskError { operation, after, .. } => {
+                let operation = match operation {
+                    DiskOperation::Read => disk::Operation::Read,
+                    DiskOperation::Write => disk::Operation::Write,
+                    DiskOperation::Sync => disk::Operation::Sync,
+                };
+                node.disk_control().fail_after(operation, *after);
+            }
+            What::Flush { after, fault, .. } => {
+                let fault = match fault {
+                    FlushFault::Fails => engine::FlushFault::Fails,
+                    FlushFault::KilledBefore => engine::FlushFault::KilledBefore,
+                    FlushFault::KilledAfter => engine::FlushFault::KilledAfter,
+                };
+                node.engine().fault_at_flush(*after, fault);
+            }
+            _ => {}
+        }
+    }
+
+    /// Makes everything as the faults under way want it, but for processes that have to be started.
+    fn settle(&self) {
+        self.set_links();
+        self.set_disks();
+        for (number, node) in self.nodes.iter().enumerate() {
+            let on_it = || self.active.iter().filter(move |active| active.victims.contains(&number));
+            let mut rate = 1.0;
+            let mut offset = 0i64;
+            for active in on_it() {
+                match active.what {
+                    What::ClockRate { rate: of_it, .. } => rate *= of_it,
+                    What::WallClock { offset_ms, .. } => offset += offset_ms,
+                    _ => {}
+                }
+            }
+            // Leases are promised to hold for clocks that differ by this much at most.
+            node.clock().set_rate(f64::clamp(rate, 0.9, 1.1));
+            node.clock().set_wall_offset_ms(offset);
+            if on_it().any(|active| matches!(active.what, What::Pause { .. })) {
+                node.pause();
+            } else {
+                node.resume();
+            }
+            if !on_it().any(|active| matches!(active.what, What::DiskFull { .. })) {
+                node.set_disk_capacity(u64::MAX);
+            }
+        }
+    }
+
+    fn start_missing(&self) {
+        for (number, node) in self.nodes.iter().enumerate() {
+            let is_victim = |active: &Active| active.what.keeps_down() && active.victims.contains(&number);
+            if !node.is_running() && !self.active.iter().any(is_victim) && node.start() {
+                // A new process may begin paused.
+                let pauses = |a: &Active| matches!(a.what, What::Pause { .. }) && a.victims.contains(&number);
+                if self.active.iter().any(pauses) {
+                    node.pause();
+                }
+            }
+        }
+    }
+
+    fn set_disks(&self) {
+        for (number, node) in self.nodes.iter().enumerate() {
+            let mut spec = DiskSpec::default();
+            let micros = Duration::from_micros;
+            (spec.sync.floor, spec.sync.mean) = (micros(self.knobs.sync_us.0), micros(self.knobs.sync_us.1));
+            for active in self.active.iter().filter(|active| active.victims.contains(&number)) {
+                if let What::SlowDisk {
+                    sync_us,
+                    stall,
+                    stall_ms,
+                    ..
+                } = active.what
+                {
+                    spec.sync.mean = spec.sync.mean.max(micros(sync_us));
+                    for operation in [&mut spec.read, &mut spec.write, &mut spec.sync] {
+                        operation.stall = operation.stall.max(stall);
+                        operation.longest_stall = Duration::from_millis(stall_ms);
+                    }
+                }
+            }
+            node.disk_control().change(|of_disk| *of_disk = spec);
+        }
+    }
+
+    fn good_link(&self) -> LinkSpec {
+        let micros = Duration::from_micros;
+        LinkSpec::default().with_delay(micros(self.knobs.link_us.0), micros(self.knobs.link_us.1))
+    }
+
+    fn set_links(&self) {
+        let hosts: Vec<(Option<usize>, &str)> = self
+            .nodes
+            .iter()
+            .enumerate()
+            .map(|(number, node)| (Some(number), node.address()))
+            .chain(self.clients.iter().map(|client| (None, client.as_str())))
+            .collect();
+        for (from, from_host) in &hosts {
+            for (to, to_host) in hosts.iter().filter(|(_, host)| host != from_host) {
+                if from.is_none() && to.is_none() {
+                    continue;
+                }
+                let mut spec = self.good_link();
+                self.active.iter().for_each(|active| active.spoil(*from, *to, &mut spec));
+                if self.net.link(from_host, to_host) != spec {
+                    self.net.change_link(from_host, to_host, |link| *link = spec);
+                }
+            }
+        }
+    }
+
+    fn resolve(&self, victims: &Victims) -> BTreeSet<usize> {
+        match victims {
+            Victims::Nodes(nodes) => nodes.clone(),
+            Victims::All => (0..self.nodes.len()).collect(),
+            Victims::Leader(shard) => self.leader(*shard).into_iter().collect(),
+            Victims::Follower(shard, nth) => {
+                let leader = self.leader(*shard);
+                let has = |number: &usize| self.nodes[*number].node().is_some_and(|node| node.shard(ShardId(*shard)).is_some());
+                let followers = (0..self.nodes.len()).filter(|number| Some(*number) != leader).filter(has);
+                followers.skip(*nth).take(1).collect()
+            }
+        }
+    }
+
+    /// The machine whose replica believes to lead, of the highest term if there are several.
+    pub fn leader(&self, shard: u32) -> Option<usize> {
+        let claims = self.nodes.iter().enumerate().filter_map(|(number, node)| {
+            let replica = node.node()?.shard(ShardId(shard))?;
+            let term = replica.raft().metrics().borrow_watched().current_term;
+            replica.leader().is_me().then_some((term, number))
+        });
+        claims.max().map(|(_, number)| number)
+    }
+
+    fn transfer(&self, shard: u32, to: usize) {
+        let leader = self.leader(shard).and_then(|number| self.nodes[number].node());
+        let identity = self.nodes[to].node().and_then(|node| node.identity());
+        if let (Some(leader), Some(identity)) = (leader, identity) {
+            if let Some(replica) = leader.shard(ShardId(shard)) {
+                tokio::spawn(async move {
+                    // It may lead no more by then.
+                    let _ = replica.raft().trigger().transfer_leader(identity.node_id).await;
+                });
+            }
+        }
+    }
+}
+
+impl Active {
+    /// Adds what it does to a link between two machines, or a machine and a client (`None`).
+    fn spoil(&self, from: Option<usize>, to: Option<usize>, spec: &mut LinkSpec) {
+        let is_victim = |end: Option<usize>| end.is_some_and(|number| self.victims.contains(&number));
+        let (sends, receives) = (is_victim(from), is_victim(to));
+        let with_client = from.is_none() || to.is_none();
+        match &self.what {
+            What::Cut {
+                sending,
+                receiving,
+                clients,
+                ..
+            } if *clients || !with_client => {
+                spec.cut |= sends && !receives && *sending || receives && !sends && *receiving;
+            }
+            What::Clog { .. } if !with_client => spec.clogged |= sends != receives,
+            What::BadLinks { links, .. } if sends || receives => {
+                spec.mean += Duration::from_micros(links.mean_us);
+                spec.jitter += Duration::from_micros(links.jitter_us);
+                spec.loss = spec.loss.max(links.loss);
+                spec.reset_before = spec.reset_before.max(links.reset_before);
+                spec.reset_after = spec.reset_after.max(links.reset_after);
+                spec.duplicate = spec.duplicate.max(links.duplicate);
+                spec.replay = spec.replay.max(links.replay);
+            }
+            _ => {}
+        }
+    }
+}
+
+impl What {
+    /// The process does not run while it is under way.
+    fn keeps_down(&self) -> bool {
+        matches!(
+            self,
+            What::Kill { .. } | What::PowerLoss { .. } | What::Restart { .. }
+        )
+    }
+}
+
+/// Waits until all machines have a node that has started, or the time is up.
+pub async fn all_started(nodes: &[SimNode], within: Duration) -> bool {
+    let until = Instant::now() + within;
+    while nodes.iter().any(|node| node.node().is_none()) {
+        if Instant::now() >= until {
+            return false;
+        }
+        sleep(Duration::from_millis(20)).await;
+    }
+    true
+}

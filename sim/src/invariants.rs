@@ -1,0 +1,244 @@
+//! What must hold at every moment of a simulation, whatever goes wrong.
+//!
+//! The cluster is looked at often ([`Watcher::see`]: after every so much simulated time, and at its end). Each invariant sees the
+//! replicas as they are then and remembers what it needs of what was. The names are those of the Raft dissertation (Ongaro 2014,
+//! figure 3.2), and of what this store promises besides. Those of membership and of placement will have their files here too.
+
+mod committed_immutable;
+mod election_safety;
+mod leader_completeness;
+mod log_matching;
+mod monotonic;
+mod order_of_indexes;
+mod state_machine_safety;
+#[cfg(test)]
+mod testing;
+
+use std::{fmt, time::Duration};
+
+use kvsvr::wal::{ShardLog, VoteRecord, Wal};
+use kvsvr_core::types::{LogPosition, Revision, ShardId};
+
+use crate::node::SimNode;
+
+/// A replica at one moment.
+#[derive(Clone, Debug)]
+pub struct Replica {
+    /// Its machine, from 0 on.
+    pub machine: usize,
+    /// The machine's how manieth process it is in.
+    pub process: u64,
+    /// Which shard.
+    pub shard: ShardId,
+    /// What it believes to be.
+    pub role: Role,
+    /// Its term.
+    pub term: u64,
+    /// The index that it knows to be committed; `None` = nothing.
+    pub committed: Option<u64>,
+    /// The index of the last entry that is applied.
+    pub applied: Option<u64>,
+    /// The index up to which its engine is durable.
+    pub flushed: Option<u64>,
+    /// Its state's revision.
+    pub revision: Revision,
+    /// What its log says.
+    pub log: ShardLog,
+}
+
+impl Replica {
+    /// Another look shows what is worth a record: not every new entry is.
+    pub fn tells_else(&self, other: &Replica) -> bool {
+        let coarse = |index: Option<u64>| index.map(|index| index / 64);
+        let key = |r: &Replica| (r.process, r.role, r.term, coarse(r.committed), coarse(r.applied));
+        key(self) != key(other)
+    }
+}
+
+/// What a replica believes to be.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Role {
+    /// It leads.
+    Leader,
+    /// It asks for votes.
+    Candidate,
+    /// It follows.
+    Follower,
+    /// It follows and has no vote.
+    Learner,
+}
+
+/// The log of a replica, as far as an invariant needs it.
+pub trait Log {
+    /// The position of an entry that is there.
+    fn position(&self, index: u64) -> Option<LogPosition>;
+}
+
+/// All replicas at one moment, with their logs.
+pub struct Moment<'a> {
+    /// Since the simulation began.
+    pub at: Duration,
+    /// Each with its log.
+    pub replicas: Vec<(Replica, &'a dyn Log)>,
+}
+
+impl Moment<'_> {
+    /// By shard, with each other.
+    fn of_shard(&self, shard: ShardId) -> impl Iterator<Item = &(Replica, &dyn Log)> {
+        self.replicas.iter().filter(move |(replica, _)| replica.shard == shard)
+    }
+}
+
+/// What is broken.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Broken {
+    /// When.
+    pub at: Duration,
+    /// The invariant's name.
+    pub invariant: &'static str,
+    /// How, in words.
+    pub text: String,
+}
+
+impl fmt::Display for Broken {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} at {:?}: {}", self.invariant, self.at, self.text)
+    }
+}
+
+/// Something that must hold.
+pub trait Invariant {
+    /// As in the file's name.
+    fn name(&self) -> &'static str;
+
+    /// Looks at a moment that is not earlier than the last one.
+    ///
+    /// # Errors
+    /// How it is broken, in words.
+    fn look(&mut self, moment: &Moment<'_>) -> Result<(), String>;
+}
+
+/// All invariants.
+pub fn all() -> Vec<Box<dyn Invariant>> {
+    vec![
+        Box::new(election_safety::ElectionSafety::default()),
+        Box::new(log_matching::LogMatching::default()),
+        Box::new(committed_immutable::CommittedImmutable::default()),
+        Box::new(leader_completeness::LeaderCompleteness::default()),
+        Box::new(state_machine_safety::StateMachineSafety::default()),
+        Box::new(monotonic::Monotonic::default()),
+        Box::new(order_of_indexes::OrderOfIndexes),
+    ]
+}
+
+/// Looks at a cluster with all invariants.
+pub struct Watcher {
+    invariants: Vec<Box<dyn Invariant>>,
+    /// How often it looked at replicas.
+    looks: u64,
+    broken: Vec<Broken>,
+}
+
+impl Default for Watcher {
+    fn default() -> Self {
+        Self {
+            invariants: all(),
+            looks: 0,
+            broken: Vec::new(),
+        }
+    }
+}
+
+impl Watcher {
+    /// Looks at a moment.
+    pub fn see(&mut self, moment: &Moment<'_>) {
+        self.looks += moment.replicas.len() as u64;
+        let broken = &mut self.broken;
+        // What was broken once says nothing more.
+        self.invariants.retain_mut(|invariant| {
+            let Err(text) = invariant.look(moment) else {
+                return true;
+            };
+            let found = Broken {
+                at: moment.at,
+                invariant: invariant.name(),
+                text,
+            };
+            tracing::error!(broken = %found, "an invariant is broken");
+            broken.push(found);
+            false
+        });
+    }
+
+    /// What was broken, oldest first.
+    pub fn broken(&self) -> &[Broken] {
+        &self.broken
+    }
+
+    /// How many times it looked at a replica.
+    pub fn looks(&self) -> u64 {
+        self.looks
+    }
+}
+
+/// The log of a replica.
+pub struct ReplicaLog {
+    wal: Wal,
+    shard: ShardId,
+}
+
+impl ReplicaLog {
+    /// The machine's log, of all its shards.
+    pub fn wal(&self) -> &Wal {
+        &self.wal
+    }
+}
+
+impl Log for ReplicaLog {
+    fn position(&self, index: u64) -> Option<LogPosition> {
+        self.wal.position(self.shard, index)
+    }
+}
+
+/// The replicas of a machine.
+pub fn views(machine: usize, sim: &SimNode) -> Vec<(Replica, ReplicaLog)> {
+    let Some(node) = sim.node() else {
+        return Vec::new();
+    };
+    let process = sim.process();
+    let mut views = Vec::new();
+    for shard in node.shards() {
+        let status = shard.status();
+        let log = node.wal().shard(shard.id());
+        let index = |number: u64, is_any: bool| is_any.then_some(number);
+        let replica = Replica {
+            machine,
+            process,
+            shard: shard.id(),
+            role: role(&status.role),
+            term: status.term,
+            committed: log.committed.map(|position| position.index),
+            applied: shard.head().applied_next().checked_sub(1),
+            flushed: index(status.flushed_index, status.flushed_index > 0),
+            revision: status.revision,
+            log,
+        };
+        let wal = node.wal().clone();
+        views.push((replica, ReplicaLog { wal, shard: shard.id() }));
+    }
+    views
+}
+
+fn role(name: &str) -> Role {
+    match name {
+        "leader" => Role::Leader,
+        "candidate" => Role::Candidate,
+        "learner" => Role::Learner,
+        _ => Role::Follower,
+    }
+}
+
+/// The term of a vote; 0 = none.
+fn term_of(vote: Option<VoteRecord>) -> u64 {
+    vote.map_or(0, |vote| vote.term)
+}

@@ -1,0 +1,73 @@
+//! A leader has every entry that was committed in the terms before its own (Raft dissertation, section 3.6.3).
+
+use std::collections::BTreeMap;
+
+use kvsvr_core::types::{LogPosition, ShardId};
+
+use super::{Invariant, Moment, Role};
+
+/// The furthest committed entry that was seen of each shard, and the leaders that were looked at.
+#[derive(Default)]
+pub(super) struct LeaderCompleteness {
+    committed: BTreeMap<ShardId, LogPosition>,
+    looked: BTreeMap<ShardId, u64>,
+}
+
+impl Invariant for LeaderCompleteness {
+    fn name(&self) -> &'static str {
+        "leader_completeness"
+    }
+
+    fn look(&mut self, moment: &Moment<'_>) -> Result<(), String> {
+        for (leader, log) in moment.replicas.iter().filter(|(replica, _)| replica.role == Role::Leader) {
+            let looked = self.looked.entry(leader.shard).or_insert(0);
+            if *looked >= leader.term {
+                continue;
+            }
+            *looked = leader.term;
+            let Some(committed) = self.committed.get(&leader.shard) else {
+                continue;
+            };
+            // By log matching the last one stands for all before it. A later term's may have been committed since this leader began.
+            let is_older = committed.term < leader.term;
+            let is_there = log.position(committed.index) == Some(*committed)
+                || leader.log.purged.is_some_and(|purged| purged.index >= committed.index);
+            if is_older && !is_there {
+                return Err(format!(
+                    "shard {}: node {} leads in term {} without {committed:?}, which was committed before",
+                    leader.shard,
+                    leader.machine + 1,
+                    leader.term
+                ));
+            }
+        }
+        for (replica, log) in &moment.replicas {
+            let position = replica.committed.and_then(|index| log.position(index));
+            if let Some(position) = position {
+                let furthest = self.committed.entry(replica.shard).or_insert(position);
+                *furthest = (*furthest).max(position);
+            }
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::invariants::testing::{World, replica, with_log};
+
+    #[test]
+    fn a_leader_lacks_nothing_committed() {
+        let leader = |machine, term, terms: &[u64]| {
+            let mut leader = with_log(replica(machine, term), terms);
+            leader.0.role = Role::Leader;
+            leader.0.committed = Some(1);
+            leader
+        };
+        let mut world = World::new(LeaderCompleteness::default());
+        world.holds_with(&[leader(0, 1, &[1, 1])]);
+        world.holds_with(&[leader(1, 2, &[1, 1, 2])]);
+        world.breaks_with(&[leader(2, 3, &[1])], "without");
+    }
+}

@@ -1,0 +1,79 @@
+//! Hand-made moments.
+
+use std::time::Duration;
+
+use kvsvr::wal::ShardLog;
+use kvsvr_core::types::{LogPosition, ShardId};
+
+use super::{Invariant, Log, Moment, Replica, Role};
+
+/// A log that has everything from index 0 on, given by the terms.
+pub(super) struct Terms(Vec<u64>);
+
+impl Log for Terms {
+    fn position(&self, index: u64) -> Option<LogPosition> {
+        let term = *self.0.get(index as usize)?;
+        Some(LogPosition { index, term, node: term })
+    }
+}
+
+/// A follower with nothing.
+pub(super) fn replica(machine: usize, term: u64) -> Replica {
+    Replica {
+        machine,
+        process: 1,
+        shard: ShardId(1),
+        role: Role::Follower,
+        term,
+        committed: None,
+        applied: None,
+        flushed: None,
+        revision: 0,
+        log: ShardLog::default(),
+    }
+}
+
+/// With the entries of these terms.
+pub(super) fn with_log(mut replica: Replica, terms: &[u64]) -> (Replica, Terms) {
+    let log = Terms(terms.to_vec());
+    replica.log.last = log.position(terms.len() as u64 - 1);
+    (replica, log)
+}
+
+/// An invariant under test.
+pub(super) struct World<I>(I);
+
+impl<I: Invariant> World<I> {
+    pub(super) fn new(invariant: I) -> Self {
+        Self(invariant)
+    }
+
+    fn look(&mut self, replicas: &[(Replica, Terms)]) -> Result<(), String> {
+        let replicas = replicas.iter().map(|(replica, log)| (replica.clone(), log as &dyn Log));
+        self.0.look(&Moment {
+            at: Duration::ZERO,
+            replicas: replicas.collect(),
+        })
+    }
+
+    pub(super) fn holds_with(&mut self, replicas: &[(Replica, Terms)]) {
+        assert_eq!(self.look(replicas), Ok(()));
+    }
+
+    pub(super) fn breaks_with(&mut self, replicas: &[(Replica, Terms)], text: &str) {
+        let error = self.look(replicas).unwrap_err();
+        assert!(error.contains(text), "{error}");
+    }
+
+    pub(super) fn holds(&mut self, replicas: &[Replica]) {
+        self.holds_with(&Self::without_logs(replicas));
+    }
+
+    pub(super) fn breaks(&mut self, replicas: &[Replica], text: &str) {
+        self.breaks_with(&Self::without_logs(replicas), text);
+    }
+
+    fn without_logs(replicas: &[Replica]) -> Vec<(Replica, Terms)> {
+        replicas.iter().map(|replica| (replica.clone(), Terms(Vec::new()))).collect()
+    }
+}

@@ -1,0 +1,22 @@
+//! A simulated world for kvsvr clusters: real nodes and clients on a network, disks, engines and clocks that go wrong as told, in one
+//! thread, with simulated time, and the same again for the same seed.
+//!
+//! From the inside out: chance ([`random`]); the parts ([`net`], [`disk`], [`engine`], [`clock`]), each of which stands for one seam of
+//! the product; a machine made of them ([`node`]); a run to look at ([`demo`]). One simulation runs on a thread, and one in a
+//! process if it is to be repeatable: the runtime keeps counts of its own for each process.
+
+pub mod clock;
+pub mod demo;
+pub mod disk;
+pub mod engine;
+pub mod faults;
+pub mod invariants;
+pub mod net;
+pub mod node;
+pub mod outcome;
+pub mod plan;
+pub mod random;
+pub mod run;
+pub mod shadow;
+pub mod sometimes;
+pub mod sweep;

@@ -1,0 +1,398 @@
+//! A simulated machine with a kvsvr node on it: the production node on the simulator's parts.
+//!
+//! The machine has a disk, an engine and a clock, which outlive its processes, and an address, which stays. Each process has a simulation
+//! node of its own, so that ending it ends all its tasks at once. A process that cannot go on (a failed log, a replica that stopped) ends
+//! as the real one does, and the reason is kept; nobody starts it again but the plan.
+
+use std::{
+    fmt, io,
+    sync::{Arc, Weak},
+    time::Duration,
+};
+
+use kvsvr::{
+    api::NodeService,
+    config::Settings,
+    disk::{DynDisk, mem::MemDisk},
+    maintenance,
+    metrics::Metrics,
+    node::{Node, NodeParts, StatusProbe},
+    raft::{runtime::random_u64, snapshot::free_staging},
+    store::{STAGING_DIR, Store, StoreId},
+    time::{Instant, wall_clock_ms},
+    wal::{Wal, WalOptions},
+};
+use kvsvr_proto::v1::NodeStatus;
+use madsim::runtime::{Handle, NodeHandle};
+use parking_lot::Mutex;
+
+use crate::{
+    clock::MachineClock,
+    disk::{DiskControl, SimDisk},
+    engine::SimEngine,
+    net::{Endpoint, SimNet},
+    random::Stream,
+};
+
+/// Bytes of a segment of the log: small, so that short runs have many.
+const SEGMENT_BYTES: u64 = 1 << 20;
+
+/// How a process ended.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Ended {
+    /// Since the begin of the simulation.
+    pub at: Duration,
+    /// The machine's first process is 1.
+    pub process: u64,
+    /// By itself, because it could not go on; else it was ended by the plan.
+    pub by_itself: bool,
+    /// In words.
+    pub reason: String,
+}
+
+/// A machine. Clones are the same one.
+#[derive(Clone)]
+pub struct SimNode(Arc<Machine>);
+
+struct Machine {
+    address: String,
+    net: SimNet,
+    settings: Settings,
+    clock: MachineClock,
+    disk_control: Arc<DiskControl>,
+    state: Mutex<State>,
+}
+
+struct State {
+    disk: MemDisk,
+    /// Bytes of the disk.
+    capacity: u64,
+    engine: Arc<SimEngine>,
+    segment_bytes: u64,
+    running: Option<Running>,
+    processes: u64,
+    ended: Vec<Ended>,
+    chance: Stream,
+}
+
+struct Running {
+    host: NodeHandle,
+    /// Once it has started.
+    node: Option<Arc<Node>>,
+    /// It has been told to stop in order: replicas that stop are no news.
+    stopping: bool,
+}
+
+struct NoProbe;
+
+impl StatusProbe for NoProbe {
+    fn fill(&self, _: &mut NodeStatus) {}
+}
+
+impl fmt::Debug for SimNode {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "SimNode({})", self.0.address)
+    }
+}
+
+impl SimNode {
+    /// A machine with an empty disk, without a process.
+    pub fn new(seed: u64, net: SimNet, address: &str, settings: Settings) -> Self {
+        let mut chance = Stream::new(seed, &[&"node", &address]);
+        let state = State {
+            disk: MemDisk::new(chance.next_u64()),
+            capacity: u64::MAX,
+            engine: Arc::new(SimEngine::new()),
+            segment_bytes: SEGMENT_BYTES,
+            running: None,
+            processes: 0,
+            ended: Vec::new(),
+            chance,
+        };
+        Self(Arc::new(Machine {
+            address: address.to_owned(),
+            net,
+            settings,
+            clock: MachineClock::default(),
+            disk_control: Arc::new(DiskControl::new(seed, address)),
+            state: Mutex::new(state),
+        }))
+    }
+
+    /// HOST:PORT.
+    pub fn address(&self) -> &str {
+        &self.0.address
+    }
+
+    /// Its clock.
+    pub fn clock(&self) -> &MachineClock {
+        &self.0.clock
+    }
+
+    /// The faults of its disk.
+    pub fn disk_control(&self) -> &Arc<DiskControl> {
+        &self.0.disk_control
+    }
+
+    /// What is on its disk now. Another one after the process has ended.
+    pub fn disk(&self) -> MemDisk {
+        self.0.state.lock().disk.clone()
+    }
+
+    /// Sets how many bytes its disk has: what does not fit fails with ENOSPC. Files that are there stay.
+    pub fn set_disk_capacity(&self, bytes: u64) {
+        let mut state = self.0.state.lock();
+        state.capacity = bytes;
+        state.disk.set_capacity(bytes);
+    }
+
+    /// Its engine. Another one after the process has ended.
+    pub fn engine(&self) -> Arc<SimEngine> {
+        self.0.state.lock().engine.clone()
+    }
+
+    /// The node, when it has started and not ended.
+    pub fn node(&self) -> Option<Arc<Node>> {
+        let state = self.0.state.lock();
+        state.running.as_ref().and_then(|running| running.node.clone())
+    }
+
+    /// The number of its last process; the first one is 1.
+    pub fn process(&self) -> u64 {
+        self.0.state.lock().processes
+    }
+
+    /// Sets the bytes of a segment of the log, for processes that start later.
+    pub fn set_segment_bytes(&self, bytes: u64) {
+        self.0.state.lock().segment_bytes = bytes;
+    }
+
+    /// Whether it has a process.
+    pub fn is_running(&self) -> bool {
+        self.0.state.lock().running.is_some()
+    }
+
+    /// How its processes ended so far, oldest first.
+    pub fn ended(&self) -> Vec<Ended> {
+        self.0.state.lock().ended.clone()
+    }
+
+    /// Starts a process with what the last one left, and the machine if it is off. False if there is one.
+    pub fn start(&self) -> bool {
+        let mut state = self.0.state.lock();
+        if state.running.is_some() {
+            return false;
+        }
+        state.processes += 1;
+        let process = state.processes;
+        let name = format!("{}#{process}", self.0.address);
+        let host = Handle::current().create_node().name(name).build();
+        state.running = Some(Running {
+            host: host.clone(),
+            node: None,
+            stopping: false,
+        });
+        let engine = state.engine.clone();
+        let control = self.0.disk_control.clone();
+        let disk: DynDisk = Arc::new(SimDisk::mount(state.disk.clone(), control, &host));
+        drop(state);
+        self.0.clock.attach(host.id());
+        let endpoint = self.0.net.boot(&self.0.address, host.clone());
+        let machine = Arc::downgrade(&self.0);
+        engine.set_kill(Box::new(move |reason| end(&machine, process, false, reason)));
+        let machine = self.0.clone();
+        host.spawn(async move {
+            let reason = match machine.run(process, disk, engine, endpoint).await {
+                Ok(reason) => reason,
+                Err(error) => format!("cannot start: {error}"),
+            };
+            end(&Arc::downgrade(&machine), process, true, &reason);
+        });
+        true
+    }
+
+    /// Kills the process: what it wrote stays, synced or not. False if there is none.
+    pub fn kill(&self) -> bool {
+        self.0.end(None, false, Loss::Process, "killed")
+    }
+
+    /// The machine loses power: of what was not synced anything may be lost. It comes back with [`SimNode::start`].
+    pub fn power_off(&self) {
+        self.0.end(None, false, Loss::Power, "power lost");
+    }
+
+    /// Kills the process and empties the disk and the engine, as when the data directory is lost.
+    pub fn wipe(&self) {
+        self.kill();
+        let mut state = self.0.state.lock();
+        let seed = state.chance.next_u64();
+        state.disk = MemDisk::new(seed);
+        state.disk.set_capacity(state.capacity);
+        state.engine = Arc::new(SimEngine::new());
+    }
+
+    /// The process stands still until [`SimNode::resume`]: it does nothing and hears nothing.
+    pub fn pause(&self) {
+        self.set_paused(true);
+    }
+
+    /// See [`SimNode::pause`].
+    pub fn resume(&self) {
+        self.set_paused(false);
+    }
+
+    fn set_paused(&self, paused: bool) {
+        let host = {
+            let state = self.0.state.lock();
+            state.running.as_ref().map(|running| running.host.id())
+        };
+        let Some(host) = host else { return };
+        match paused {
+            true => Handle::current().pause(host),
+            false => Handle::current().resume(host),
+        }
+        self.0.net.pause(&self.0.address, paused);
+    }
+
+    /// Stops the process in order, as SIGTERM does, and waits for its end.
+    ///
+    /// # Errors
+    /// What the node says, or that there is none.
+    pub async fn stop(&self) -> io::Result<()> {
+        let (host, process) = {
+            let mut state = self.0.state.lock();
+            let host = state.running.as_mut().map(|running| {
+                running.stopping = true;
+                running.host.clone()
+            });
+            (host, state.processes)
+        };
+        let (Some(host), Some(node)) = (host, self.node()) else {
+            return Err(io::Error::other("there is no running node"));
+        };
+        let stopped = host.spawn(async move { maintenance::stop(&node).await }).await;
+        self.0.end(Some(process), false, Loss::Process, "stopped");
+        stopped.map_err(io::Error::other)?
+    }
+}
+
+/// What goes with the process.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Loss {
+    Process,
+    Power,
+}
+
+/// Ends a process from inside it.
+fn end(machine: &Weak<Machine>, process: u64, by_itself: bool, reason: &str) {
+    if let Some(machine) = machine.upgrade() {
+        machine.end(Some(process), by_itself, Loss::Process, reason);
+    }
+}
+
+impl Machine {
+    /// Ends the process, if there is one and it is this one, before any of its code runs again. Its disk and its connections are
+    /// as this moment finds them.
+    fn end(&self, process: Option<u64>, by_itself: bool, loss: Loss, reason: &str) -> bool {
+        let mut state = self.state.lock();
+        if process.is_some_and(|process| process != state.processes) {
+            return false;
+        }
+        let running = state.running.take();
+        if running.is_none() && loss == Loss::Process {
+            return false;
+        }
+        let seed = state.chance.next_u64();
+        state.disk = match loss {
+            Loss::Process => state.disk.kill(seed),
+            Loss::Power => state.disk.crash(seed),
+        };
+        state.engine = Arc::new(state.engine.restarted());
+        if running.is_some() {
+            let ended = Ended {
+                at: madsim::time::TimeHandle::current().elapsed(),
+                process: state.processes,
+                by_itself,
+                reason: reason.to_owned(),
+            };
+            state.ended.push(ended);
+        }
+        drop(state);
+        match loss {
+            Loss::Process => self.net.end_process(&self.address),
+            Loss::Power => self.net.end_machine(&self.address),
+        }
+        if let Some(running) = &running {
+            Handle::current().kill(running.host.id());
+        }
+        running.is_some()
+    }
+
+    /// Runs the node until it cannot go on, and says why.
+    async fn run(
+        self: &Arc<Self>,
+        process: u64,
+        disk: DynDisk,
+        engine: Arc<SimEngine>,
+        endpoint: Endpoint,
+    ) -> io::Result<String> {
+        let started = Instant::now();
+        let fresh = StoreId((u128::from(random_u64()) << 64 | u128::from(random_u64())).to_be_bytes());
+        let store = Store::open(disk.clone(), fresh, wall_clock_ms())
+            .await
+            .map_err(io::Error::other)?;
+        disk.create_dir(STAGING_DIR).await?;
+        free_staging(&disk, self.settings.disk_reserve_bytes).await?;
+        let wal = self.open_wal(process, &store, disk.clone()).await?;
+        let parts = NodeParts {
+            settings: self.settings,
+            address: self.address.clone(),
+            store,
+            disk,
+            wal,
+            engine: engine.clone(),
+            checkpoints: engine,
+            transport: Arc::new(endpoint),
+            metrics: Metrics::new(),
+            probe: Arc::new(NoProbe),
+            started,
+        };
+        let (node, mut fatal) = Node::start(parts).await?;
+        maintenance::spawn(&node);
+        self.net
+            .listen(&self.address, Arc::new(NodeService(node.clone())));
+        if let Some(running) = self.state.lock().running.as_mut() {
+            running.node = Some(node);
+        }
+        let reason = fatal.recv().await;
+        if self.is_stopping() {
+            std::future::pending::<()>().await;
+        }
+        Ok(reason.unwrap_or_else(|| "the node was dropped".into()))
+    }
+
+    fn is_stopping(&self) -> bool {
+        let state = self.state.lock();
+        state.running.as_ref().is_some_and(|running| running.stopping)
+    }
+
+    async fn open_wal(self: &Arc<Self>, process: u64, store: &Store, disk: DynDisk) -> io::Result<Wal> {
+        let machine = Arc::downgrade(self);
+        let on_fatal = move |error: &io::Error| {
+            end(&machine, process, true, &format!("the log failed: {error}"));
+        };
+        let options = WalOptions {
+            segment_bytes: self.state.lock().segment_bytes,
+            reserve_bytes: self.settings.disk_reserve_bytes,
+            ..WalOptions::new(store.meta().store_id, random_u64(), Arc::new(on_fatal))
+        };
+        let (wal, report) = Wal::open(disk, options).await.map_err(io::Error::other)?;
+        if report.fresh && store.identity().is_some() {
+            return Err(io::Error::other("the node is a member and has no log any more"));
+        }
+        Ok(wal)
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,427 @@
+//! Plans: all that a simulation does on purpose, as data.
+//!
+//! A seed expands to a plan ([`Plan::from_seed`]); a plan can be written to a file, changed by hand or by the shrinker, and run again.
+//! What is left to chance during the run (the fate of a message, the delay of a sync) comes from streams of the plan's seed that are
+//! named by what they are for, so that taking a fault out leaves the rest as it was.
+//!
+//! Plans are drawn as a swarm (Groce et al.: Swarm Testing, ISSTA 2012): each seed switches kinds of faults on and off, since kinds
+//! that always come together hide what only one of them finds.
+
+mod draw;
+mod recipe;
+
+use std::{collections::BTreeSet, time::Duration};
+
+use kvsvr::config::{Settings, Timing};
+use kvsvr_jepsen::workload::Spec;
+use serde::{Deserialize, Serialize};
+
+/// Written into each plan; another number is refused.
+pub const FORMAT: u32 = 1;
+
+/// A simulation.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Plan {
+    /// [`FORMAT`].
+    pub format: u32,
+    /// Names all streams of chance.
+    pub seed: u64,
+    /// Where the faults come from, for people: `swarm`, `calm`, `extreme`, or a recipe's name.
+    pub origin: String,
+    /// Machines; numbered from 0 on.
+    pub nodes: usize,
+    /// Data shards, besides the meta shard.
+    pub shards: u32,
+    /// How the nodes are set and how good the machines are.
+    pub knobs: Knobs,
+    /// Simulated milliseconds under faults.
+    pub length_ms: u64,
+    /// What the clients do.
+    pub workload: Spec,
+    /// In the order of their begin.
+    pub faults: Vec<Fault>,
+}
+
+/// How the nodes are set, and how quick the world is.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Knobs {
+    /// See [`Timing`].
+    pub heartbeat_ms: u64,
+    /// See [`Timing`].
+    pub election_min_ms: u64,
+    /// See [`Timing`].
+    pub election_max_ms: u64,
+    /// See [`Settings::flush_bytes`].
+    pub flush_bytes: u64,
+    /// See [`Settings::keep_log_bytes`].
+    pub keep_log_bytes: u64,
+    /// See [`Settings::keep_revisions`].
+    pub keep_revisions: u64,
+    /// See [`Settings::write_buffer_bytes`].
+    pub write_buffer_bytes: usize,
+    /// See [`Settings::row_cache_bytes`].
+    pub row_cache_bytes: usize,
+    /// See [`Settings::hub_bytes`].
+    pub hub_bytes: usize,
+    /// Bytes of a segment of the log.
+    pub segment_bytes: u64,
+    /// The least and the mean additional time of travel on every link.
+    pub link_us: (u64, u64),
+    /// The least and the mean additional time of a sync.
+    pub sync_us: (u64, u64),
+}
+
+impl Knobs {
+    /// The node's settings.
+    pub fn settings(&self) -> Settings {
+        Settings {
+            timing: Timing {
+                heartbeat_ms: self.heartbeat_ms,
+                election_min_ms: self.election_min_ms,
+                election_max_ms: self.election_max_ms,
+            },
+            hub_bytes: self.hub_bytes,
+            write_buffer_bytes: self.write_buffer_bytes,
+            row_cache_bytes: self.row_cache_bytes,
+            flush_bytes: self.flush_bytes,
+            keep_log_bytes: self.keep_log_bytes,
+            keep_revisions: self.keep_revisions,
+            ..Settings::default()
+        }
+    }
+}
+
+/// Something that goes wrong for a while.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Fault {
+    /// When it begins, in milliseconds since the load began.
+    pub at_ms: u64,
+    /// How long it lasts; what happens at once (a jump of the clock) ignores it.
+    pub for_ms: u64,
+    /// What.
+    pub what: What,
+}
+
+impl Fault {
+    /// When it is over, in milliseconds since the load began.
+    pub fn end_ms(&self) -> u64 {
+        self.at_ms.saturating_add(self.for_ms)
+    }
+}
+
+/// Who is hurt: chosen when the plan is drawn, or when the fault begins.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Victims {
+    /// These.
+    Nodes(BTreeSet<usize>),
+    /// The one that leads this shard when the fault begins; nobody if none does.
+    Leader(u32),
+    /// A follower of this shard then, the `nth` of them by number.
+    Follower(u32, usize),
+    /// Everyone.
+    All,
+}
+
+/// What goes wrong.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "kind", rename_all = "snake_case", deny_unknown_fields)]
+pub enum What {
+    /// The process is killed, and started again at the end.
+    Kill {
+        /// Whose.
+        victims: Victims,
+    },
+    /// The machine loses power, and comes back at the end.
+    PowerLoss {
+        /// Whose.
+        victims: Victims,
+    },
+    /// SIGTERM, and a start at the end.
+    Restart {
+        /// Whose.
+        victims: Victims,
+    },
+    /// The process stands still.
+    Pause {
+        /// Whose.
+        victims: Victims,
+    },
+    /// Messages between the victims and the rest do not arrive.
+    Cut {
+        /// Those on one side.
+        victims: Victims,
+        /// What the victims send is cut.
+        sending: bool,
+        /// What is sent to them is cut.
+        receiving: bool,
+        /// Clients are cut off too.
+        clients: bool,
+    },
+    /// Messages between the victims and the rest wait until the end and then all arrive.
+    Clog {
+        /// Those on one side.
+        victims: Victims,
+    },
+    /// All links to and from the victims are bad.
+    BadLinks {
+        /// At one end of them.
+        victims: Victims,
+        /// How bad.
+        links: BadLinks,
+    },
+    /// The clock runs at this rate, 1 = right.
+    ClockRate {
+        /// Whose.
+        victims: Victims,
+        /// Its seconds for each true one.
+        rate: f64,
+    },
+    /// The wall clock is off by so much.
+    WallClock {
+        /// Whose.
+        victims: Victims,
+        /// Milliseconds, either way.
+        offset_ms: i64,
+    },
+    /// The disk is slow.
+    SlowDisk {
+        /// Whose.
+        victims: Victims,
+        /// Mean time of a sync, in microseconds.
+        sync_us: u64,
+        /// Probability that an operation stalls for up to `stall_ms`.
+        stall: f64,
+        /// The longest stall.
+        stall_ms: u64,
+    },
+    /// The disk has no room for more than it holds then.
+    DiskFull {
+        /// Whose.
+        victims: Victims,
+        /// Bytes that still fit.
+        room: u64,
+    },
+    /// After so many operations of this kind one of them fails with EIO; the process is started again at the end.
+    DiskError {
+        /// Whose.
+        victims: Victims,
+        /// Which kind.
+        operation: DiskOperation,
+        /// Of these operations the last one fails.
+        after: u64,
+    },
+    /// After so many flushes of the engine one goes wrong; the process is started again at the end.
+    Flush {
+        /// Whose.
+        victims: Victims,
+        /// Of these flushes the last one goes wrong.
+        after: u64,
+        /// How.
+        fault: FlushFault,
+    },
+    /// The leader hands the shard to another node.
+    Transfer {
+        /// Which shard.
+        shard: u32,
+        /// To whom.
+        to: usize,
+    },
+}
+
+impl What {
+    /// The kind, as in the JSON.
+    pub fn kind(&self) -> &'static str {
+        match self {
+            What::Kill { .. } => "kill",
+            What::PowerLoss { .. } => "power_loss",
+            What::Restart { .. } => "restart",
+            What::Pause { .. } => "pause",
+            What::Cut { .. } => "cut",
+            What::Clog { .. } => "clog",
+            What::BadLinks { .. } => "bad_links",
+            What::ClockRate { .. } => "clock_rate",
+            What::WallClock { .. } => "wall_clock",
+            What::SlowDisk { .. } => "slow_disk",
+            What::DiskFull { .. } => "disk_full",
+            What::DiskError { .. } => "disk_error",
+            What::Flush { .. } => "flush",
+            What::Transfer { .. } => "transfer",
+        }
+    }
+}
+
+/// Probabilities for each message, and delays; see [`crate::net::LinkSpec`].
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct BadLinks {
+    /// Mean additional delay.
+    pub mean_us: u64,
+    /// Even additional delay.
+    pub jitter_us: u64,
+    /// Lost, and sent again.
+    pub loss: f64,
+    /// The connection breaks before the message arrives.
+    pub reset_before: f64,
+    /// It breaks after that.
+    pub reset_after: f64,
+    /// Carried out twice.
+    pub duplicate: f64,
+    /// An old message is played again.
+    pub replay: f64,
+}
+
+/// As [`crate::disk::Operation`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+#[expect(missing_docs, reason = "they are said there")]
+pub enum DiskOperation {
+    Read,
+    Write,
+    Sync,
+}
+
+/// As [`crate::engine::FlushFault`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+#[expect(missing_docs, reason = "they are said there")]
+pub enum FlushFault {
+    Fails,
+    KilledBefore,
+    KilledAfter,
+}
+
+impl Plan {
+    /// The plan of a seed: the same for ever in one version of this program.
+    pub fn from_seed(seed: u64) -> Self {
+        draw::plan(seed)
+    }
+
+    /// Reads a plan.
+    ///
+    /// # Errors
+    /// What is wrong with it, in words.
+    pub fn from_json(text: &str) -> Result<Self, String> {
+        let plan: Plan = serde_json::from_str(text).map_err(|error| format!("not a plan: {error}"))?;
+        if plan.format != FORMAT {
+            return Err(format!("the plan has format {}, this program reads {FORMAT}", plan.format));
+        }
+        if !(1..=9).contains(&plan.nodes) || !(1..=16).contains(&plan.shards) {
+            return Err("a plan has 1 to 9 nodes and 1 to 16 shards".into());
+        }
+        let beyond = |victims: &BTreeSet<usize>| victims.iter().any(|node| *node >= plan.nodes);
+        for fault in &plan.faults {
+            let unknown = match fault.what.victims() {
+                Some(Victims::Nodes(nodes)) => beyond(nodes),
+                _ => matches!(fault.what, What::Transfer { to, .. } if to >= plan.nodes),
+            };
+            if unknown {
+                return Err(format!(
+                    "the fault at {} ms names a node that does not exist; nodes are 0 to {}",
+                    fault.at_ms,
+                    plan.nodes - 1
+                ));
+            }
+        }
+        Ok(plan)
+    }
+
+    /// As a file.
+    pub fn to_json(&self) -> String {
+        serde_json::to_string_pretty(self).unwrap_or_default()
+    }
+
+    /// Under faults.
+    pub fn length(&self) -> Duration {
+        Duration::from_millis(self.length_ms)
+    }
+
+    /// HOST:PORT of a machine.
+    pub fn address(&self, node: usize) -> String {
+        format!("node{}:7101", node + 1)
+    }
+}
+
+impl What {
+    /// Who is hurt, if it is somebody.
+    pub fn victims(&self) -> Option<&Victims> {
+        match self {
+            What::Kill { victims }
+            | What::PowerLoss { victims }
+            | What::Restart { victims }
+            | What::Pause { victims }
+            | What::Cut { victims, .. }
+            | What::Clog { victims }
+            | What::BadLinks { victims, .. }
+            | What::ClockRate { victims, .. }
+            | What::WallClock { victims, .. }
+            | What::SlowDisk { victims, .. }
+            | What::DiskFull { victims, .. }
+            | What::DiskError { victims, .. }
+            | What::Flush { victims, .. } => Some(victims),
+            What::Transfer { .. } => None,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_seed_has_one_plan_and_it_survives_a_file() {
+        for seed in 0..300 {
+            let plan = Plan::from_seed(seed);
+            assert_eq!(plan, Plan::from_seed(seed));
+            assert_eq!(Plan::from_json(&plan.to_json()).unwrap(), plan, "seed {seed}");
+            assert!(plan.faults.is_sorted_by_key(|fault| fault.at_ms), "seed {seed}");
+            assert!(plan.faults.iter().all(|fault| fault.at_ms < plan.length_ms), "seed {seed}");
+            let knobs = &plan.knobs;
+            assert!(knobs.heartbeat_ms * 2 < knobs.election_min_ms, "seed {seed}");
+            assert!(knobs.election_min_ms < knobs.election_max_ms, "seed {seed}");
+        }
+    }
+
+    /// A sweep meets every kind of fault, alone and in company.
+    #[test]
+    fn every_kind_is_drawn_alone_and_in_company() {
+        let mut alone = BTreeSet::new();
+        let mut company = BTreeSet::new();
+        let mut origins = BTreeSet::new();
+        for seed in 0..2000 {
+            let plan = Plan::from_seed(seed);
+            let kinds: BTreeSet<&str> = plan.faults.iter().map(|fault| fault.what.kind()).collect();
+            match kinds.len() {
+                1 => alone.extend(kinds),
+                _ => company.extend(kinds),
+            }
+            origins.insert(plan.origin);
+        }
+        assert_eq!(alone.len(), 14, "{alone:?}");
+        assert_eq!(company.len(), 14, "{company:?}");
+        for origin in ["swarm", "calm", "extreme"] {
+            assert!(origins.contains(origin), "{origins:?}");
+        }
+        assert!(recipe::NAMES.iter().all(|name| origins.contains(*name)), "{origins:?}");
+    }
+
+    #[test]
+    fn a_plan_that_cannot_be_run_is_refused() {
+        let plan = Plan::from_seed(1);
+        let mut other = plan.clone();
+        other.format += 1;
+        assert!(Plan::from_json(&other.to_json()).unwrap_err().contains("format"));
+        let mut other = plan;
+        let victims = Victims::Nodes([9].into());
+        other.faults.push(Fault {
+            at_ms: 0,
+            for_ms: 0,
+            what: What::Kill { victims },
+        });
+        assert!(Plan::from_json(&other.to_json()).unwrap_err().contains("does not exist"));
+        assert!(Plan::from_json("{}").unwrap_err().contains("not a plan"));
+    }
+}

@@ -1,0 +1,230 @@
+//! How a seed becomes a plan.
+
+use std::{collections::BTreeSet, time::Duration};
+
+use kvsvr_jepsen::workload::{Random, Spec};
+
+use super::{BadLinks, DiskOperation, FORMAT, Fault, FlushFault, Knobs, Plan, Victims, What, recipe};
+use crate::random::Stream;
+
+/// Of a hundred plans.
+const CALM: u64 = 5;
+const EXTREME: u64 = 10;
+const RECIPES: u64 = 15;
+
+/// Names of the kinds, as in [`What::kind`].
+const KINDS: [&str; 14] = [
+    "kill",
+    "power_loss",
+    "restart",
+    "pause",
+    "cut",
+    "clog",
+    "bad_links",
+    "clock_rate",
+    "wall_clock",
+    "slow_disk",
+    "disk_full",
+    "disk_error",
+    "flush",
+    "transfer",
+];
+
+pub(super) fn plan(seed: u64) -> Plan {
+    let mut chance = Stream::new(seed, &[&"plan"]);
+    let nodes = if chance.chance(0.25) { 5 } else { 3 };
+    let mut plan = Plan {
+        format: FORMAT,
+        seed,
+        origin: "swarm".into(),
+        nodes,
+        shards: chance.range(1, 4) as u32,
+        knobs: knobs(&mut Stream::new(seed, &[&"plan", &"knobs"])),
+        length_ms: chance.range(20_000, 60_000),
+        workload: Spec::draw(&mut Random::new(seed, &[])),
+        faults: Vec::new(),
+    };
+    let dice = chance.below(100);
+    if dice < CALM {
+        plan.origin = "calm".into();
+        return plan;
+    }
+    let mut draw = Draw {
+        chance: Stream::new(seed, &[&"plan", &"faults"]),
+        nodes,
+        shards: plan.shards,
+        length_ms: plan.length_ms,
+    };
+    if dice < CALM + EXTREME {
+        plan.origin = "extreme".into();
+        let kind = KINDS[chance.index(KINDS.len())];
+        plan.faults = draw.faults(&[kind], Duration::from_millis(700));
+    } else if dice < CALM + EXTREME + RECIPES {
+        let name = recipe::NAMES[chance.index(recipe::NAMES.len())];
+        plan.origin = name.into();
+        plan.faults = recipe::faults(name, &mut draw.chance, &plan);
+    } else {
+        let on: Vec<&str> = KINDS.into_iter().filter(|_| chance.chance(0.5)).collect();
+        let between = chance.log_uniform(Duration::from_millis(500), Duration::from_secs(8));
+        plan.faults = draw.faults(&on, between);
+    }
+    plan.faults.sort_by_key(|fault| fault.at_ms);
+    plan
+}
+
+fn knobs(chance: &mut Stream) -> Knobs {
+    let heartbeat_ms = [100, 100, 50, 200][chance.index(4)];
+    let election_min_ms = heartbeat_ms * chance.range(3, 6);
+    let bytes = |chance: &mut Stream, low: u64, high: u64| {
+        let (low, high) = (Duration::from_nanos(low), Duration::from_nanos(high));
+        chance.log_uniform(low, high).as_nanos() as u64
+    };
+    Knobs {
+        heartbeat_ms,
+        election_min_ms,
+        election_max_ms: election_min_ms + election_min_ms * chance.range(40, 110) / 100 + 1,
+        flush_bytes: bytes(chance, 4 << 10, 16 << 20),
+        keep_log_bytes: bytes(chance, 1 << 10, 16 << 20),
+        keep_revisions: bytes(chance, 20, 100_000),
+        write_buffer_bytes: bytes(chance, 8 << 10, 16 << 20) as usize,
+        // A cache of a few rows evicts all the time; none at all is a case of its own.
+        row_cache_bytes: if chance.chance(0.2) {
+            0
+        } else {
+            bytes(chance, 1 << 10, 8 << 20) as usize
+        },
+        hub_bytes: bytes(chance, 1 << 10, 8 << 20) as usize,
+        segment_bytes: bytes(chance, 64 << 10, 1 << 20),
+        link_us: (chance.range(50, 500), chance.range(50, 2000)),
+        sync_us: (chance.range(50, 200), chance.range(20, 2000)),
+    }
+}
+
+struct Draw {
+    chance: Stream,
+    nodes: usize,
+    shards: u32,
+    length_ms: u64,
+}
+
+impl Draw {
+    /// Faults of these kinds, begun at random times with this mean distance.
+    fn faults(&mut self, kinds: &[&str], between: Duration) -> Vec<Fault> {
+        let mut faults = Vec::new();
+        let mut at_ms = 0;
+        while !kinds.is_empty() {
+            at_ms += self.chance.exponential(between).as_millis() as u64 + 1;
+            if at_ms >= self.length_ms {
+                break;
+            }
+            let kind = kinds[self.chance.index(kinds.len())];
+            faults.push(Fault {
+                at_ms,
+                for_ms: self.millis(20, 6_000),
+                what: self.what(kind),
+            });
+        }
+        faults
+    }
+
+    fn millis(&mut self, low: u64, high: u64) -> u64 {
+        let (low, high) = (Duration::from_millis(low), Duration::from_millis(high));
+        self.chance.log_uniform(low, high).as_millis() as u64
+    }
+
+    fn shard(&mut self) -> u32 {
+        self.chance.below(u64::from(self.shards) + 1) as u32
+    }
+
+    /// One node, or a leader, or some, or all.
+    fn victims(&mut self) -> Victims {
+        match self.chance.below(10) {
+            0..=2 => Victims::Leader(self.shard()),
+            3 => Victims::Follower(self.shard(), self.chance.index(self.nodes - 1)),
+            4..=6 => Victims::Nodes([self.chance.index(self.nodes)].into()),
+            7 | 8 => {
+                let mut nodes: BTreeSet<usize> = BTreeSet::new();
+                let count = self.chance.range(1, self.nodes as u64) as usize;
+                while nodes.len() < count {
+                    nodes.insert(self.chance.index(self.nodes));
+                }
+                Victims::Nodes(nodes)
+            }
+            _ => Victims::All,
+        }
+    }
+
+    fn what(&mut self, kind: &str) -> What {
+        let victims = self.victims();
+        match kind {
+            "kill" => What::Kill { victims },
+            "power_loss" => What::PowerLoss { victims },
+            "restart" => What::Restart { victims },
+            "pause" => What::Pause { victims },
+            "cut" => {
+                let (sending, receiving) = [(true, true), (true, false), (false, true)][self.chance.index(3)];
+                What::Cut {
+                    victims,
+                    sending,
+                    receiving,
+                    clients: self.chance.chance(0.3),
+                }
+            }
+            "clog" => What::Clog { victims },
+            "bad_links" => What::BadLinks {
+                victims,
+                links: self.bad_links(),
+            },
+            "clock_rate" => What::ClockRate {
+                victims,
+                rate: 0.9 + 0.2 * self.chance.unit(),
+            },
+            "wall_clock" => What::WallClock {
+                victims,
+                offset_ms: self.chance.below(7_200_000) as i64 - 3_600_000,
+            },
+            "slow_disk" => What::SlowDisk {
+                victims,
+                sync_us: self.millis(1, 500) * 1000,
+                stall: 0.05 * self.chance.unit(),
+                stall_ms: self.millis(10, 5_000),
+            },
+            "disk_full" => What::DiskFull {
+                victims,
+                room: self.chance.below(512 << 10),
+            },
+            "disk_error" => What::DiskError {
+                victims,
+                operation: [DiskOperation::Read, DiskOperation::Write, DiskOperation::Sync][self.chance.index(3)],
+                after: self.chance.range(1, 50),
+            },
+            "flush" => What::Flush {
+                victims,
+                after: self.chance.range(1, 4),
+                fault: [FlushFault::Fails, FlushFault::KilledBefore, FlushFault::KilledAfter]
+                    [self.chance.index(3)],
+            },
+            _ => What::Transfer {
+                shard: self.shard(),
+                to: self.chance.index(self.nodes),
+            },
+        }
+    }
+
+    /// Each way to be bad is on or off.
+    fn bad_links(&mut self) -> BadLinks {
+        let mut some = |most: f64| {
+            let share = self.chance.unit();
+            if self.chance.chance(0.5) { most * share } else { 0.0 }
+        };
+        BadLinks {
+            mean_us: some(20_000.0) as u64,
+            jitter_us: some(200_000.0) as u64,
+            loss: some(0.1),
+            reset_before: some(0.02),
+            reset_after: some(0.02),
+            duplicate: some(0.1),
+            replay: some(0.1),
+        }
+    }
+}

@@ -1,0 +1,457 @@
+//! Runs a plan: a cluster under faults and load, then what must hold afterwards.
+//!
+//! 1. The cluster is made, and the workloads make what they need, while nothing is wrong.
+//! 2. The plan's faults and the workloads run side by side; the invariants look on.
+//! 3. A majority of the machines is healed, the others are cut off: the cluster must serve again.
+//! 4. All is healed: all replicas must come to the same state, and the workloads read what must be there.
+//! 5. The checkers look at the history, with the committed log and the replicas' states.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+    time::Duration,
+};
+
+use kvsvr_client::{Client, ClientConfig};
+use kvsvr_core::{
+    hash::state_hash,
+    types::{META_SHARD, ShardId},
+};
+use kvsvr_jepsen::{
+    check::{self, check_all},
+    history::{Event, Step},
+    workload::{self, Env, Finished, Recorder, Run, Stop},
+};
+use kvsvr_proto::v1::BootstrapRequest;
+use madsim::runtime::{Handle, NodeHandle, Runtime};
+use parking_lot::Mutex;
+use tokio::time::{Instant, sleep, timeout};
+
+use crate::{
+    faults::{Band, Faults, all_started},
+    invariants::{self, Log, Moment, Watcher},
+    net::SimNet,
+    node::{Ended, SimNode},
+    outcome::{Failure, Outcome},
+    plan::Plan,
+    random::Stream,
+    shadow::Shadow,
+    sometimes::Sometimes,
+};
+
+/// Between two looks of the invariants.
+const LOOK: Duration = Duration::from_millis(10);
+/// For the beginning: the cluster is made and serves.
+const SETUP: Duration = Duration::from_secs(60);
+/// A healed majority must serve within this time: several elections, a snapshot, and what clients wait between tries.
+const SERVICE: Duration = Duration::from_secs(30);
+/// When all is healed, the replicas must be alike and the final reads made within this time.
+const RECOVERY: Duration = Duration::from_secs(120);
+/// Host of the workloads' clients, and of the one that makes the cluster and probes it.
+const CLIENT: &str = "client";
+const OPERATOR: &str = "operator";
+
+/// All that was seen of a run: for pictures.
+#[derive(Debug, Default)]
+pub struct Record {
+    /// The clients' history.
+    pub history: Vec<Event>,
+    /// When which fault held.
+    pub bands: Vec<Band>,
+    /// How processes ended, by machine.
+    pub ended: Vec<(usize, Ended)>,
+    /// Changes of what replicas said of themselves.
+    pub samples: Vec<(Duration, invariants::Replica)>,
+}
+
+/// Runs a plan to its end, in this process: at most one in a process if it is to be repeated.
+pub fn run(plan: &Plan) -> (Outcome, Record) {
+    kvsvr::time::skewed::forget_all();
+    Runtime::with_seed_and_config(plan.seed, madsim::Config::default()).block_on(world(plan))
+}
+
+async fn world(plan: &Plan) -> (Outcome, Record) {
+    let world = World::new(plan);
+    let failures = world.play().await;
+    world.outcome(failures)
+}
+
+/// What the phases share.
+struct World<'a> {
+    plan: &'a Plan,
+    begin: Instant,
+    net: SimNet,
+    nodes: Vec<SimNode>,
+    client_host: NodeHandle,
+    client: Client,
+    operator_host: NodeHandle,
+    operator: Client,
+    recorder: Recorder,
+    seen: Mutex<Seen>,
+}
+
+/// What was seen from outside.
+#[derive(Default)]
+struct Seen {
+    watcher: Watcher,
+    sometimes: Sometimes,
+    shadow: Option<Shadow>,
+    record: Record,
+    last: BTreeMap<(u32, usize), invariants::Replica>,
+}
+
+impl<'a> World<'a> {
+    fn new(plan: &'a Plan) -> Self {
+        let begin = Instant::now();
+        let net = SimNet::new(plan.seed);
+        let settings = plan.knobs.settings();
+        let nodes: Vec<SimNode> = (0..plan.nodes)
+            .map(|number| {
+                let node = SimNode::new(plan.seed, net.clone(), &plan.address(number), settings);
+                node.set_segment_bytes(plan.knobs.segment_bytes);
+                node
+            })
+            .collect();
+        let addresses: Vec<String> = (0..plan.nodes).map(|number| plan.address(number)).collect();
+        let client = |name: &str| {
+            let host = Handle::current().create_node().name(name).build();
+            let endpoint = Arc::new(net.boot(name, host.clone()));
+            let config = ClientConfig::new(addresses.clone());
+            (host, Client::with_transport(endpoint, config))
+        };
+        let (client_host, of_client) = client(CLIENT);
+        let (operator_host, of_operator) = client(OPERATOR);
+        let now = Arc::new(move || begin.elapsed().as_nanos() as u64);
+        let expect = |client: kvsvr_client::Result<Client>| match client {
+            Ok(client) => client,
+            // The addresses of a plan are well formed.
+            Err(error) => panic!("no client: {error}"),
+        };
+        Self {
+            plan,
+            begin,
+            client: expect(of_client),
+            operator: expect(of_operator),
+            net,
+            nodes,
+            client_host,
+            operator_host,
+            recorder: Recorder::new(now),
+            seen: Mutex::new(Seen {
+                shadow: Some(Shadow::default()),
+                ..Seen::default()
+            }),
+        }
+    }
+
+    /// All phases. What is wrong that no invariant found.
+    async fn play(&self) -> Vec<Failure> {
+        let looking = self.look_on();
+        let playing = self.phases();
+        futures::pin_mut!(looking, playing);
+        match futures::future::select(playing, looking).await {
+            futures::future::Either::Left((failures, _)) => failures,
+            futures::future::Either::Right(((), _)) => Vec::new(),
+        }
+    }
+
+    async fn phases(&self) -> Vec<Failure> {
+        let mut faults = Faults::new(
+            self.net.clone(),
+            self.nodes.clone(),
+            vec![CLIENT.into(), OPERATOR.into()],
+            self.plan.knobs.clone(),
+            self.begin,
+        );
+        let shard_of = match timeout(SETUP, self.make()).await {
+            Ok(Ok(shard_of)) => shard_of,
+            Ok(Err(text)) => return vec![failure("setup", text)],
+            Err(_) => return vec![failure("setup", format!("no cluster within {SETUP:?}"))],
+        };
+        let mut run = match timeout(SETUP, self.prepare(shard_of.clone())).await {
+            Ok(run) => run,
+            Err(_) => return vec![failure("setup", format!("no workload within {SETUP:?}"))],
+        };
+        let stop = Stop::new();
+        let stopping = stop.clone();
+        let working = self.client_host.spawn(async move {
+            run.work(&stopping).await;
+            run
+        });
+        faults.run(self.plan).await;
+        let mut failures = Vec::new();
+        failures.extend(self.serve_again(&mut faults).await);
+        faults.heal(None);
+        stop.set();
+        let Ok(mut run) = working.await else {
+            failures.push(failure("panic", "a client's task ended by itself".into()));
+            return failures;
+        };
+        let finishing = self.client_host.spawn(async move {
+            let finished = run.finish(RECOVERY).await;
+            (run, finished)
+        });
+        let supervising = async {
+            loop {
+                faults.supervise_until(Instant::now() + Duration::from_secs(3600)).await;
+            }
+        };
+        futures::pin_mut!(supervising);
+        let finished = match futures::future::select(finishing, supervising).await {
+            futures::future::Either::Left((finished, _)) => finished.ok(),
+            futures::future::Either::Right(_) => None,
+        };
+        self.seen.lock().record.bands = faults.bands().to_vec();
+        match finished {
+            Some((run, finished)) => failures.extend(self.check(&run, finished, &shard_of).await),
+            None => failures.push(failure("panic", "the final reads' task ended by itself".into())),
+        }
+        failures
+    }
+
+    /// Starts all machines and makes a cluster of them. The shard of each of the workloads' partitions.
+    async fn make(&self) -> Result<workload::ShardOf, String> {
+        self.nodes.iter().for_each(|node| {
+            node.start();
+        });
+        all_started(&self.nodes, SETUP).await;
+        let request = BootstrapRequest {
+            addresses: (0..self.plan.nodes).map(|number| self.plan.address(number)).collect(),
+            shards: self.plan.shards,
+            replication: self.plan.nodes as u32,
+            ..Default::default()
+        };
+        let operator = self.operator.clone();
+        let making = self.operator_host.spawn(async move {
+            operator.bootstrap(request).await.map_err(|error| error.to_string())?;
+            workload::shards(&operator).await.map_err(|error| error.to_string())
+        });
+        making.await.map_err(|error| error.to_string())?
+    }
+
+    async fn prepare(&self, shard_of: workload::ShardOf) -> Run {
+        let env = Env {
+            client: self.client.clone(),
+            recorder: self.recorder.clone(),
+            seed: self.plan.seed,
+            shard_of,
+        };
+        let mut run = Run::new(&self.plan.workload, env);
+        let preparing = self.client_host.spawn(async move {
+            run.setup().await;
+            run
+        });
+        match preparing.await {
+            Ok(run) => run,
+            Err(error) => panic!("the workloads' preparation ended by itself: {error}"),
+        }
+    }
+
+    /// Heals a majority and nobody else. Every shard must take a write then.
+    async fn serve_again(&self, faults: &mut Faults) -> Option<Failure> {
+        let mut chance = Stream::new(self.plan.seed, &[&"core"]);
+        let mut core = BTreeSet::new();
+        while core.len() <= self.plan.nodes / 2 {
+            core.insert(chance.index(self.plan.nodes));
+        }
+        faults.isolate(&core);
+        let (operator, shards) = (self.operator.clone(), self.plan.shards);
+        let probing = self.operator_host.spawn(async move {
+            for number in 0..shards * 8 {
+                let partition = workload::names::partition(1_000_000 + number);
+                while operator.put(&partition, "probe", "x").await.is_err() {
+                    sleep(Duration::from_millis(50)).await;
+                }
+            }
+        });
+        let served = {
+            let until = Instant::now() + SERVICE;
+            let supervising = faults.supervise_until(until);
+            futures::pin_mut!(supervising);
+            match futures::future::select(probing, supervising).await {
+                futures::future::Either::Left((ended, _)) => ended.is_ok(),
+                futures::future::Either::Right(_) => false,
+            }
+        };
+        (!served).then(|| failure("service", format!("the majority {core:?} did not serve within {SERVICE:?}")))
+    }
+
+    /// Looks on until the end of the simulation.
+    async fn look_on(&self) {
+        loop {
+            self.look().await;
+            sleep(LOOK).await;
+        }
+    }
+
+    async fn look(&self) {
+        let views: Vec<_> = self
+            .nodes
+            .iter()
+            .enumerate()
+            .flat_map(|(machine, node)| invariants::views(machine, node))
+            .collect();
+        let running = self.nodes.iter().filter(|node| node.is_running()).count();
+        let mut shadow = {
+            let mut seen = self.seen.lock();
+            let seen = &mut *seen;
+            let at = self.begin.elapsed();
+            let replicas = views.iter().map(|(replica, log)| (replica.clone(), log as &dyn Log));
+            let moment = Moment {
+                at,
+                replicas: replicas.collect(),
+            };
+            seen.sometimes.look(&moment, running, self.nodes.len());
+            seen.watcher.see(&moment);
+            for (replica, _) in &views {
+                let key = (replica.shard.0, replica.machine);
+                let is_new = seen.last.get(&key).is_none_or(|last| last.tells_else(replica));
+                if is_new {
+                    seen.last.insert(key, replica.clone());
+                    seen.record.samples.push((at, replica.clone()));
+                }
+            }
+            seen.shadow.take()
+        };
+        if let Some(shadow) = &mut shadow {
+            for (replica, log) in &views {
+                shadow.follow(replica, log.wal()).await;
+            }
+        }
+        self.seen.lock().shadow = shadow;
+    }
+
+    /// Compares the replicas, and has the history checked.
+    async fn check(&self, run: &Run, finished: Finished, shard_of: &workload::ShardOf) -> Vec<Failure> {
+        let mut failures = Vec::new();
+        let replicas = match self.replicas().await {
+            Ok(replicas) => replicas,
+            Err(text) => {
+                failures.push(failure("convergence", text));
+                Vec::new()
+            }
+        };
+        self.look().await;
+        let committed = self.committed();
+        let commits = self.seen.lock().shadow.as_ref().and_then(|shadow| shadow.commits(&committed));
+        let history = self.recorder.events();
+        let shard_of = |partition| shard_of(partition);
+        let mut context = run.context(finished, &shard_of);
+        context.committed = commits.as_deref();
+        context.replicas = &replicas;
+        // A clock that is a tenth too fast or slow, over the longest span that is checked.
+        context.clock_error = 2_000_000_000;
+        if finished.final_from.is_none() {
+            failures.push(failure("service", format!("no final reads within {RECOVERY:?}")));
+        }
+        for (name, verdict) in check_all(&self.plan.workload.checks(), &history, &context) {
+            if !verdict.is_valid() {
+                failures.push(failure(name, verdict.to_string()));
+            }
+        }
+        self.seen.lock().record.history = history;
+        failures
+    }
+
+    fn committed(&self) -> BTreeMap<ShardId, u64> {
+        let mut committed = BTreeMap::new();
+        for (machine, node) in self.nodes.iter().enumerate() {
+            for (replica, _) in invariants::views(machine, node) {
+                let highest = committed.entry(replica.shard).or_default();
+                *highest = replica.committed.unwrap_or(0).max(*highest);
+            }
+        }
+        committed
+    }
+
+    /// The states of all replicas, once they have applied the same.
+    async fn replicas(&self) -> Result<Vec<check::Replica>, String> {
+        let until = Instant::now() + RECOVERY;
+        loop {
+            let mut applied: BTreeMap<u32, BTreeSet<Option<u64>>> = BTreeMap::new();
+            let nodes: Vec<_> = self.nodes.iter().filter_map(SimNode::node).collect();
+            for node in &nodes {
+                for shard in node.shards() {
+                    let index = shard.head().applied_next().checked_sub(1);
+                    applied.entry(shard.id().0).or_default().insert(index);
+                }
+            }
+            let all_run = nodes.len() == self.nodes.len();
+            if all_run && applied.len() as u32 == self.plan.shards + 1 && applied.values().all(|indexes| indexes.len() == 1) {
+                break;
+            }
+            if Instant::now() >= until {
+                return Err(format!(
+                    "replicas differ {RECOVERY:?} after all was healed: {} of {} nodes run, applied {applied:?}",
+                    nodes.len(),
+                    self.nodes.len()
+                ));
+            }
+            sleep(Duration::from_millis(50)).await;
+        }
+        let mut replicas = Vec::new();
+        for (number, node) in self.nodes.iter().enumerate() {
+            let Some(node) = node.node() else { continue };
+            for shard in node.shards().into_iter().filter(|shard| shard.id() != META_SHARD) {
+                let (applied, hash) = shard
+                    .machine()
+                    .with_machine(|_, engine| state_hash(engine, shard.id()))
+                    .map_err(|error| format!("node {}: {error}", number + 1))?;
+                replicas.push(check::Replica {
+                    node: number as u64 + 1,
+                    shard: shard.id().0,
+                    applied: applied.map_or(0, |position| position.index),
+                    hash,
+                });
+            }
+        }
+        Ok(replicas)
+    }
+
+    fn outcome(self, mut failures: Vec<Failure>) -> (Outcome, Record) {
+        let seen = self.seen.into_inner();
+        let (mut sometimes, mut record) = (seen.sometimes, seen.record);
+        sometimes.add_network(&self.net);
+        for (machine, node) in self.nodes.iter().enumerate() {
+            record.ended.extend(node.ended().into_iter().map(|ended| (machine, ended)));
+        }
+        for (_, ended) in &record.ended {
+            if ended.by_itself {
+                sometimes.count("process_ended_by_itself");
+            }
+            if ended.reason == "power lost" {
+                sometimes.count("power_lost");
+            }
+        }
+        let broken = seen.watcher.broken().iter();
+        failures.splice(0..0, broken.map(|broken| failure(broken.invariant, broken.to_string())));
+        if record.history.is_empty() {
+            record.history = self.recorder.events();
+        }
+        let count = |is: fn(&Step) -> bool| record.history.iter().filter(|event| is(&event.step)).count() as u64;
+        let operations = [
+            count(|step| matches!(step, Step::Ok { .. })),
+            count(|step| matches!(step, Step::Fail { .. })),
+            count(|step| matches!(step, Step::Info { .. })),
+        ];
+        (0..operations[2]).for_each(|_| sometimes.count("unknown_outcome"));
+        let outcome = Outcome {
+            seed: self.plan.seed,
+            origin: self.plan.origin.clone(),
+            failures,
+            simulated: self.begin.elapsed(),
+            operations,
+            sometimes: sometimes.counts(),
+            hash: self.net.hash(),
+            unseed: madsim::rand::random(),
+        };
+        (outcome, record)
+    }
+}
+
+fn failure(found_by: &str, text: String) -> Failure {
+    Failure {
+        found_by: found_by.to_owned(),
+        text,
+    }
+}

@@ -1,0 +1,146 @@
+//! Events that must happen in a sweep: a search that never met them has not looked where the faults are.
+//!
+//! They are counted from outside, from what the simulated parts see and what replicas say of themselves at each look.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use crate::{
+    invariants::{Moment, Replica, Role},
+    net::{Fate, SimNet},
+};
+
+/// All of them.
+pub const EVENTS: [&str; 18] = [
+    "leader_changed",
+    "two_leaders_of_different_terms",
+    "leader_without_quorum_stepped_down",
+    "term_changed_without_a_leader",
+    "conflicting_suffix_truncated",
+    "log_purged",
+    "replica_behind_the_purged_log",
+    "snapshot_installed",
+    "restart_replayed_the_log",
+    "process_ended_by_itself",
+    "all_nodes_down",
+    "quorum_lost_then_regained",
+    "power_lost",
+    "message_lost",
+    "connection_broken_after_delivery",
+    "message_delivered_twice",
+    "unknown_outcome",
+    "clock_jumped",
+];
+
+/// Counts of events.
+#[derive(Debug, Default)]
+pub struct Sometimes {
+    counts: BTreeMap<&'static str, u64>,
+    last: BTreeMap<(u32, usize), Replica>,
+    leaders: BTreeMap<u32, (u64, usize)>,
+    highest_term: BTreeMap<u32, u64>,
+    quorum_lost: bool,
+    all_down: bool,
+}
+
+impl Sometimes {
+    /// Counts an event of the list.
+    pub fn count(&mut self, event: &'static str) {
+        debug_assert!(EVENTS.contains(&event), "{event}");
+        *self.counts.entry(event).or_default() += 1;
+    }
+
+    /// How often each happened.
+    pub fn counts(&self) -> BTreeMap<String, u64> {
+        let count = |event: &&'static str| self.counts.get(*event).copied().unwrap_or(0);
+        EVENTS.iter().map(|event| ((*event).to_owned(), count(event))).collect()
+    }
+
+    /// Looks at all replicas, of `running` of so many machines.
+    pub fn look(&mut self, moment: &Moment<'_>, running: usize, machines: usize) {
+        let lost = running <= machines / 2;
+        if self.quorum_lost && !lost {
+            self.count("quorum_lost_then_regained");
+        }
+        self.quorum_lost = lost;
+        if running == 0 && !self.all_down {
+            self.count("all_nodes_down");
+        }
+        self.all_down = running == 0;
+        for (replica, log) in &moment.replicas {
+            self.look_at_leader(replica);
+            if let Some(before) = self.last.get(&(replica.shard.0, replica.machine)).cloned() {
+                let same = before.process == replica.process;
+                let truncated = before
+                    .log
+                    .last
+                    .is_some_and(|last| same && last.index >= replica.log.first_index && log.position(last.index) != Some(last));
+                if truncated && before.log.last > before.log.purged {
+                    self.count("conflicting_suffix_truncated");
+                }
+                if same && replica.log.purged > before.log.purged {
+                    let jumped = replica.log.purged.map(|p| p.index) > before.log.last.map(|p| p.index);
+                    self.count(if jumped { "snapshot_installed" } else { "log_purged" });
+                }
+                if !same && replica.applied > before.flushed {
+                    self.count("restart_replayed_the_log");
+                }
+                if same && before.role == Role::Leader && replica.role != Role::Leader && before.term == replica.term {
+                    self.count("leader_without_quorum_stepped_down");
+                }
+            }
+            self.last.insert((replica.shard.0, replica.machine), replica.clone());
+        }
+        self.look_at_shards(moment);
+    }
+
+    fn look_at_leader(&mut self, replica: &Replica) {
+        let shard = replica.shard.0;
+        if replica.role == Role::Leader {
+            let before = self.leaders.get(&shard).copied();
+            if before.is_some_and(|(term, machine)| replica.term > term && machine != replica.machine) {
+                self.count("leader_changed");
+            }
+            if before.is_none_or(|(term, _)| replica.term > term) {
+                self.leaders.insert(shard, (replica.term, replica.machine));
+            }
+        }
+        let highest = self.highest_term.entry(shard).or_default();
+        let led = self.leaders.get(&shard).map_or(0, |(term, _)| *term);
+        if replica.term > *highest {
+            let without_leader = *highest > led;
+            *highest = replica.term;
+            if without_leader {
+                self.count("term_changed_without_a_leader");
+            }
+        }
+    }
+
+    fn look_at_shards(&mut self, moment: &Moment<'_>) {
+        let shards: BTreeSet<u32> = moment.replicas.iter().map(|(replica, _)| replica.shard.0).collect();
+        for shard in shards {
+            let of_it = || moment.replicas.iter().map(|(replica, _)| replica).filter(|r| r.shard.0 == shard);
+            let leaders: BTreeSet<u64> = of_it().filter(|r| r.role == Role::Leader).map(|r| r.term).collect();
+            if leaders.len() > 1 {
+                self.count("two_leaders_of_different_terms");
+            }
+            let purged = of_it().filter(|r| r.role == Role::Leader).filter_map(|r| r.log.purged).max();
+            let last = |r: &Replica| r.log.last.map(|position| position.index);
+            if of_it().any(|r| r.role != Role::Leader && last(r) < purged.map(|position| position.index)) {
+                self.count("replica_behind_the_purged_log");
+            }
+        }
+    }
+
+    /// Adds what the network has seen.
+    pub fn add_network(&mut self, net: &SimNet) {
+        for ((_, _, fate), count) in net.counts() {
+            let event = match fate {
+                Fate::Dropped | Fate::ResetBefore => "message_lost",
+                Fate::ResetAfter => "connection_broken_after_delivery",
+                Fate::Duplicated | Fate::Replayed => "message_delivered_twice",
+                _ => continue,
+            };
+            *self.counts.entry(event).or_default() += count;
+        }
+    }
+}
