@@ -188,7 +188,7 @@ impl Node {
         let store = self.store.lock().await;
         let promised = |shard: &ShardId| self.wal.shard(*shard).vote.is_some();
         if self.wal.shards().iter().any(promised) {
-let before = store.promised_ms().await.map_err(io::Error::other)?;
+            let before = store.promised_ms().await.map_err(io::Error::other)?;
             let longest = before.max(self.settings.timing.election_max_ms);
             sleep_until(started + Duration::from_millis(longest)).await;
         }
