@@ -164,7 +164,6 @@ fn conclude(
 }
 
 fn service_of(outcome: &Outcome, facts: &Facts) -> Service {
-    let shards = facts.shards.values().copied().collect();
     let shard_of = |partition: u32| facts.shards.get(&partition).copied().unwrap_or(0);
-    Service::new(&paired(&outcome.events), &shards, &shard_of)
+    Service::new(&paired(&outcome.events), &shard_of)
 }

@@ -51,8 +51,8 @@ const PANIC_MARKERS: [&str; 5] = [
 const SETTINGS: [&str; 9] = [
     "wal.segment=8MiB",
     "wal.flush=16MiB",
-    "raft.keep_log=1MiB",
-    "memory.write_buffer=8MiB",
+    "raft.keep_log=16KiB",
+    "memory.write_buffer=2MiB",
     "memory.memtables=16MiB",
     "memory.block_cache=16MiB",
     "memory.row_cache=1MiB",
@@ -424,23 +424,26 @@ impl Cluster {
         Ok(found)
     }
 
-    /// Verifies the files of all nodes, which must be stopped: what the node's own check says about those that are damaged.
+    /// Verifies the files of a node, which must be stopped: what the node's own check says if they are damaged.
     ///
     /// # Errors
     /// The check cannot be run.
-    pub fn damaged_files(&self) -> io::Result<Vec<String>> {
-        let mut found = Vec::new();
-        for node in &self.nodes {
-            let output = std::process::Command::new(&self.binary)
-                .args(["check", "--data"])
-                .arg(node.disk.data())
-                .output()?;
-            if !output.status.success() {
-                let words = String::from_utf8_lossy(&output.stdout) + String::from_utf8_lossy(&output.stderr);
-                found.push(format!("node {}: {}", node.id, words.trim()));
-            }
+    pub fn damage_of(&self, node: &Node) -> io::Result<Option<String>> {
+        let output = std::process::Command::new(&self.binary)
+            .args(["check", "--data"])
+            .arg(node.disk.data())
+            .output()?;
+        let words = String::from_utf8_lossy(&output.stdout) + String::from_utf8_lossy(&output.stderr);
+        match output.status.code() {
+            Some(0) => Ok(None),
+            Some(STORAGE_FAILED) => Ok(Some(format!("node {}: {}", node.id, words.trim()))),
+            _ => Err(io::Error::other(format!(
+                "the check of node {} ended with {}: {}",
+                node.id,
+                output.status,
+                words.trim()
+            ))),
         }
-        Ok(found)
     }
 
     /// Ends everything, after [`Cluster::stop`] or without.

@@ -317,8 +317,10 @@ fn stop_and_look(cluster: &Cluster) -> io::Result<()> {
     for text in cluster.panics()? {
         cluster.problem(text);
     }
-    for text in cluster.damaged_files()? {
-        cluster.problem(format!("damaged files after the end: {text}"));
+    for node in cluster.nodes() {
+        if let Some(text) = cluster.damage_of(node)? {
+            cluster.problem(format!("damaged files after the end: {text}"));
+        }
     }
     Ok(())
 }

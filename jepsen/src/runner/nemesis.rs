@@ -117,14 +117,23 @@ enum Trouble {
     Indeterminate(String),
 }
 
+impl From<Trouble> for Outcome {
+    fn from(trouble: Trouble) -> Self {
+        match trouble {
+            Trouble::Skipped(why) => Outcome::Skipped(why),
+            Trouble::Indeterminate(why) => Outcome::Indeterminate(why),
+        }
+    }
+}
+
 impl From<io::Error> for Trouble {
     fn from(error: io::Error) -> Self {
         Trouble::Indeterminate(error.to_string())
     }
 }
 
-/// Undoes a fault; what it returns is added to the fault's text.
-type Undo<'a> = Box<dyn FnOnce() -> io::Result<String> + 'a>;
+/// Undoes a fault; what it returns is added to the fault's text. A fault that turns out to have hit nothing is skipped.
+type Undo<'a> = Box<dyn FnOnce() -> Result<String, Trouble> + 'a>;
 
 /// A fault that is installed.
 struct Installed<'a> {
@@ -193,29 +202,22 @@ impl Arsenal {
         };
         let from = self.cluster.time();
         let (mut text, place, outcome) = match fault.install(&planned.action) {
-            Ok(Installed { place, text, undo }) => {
-                let (outcome, more) = match undo {
-                    None => (Outcome::Installed, String::new()),
-                    Some(undo) => {
-                        fault.hold();
-                        match undo() {
-                            Ok(more) => (Outcome::Installed, more),
-                            Err(error) => (
-                                Outcome::Indeterminate(format!("undoing it: {error}")),
-                                String::new(),
-                            ),
-                        }
+            Ok(Installed {
+                place,
+                mut text,
+                undo,
+            }) => {
+                let mut outcome = Outcome::Installed;
+                if let Some(undo) = undo {
+                    fault.hold();
+                    match undo() {
+                        Ok(more) => text += &more,
+                        Err(trouble) => outcome = trouble.into(),
                     }
-                };
-                (text + &more, place, outcome)
+                }
+                (text, place, outcome)
             }
-            Err(trouble) => {
-                let outcome = match trouble {
-                    Trouble::Skipped(why) => Outcome::Skipped(why),
-                    Trouble::Indeterminate(why) => Outcome::Indeterminate(why),
-                };
-                (nemesis.name().to_owned(), report::Place::All, outcome)
-            }
+            Err(trouble) => (nemesis.name().to_owned(), report::Place::All, trouble.into()),
         };
         self.cluster.release(number);
         self.active.lock().remove(&number);

@@ -4,7 +4,7 @@
 //! Pure. Only operations that prove service count: writes, and reads that are linearizable. When other faults are under way while one
 //! is recovered from, its time is theirs, too; so these are told apart.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 
 use serde::Serialize;
 
@@ -66,16 +66,15 @@ pub struct Service {
 }
 
 impl Service {
-    /// From a history's operations. A shard of which nothing succeeds never serves.
-    pub fn new(operations: &[Operation], shards: &BTreeSet<u32>, shard_of: &dyn Fn(u32) -> u32) -> Self {
-        let mut by_shard: BTreeMap<u32, Vec<(Nanos, Nanos)>> =
-            shards.iter().map(|shard| (*shard, Vec::new())).collect();
-        for operation in operations {
-            if let End::Ok(ended, _) = operation.end
-                && proves_service(&operation.call)
-                && let Some(partition) = facts::partition(&operation.call)
-                && let Some(served) = by_shard.get_mut(&shard_of(partition))
-            {
+    /// From a history's operations. Every shard counts that they ask; one of which nothing succeeds never serves.
+    pub fn new(operations: &[Operation], shard_of: &dyn Fn(u32) -> u32) -> Self {
+        let mut by_shard: BTreeMap<u32, Vec<(Nanos, Nanos)>> = BTreeMap::new();
+        for operation in operations.iter().filter(|one| proves_service(&one.call)) {
+            let Some(partition) = facts::partition(&operation.call) else {
+                continue;
+            };
+            let served = by_shard.entry(shard_of(partition)).or_default();
+            if let End::Ok(ended, _) = operation.end {
                 served.push((operation.invoked, ended));
             }
         }
@@ -134,15 +133,14 @@ pub fn recoveries(injected: &[Injected], service: &Service) -> Vec<Recovery> {
 mod tests {
     use super::*;
     use crate::{
-        check::testing::{Script, call_read, k, read, write},
-        history::{Event, paired},
+        check::testing::{Script, call_read, k, read, shard_of, write},
+        history::{Event, Key, paired},
         report::Place,
         runner::plan::Nemesis,
     };
 
     fn service(events: &[Event]) -> Service {
-        // Keys of the tests' partition.
-        Service::new(&paired(events), &BTreeSet::from([1]), &|_| 1)
+        Service::new(&paired(events), &shard_of)
     }
 
     fn fault(fault: usize, from: Nanos, to: Nanos, outcome: Outcome) -> Injected {
@@ -178,10 +176,16 @@ mod tests {
 
     #[test]
     fn every_shard_must_serve() {
-        let events = Script::new().ok(1, (0, 50), write(k(0), 1, 1, 1)).events();
-        let operations = paired(&events);
-        let both = Service::new(&operations, &BTreeSet::from([1, 2]), &|_| 1);
-        assert_eq!(both.again(0), None);
+        let other = Key {
+            partition: 10,
+            key: 1,
+        };
+        let one = || Script::new().ok(1, (0, 50), write(k(0), 1, 1, 1));
+        assert_eq!(service(&one().events()).again(0), Some(50));
+        let refused = one().fail(2, (1, 2), call_read(other));
+        assert_eq!(service(&refused.events()).again(0), None);
+        let both = one().ok(2, (1, 70), write(other, 2, 1, 1));
+        assert_eq!(service(&both.events()).again(0), Some(70));
     }
 
     #[test]

@@ -29,7 +29,7 @@ const PORT: u16 = 7101;
 /// Bytes of a node's disk image. It takes only what is written.
 const DISK_BYTES: u64 = 2 << 30;
 /// Bytes of one file of the capture; there are two at most.
-const CAPTURE_BYTES: u64 = 96 << 20;
+const CAPTURE_BYTES: u64 = 48 << 20;
 /// Ports of nodes on loopback, below those that the system gives to outgoing connections: one of these could hold the port of a node
 /// that is down.
 const LOOPBACK_PORTS: std::ops::Range<u16> = 10_000..32_000;

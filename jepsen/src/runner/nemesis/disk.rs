@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::{Fault, Install, Installed, at, clock::shim, shown};
+use super::{Fault, Install, Installed, Trouble, at, clock::shim, shown};
 use crate::{
     os::shim::{DiskFaults, Failure},
     report::Place,
@@ -44,15 +44,18 @@ pub(super) fn full<'a>(fault: &Fault<'a>, node: u64, leave_mib: u64) -> Install<
         text: format!("disk of {} has {leave_mib} MiB left", node.host),
         undo: Some(Box::new(move || {
             drop(ballast);
-            start_if_ended(cluster, node)
+            Ok(start_if_ended(cluster, node)?)
         })),
     })
 }
 
-/// Lets files of a node fail.
+/// Lets files of a node fail. Reads are all in its start: what it has in memory it does not read, so it is killed and started before.
 pub(super) fn error<'a>(fault: &Fault<'a>, node: u64, call: FailingCall) -> Install<'a> {
     let (cluster, node) = (fault.cluster(), fault.claim(Some(node))?);
     let before = shim(node)?.injected()?;
+    if call == FailingCall::Read {
+        cluster.kill(node)?;
+    }
     node.state().excuse();
     let what = match call {
         FailingCall::Sync => "syncs fail with EIO",
@@ -66,6 +69,7 @@ pub(super) fn error<'a>(fault: &Fault<'a>, node: u64, call: FailingCall) -> Inst
         FailingCall::NoSpace => faults.write = Some(Failure::NoSpace),
         FailingCall::Read => faults.read = Some(Failure::InputOutput),
     })?;
+    cluster.start(node)?;
     Ok(Installed {
         place: at(node),
         text: format!("on {} {what}", node.host),
@@ -78,7 +82,10 @@ pub(super) fn error<'a>(fault: &Fault<'a>, node: u64, call: FailingCall) -> Inst
             })?;
             let failed = shim(node)?.injected()?.saturating_sub(before);
             let ended = start_if_ended(cluster, node)?;
-            Ok(format!(" ({failed} calls){ended}"))
+            match failed {
+                0 => Err(Trouble::Skipped("no call failed".into())),
+                failed => Ok(format!(" ({failed} calls){ended}")),
+            }
         })),
     })
 }

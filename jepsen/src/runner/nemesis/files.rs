@@ -1,7 +1,8 @@
 //! Damaged files of a stopped node.
 //!
 //! The node is stopped in order, so that its last write is sealed: without, damage of the last block of its log could not be told from a
-//! write that was torn when it died, and cutting it there is right. At the end the bit is flipped back, as a repair from a copy would: a
+//! write that was torn when it died, and cutting it there is right. A bit in space that is not used would prove nothing, so one is looked for
+//! that the node's own check notices. At the end the bit is flipped back, as a repair from a copy would: a
 //! damaged node cannot be replaced yet. A table is never changed after it was written, so this is right whatever the node did meanwhile;
 //! a segment of the log is only repaired if the node has refused to start with it.
 
@@ -20,6 +21,9 @@ use crate::{
     },
 };
 
+/// Bits that are tried until the node's check notices one.
+const TRIES: u64 = 10;
+
 /// Stops a node, flips a bit and starts it.
 pub(super) fn corrupt<'a>(fault: &Fault<'a>, node: u64, files: DamagedFiles, seed: u64) -> Install<'a> {
     let (cluster, node) = (fault.cluster(), fault.claim(Some(node))?);
@@ -30,14 +34,14 @@ pub(super) fn corrupt<'a>(fault: &Fault<'a>, node: u64, files: DamagedFiles, see
             node.host
         )));
     }
-    let damaged = damage(node, files, seed);
+    let damaged = damage(cluster, node, files, seed);
     if let Ok(Some(_)) = &damaged {
         node.state().excuse();
     }
     cluster.start(node)?;
     let Some((damage, wrong)) = damaged? else {
         return Err(Trouble::Skipped(format!(
-            "{} has no such file with anything in it",
+            "{} has no such file, or its check notices nothing",
             node.host
         )));
     };
@@ -52,22 +56,35 @@ pub(super) fn corrupt<'a>(fault: &Fault<'a>, node: u64, files: DamagedFiles, see
     Ok(Installed {
         place: at(node),
         text,
-        undo: Some(Box::new(move || repair(cluster, node, files, &damage, wrong))),
+        undo: Some(Box::new(move || {
+            Ok(repair(cluster, node, files, &damage, wrong)?)
+        })),
     })
 }
 
-/// What was done, and the byte that is there now.
-fn damage(node: &Node, files: DamagedFiles, seed: u64) -> io::Result<Option<(Damage, u8)>> {
+/// What was done, and the byte that is there now. `None`: nothing.
+fn damage(
+    cluster: &Cluster,
+    node: &Node,
+    files: DamagedFiles,
+    seed: u64,
+) -> io::Result<Option<(Damage, u8)>> {
     let target = match files {
         DamagedFiles::Log => Target::Log,
         DamagedFiles::Table => Target::Table,
     };
-    let Some(damage) = flip_bit(&node.disk.data(), target, seed)? else {
-        return Ok(None);
-    };
-    let mut byte = [0];
-    fs::File::open(&damage.file)?.read_exact_at(&mut byte, damage.offset)?;
-    Ok(Some((damage, byte[0])))
+    for more in 0..TRIES {
+        let Some(damage) = flip_bit(&node.disk.data(), target, seed.wrapping_add(more))? else {
+            return Ok(None);
+        };
+        let mut byte = [0];
+        fs::File::open(&damage.file)?.read_exact_at(&mut byte, damage.offset)?;
+        if cluster.damage_of(node)?.is_some() {
+            return Ok(Some((damage, byte[0])));
+        }
+        flip_back(&damage, byte[0])?;
+    }
+    Ok(None)
 }
 
 fn repair(

@@ -8,19 +8,32 @@ use tokio::time::Instant;
 use super::{Fault, Install, Installed, Trouble};
 use crate::report::Place;
 
-/// Hands leaderships over, evenly in its time. One is enough: the others may be refused, by targets that are down or behind.
+/// Least time between two hand-overs.
+const LEAST_PAUSE: Duration = Duration::from_millis(200);
+
+/// Hands leaderships over, evenly in its time and at least as often as is planned; the list begins anew when it is at its end. A target that
+/// is down or behind is refused, then the best one is asked for. One that was not there before is enough.
 pub(super) fn transfer<'a>(fault: &Fault<'a>, moves: &[(u32, u64)]) -> Install<'a> {
     let left = fault.until.saturating_duration_since(Instant::now());
     let pause = left / (moves.len() as u32 + 1);
     let (mut moved, mut refused, mut unknown) = (Vec::new(), None, None);
-    for (shard, node) in moves {
-        let moving = fault.arsenal.admin.transfer_leader(*shard, Some(*node));
-        match fault.arsenal.handle.block_on(moving) {
-            Ok(leader) => moved.push(format!("{shard} to n{leader}")),
-            Err(error) if error.certainty == Certainty::Definite => refused = Some(error),
-            Err(error) => unknown = Some(error),
+    for (shard, node) in moves.iter().cycle() {
+        let before = fault.arsenal.observer.leader(*shard);
+        let wanted = Some(*node).filter(|node| Some(*node) != before);
+        for to in [wanted, None].into_iter().skip(usize::from(wanted.is_none())) {
+            let moving = fault.arsenal.admin.transfer_leader(*shard, to);
+            match fault.arsenal.handle.block_on(moving) {
+                Ok(leader) if Some(leader) != before => moved.push(format!("{shard} to n{leader}")),
+                Ok(_) => {}
+                Err(error) if error.certainty == Certainty::Definite => {
+                    refused = Some(error);
+                    continue;
+                }
+                Err(error) => unknown = Some(error),
+            }
+            break;
         }
-        if !fault.pause(pause.max(Duration::from_millis(1))) {
+        if !fault.pause(pause.max(LEAST_PAUSE)) {
             break;
         }
     }

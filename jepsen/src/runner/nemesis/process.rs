@@ -10,7 +10,10 @@ pub(super) fn kill<'a>(fault: &Fault<'a>, victim: &Victim) -> Install<'a> {
     Ok(Installed {
         place: at(node),
         text: format!("kill -9 of {}", node.host),
-        undo: Some(Box::new(move || cluster.start(node).map(|()| String::new()))),
+        undo: Some(Box::new(move || {
+            cluster.start(node)?;
+            Ok(String::new())
+        })),
     })
 }
 
