@@ -65,6 +65,8 @@ pub struct Context<'a> {
     pub accounts: BTreeMap<Key, u64>,
     /// By how much the servers' clocks may be off against the history's, either way, over any span that is checked.
     pub clock_error: Nanos,
+    /// By how much more a shard's time, of which TTLs and leases are, may be off, because wall clocks were set.
+    pub stamp_jump: Nanos,
     /// A key may be there for so long after its TTL or lease ended.
     pub expiry_delay: Nanos,
     /// Processes that were promised that no revision they see of a shard is less than one they saw before.
@@ -86,6 +88,7 @@ impl<'a> Context<'a> {
             drained: false,
             accounts: BTreeMap::new(),
             clock_error: 0,
+            stamp_jump: 0,
             expiry_delay: 2_000_000_000,
             monotonic: BTreeSet::new(),
             committed: None,

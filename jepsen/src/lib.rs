@@ -2,13 +2,15 @@
 //! histories.
 //!
 //! Shared by the simulator (`sim/`), which runs the workloads on simulated nodes, and by the fault harness, which runs them on real
-//! processes. Nothing in the library part calls the operating system, sees a clock or a random number that it was not given; `os`,
-//! which does, is behind the feature `runner`.
+//! processes. Nothing in the library part calls the operating system, sees a clock or a random number that it was not given; `os` and
+//! `runner`, which do, are behind the feature `runner`.
 
 pub mod check;
 pub mod history;
 #[cfg(feature = "runner")]
 pub mod os;
 pub mod report;
+#[cfg(feature = "runner")]
+pub mod runner;
 #[cfg(feature = "workload")]
 pub mod workload;

@@ -110,24 +110,28 @@ fn seconds(time: Nanos) -> String {
 }
 
 fn facts(record: &Record) -> String {
-    let count = |outcome| {
-        record
-            .operations
-            .iter()
-            .filter(|one| one.outcome == outcome)
-            .count()
+    let left_out = record.operations_left_out;
+    let count = |outcome, left_out| {
+        let shown = record.operations.iter().filter(|one| one.outcome == outcome);
+        shown.count() as u64 + left_out
     };
     let messages = record.messages.len() as u64 + record.messages_left_out;
     let mut facts = format!(
         "{} · {} nodes · {} operations: {} ok, {} failed, {} unknown · {} faults",
         seconds(record.ended),
         record.nodes.len(),
-        record.operations.len(),
-        count(Outcome::Ok),
-        count(Outcome::Fail),
-        count(Outcome::Info),
+        record.operations.len() as u64 + left_out.iter().sum::<u64>(),
+        count(Outcome::Ok, left_out[0]),
+        count(Outcome::Fail, left_out[1]),
+        count(Outcome::Info, left_out[2]),
         record.faults.len(),
     );
+    if left_out != [0; 3] {
+        facts += &format!(
+            " · {} operations are drawn, all are counted",
+            record.operations.len()
+        );
+    }
     if messages > 0 {
         facts += &format!(" · {messages} messages");
     }

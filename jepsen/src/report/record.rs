@@ -45,6 +45,9 @@ pub struct Record {
     pub marks: Vec<Mark>,
     /// What clients asked for, see [`super::operations_of`].
     pub operations: Vec<ShownCall>,
+    /// Operations that the run had and that are not in `operations`: carried out, not carried out, not known. See
+    /// [`Record::keep_operations`].
+    pub operations_left_out: [u64; 3],
     /// What watches and consumers saw, see [`super::seen_of`].
     pub seen: Vec<ShownEvent>,
     /// Messages, in order of their sending.
@@ -87,6 +90,45 @@ impl Record {
             all
         };
         (gather(|one| &one.operations), gather(|one| &one.events))
+    }
+
+    /// Leaves out operations and events, so that of each at most about `limit` stay: all of the witnesses, and of the others each second,
+    /// third and so on of each outcome, evenly over the run. Unknown outcomes stay before others. Call it when the verdicts are in.
+    pub fn keep_operations(&mut self, limit: usize) {
+        let (operations, events) = self.witnesses();
+        let mut left_out = self.operations_left_out;
+        let of = |outcome| match outcome {
+            Outcome::Ok => 0,
+            Outcome::Fail => 1,
+            Outcome::Info => 2,
+        };
+        let mut counts = [0; 3];
+        for one in &self.operations {
+            counts[of(one.outcome)] += 1;
+        }
+        // Of unknown ones a half of all may stay, of the others what is left of it.
+        let unknown = counts[2].min(limit / 2);
+        let known = limit.saturating_sub(unknown);
+        let steps = [
+            (counts[0] + counts[1]).div_ceil(known.max(1)).max(1),
+            (counts[0] + counts[1]).div_ceil(known.max(1)).max(1),
+            counts[2].div_ceil(unknown.max(1)).max(1),
+        ];
+        let mut passed = [0; 3];
+        self.operations.retain(|one| {
+            let kind = of(one.outcome);
+            passed[kind] += 1;
+            let stays = passed[kind] % steps[kind] == 0 || operations.binary_search(&one.id).is_ok();
+            left_out[kind] += u64::from(!stays);
+            stays
+        });
+        self.operations_left_out = left_out;
+        let step = self.seen.len().div_ceil(limit.max(1)).max(1);
+        let mut passed = 0;
+        self.seen.retain(|one| {
+            passed += 1;
+            passed % step == 0 || events.binary_search(&one.event).is_ok()
+        });
     }
 
     /// Leaves out messages far from the moments that matter, so that at most `limit` stay: all that were under way within

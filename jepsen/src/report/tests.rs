@@ -254,6 +254,39 @@ fn a_page_has_the_messages_around_its_witness() {
 }
 
 #[test]
+fn a_long_run_keeps_its_witness_and_counts_what_it_leaves_out() {
+    let mut record = record();
+    let (witnesses, _) = record.witnesses();
+    assert!(!witnesses.is_empty());
+    let one = record.operations[0].clone();
+    for id in 1_000..3_000 {
+        let outcome = [Outcome::Ok, Outcome::Ok, Outcome::Ok, Outcome::Fail][id % 4];
+        let outcome = if id % 100 == 0 { Outcome::Info } else { outcome };
+        record.operations.push(ShownCall {
+            id,
+            outcome,
+            ..one.clone()
+        });
+    }
+    let all = record.operations.len() as u64;
+    record.keep_operations(200);
+    let kept = record.operations.len();
+    assert!((100..=200 + witnesses.len()).contains(&kept), "{kept}");
+    assert_eq!(record.operations_left_out.iter().sum::<u64>() + kept as u64, all);
+    assert_eq!(record.operations_left_out[2], 0, "unknown ones stay");
+    let is_kept = |id: &usize| record.operations.iter().any(|one| one.id == *id);
+    assert!(witnesses.iter().all(is_kept));
+    let page = render(&record);
+    assert!(
+        page.contains(&format!("· {all} operations:"))
+            && page.contains(&format!("{kept} operations are drawn"))
+    );
+    let before = record.clone();
+    record.keep_operations(10_000);
+    assert_eq!(record, before);
+}
+
+#[test]
 fn without_a_witness_the_failure_or_the_end_matters() {
     let mut record = record();
     record.judgements.clear();

@@ -42,6 +42,8 @@ struct State {
     processes: Process,
     monotonic: BTreeSet<Process>,
     values: u64,
+    /// Calls that ended `ok`, `fail`, `info`.
+    ended: [u64; 3],
 }
 
 impl fmt::Debug for Recorder {
@@ -122,6 +124,11 @@ impl Recorder {
             .collect()
     }
 
+    /// How many calls ended `ok`, `fail` and `info` so far. Cheap.
+    pub fn ended(&self) -> [u64; 3] {
+        self.0.state.lock().ended
+    }
+
     /// How many calls of each kind ended so: by the name of the call and `ok`, `fail` or `info`.
     pub fn counts(&self) -> BTreeMap<(&'static str, &'static str), u64> {
         let state = self.0.state.lock();
@@ -149,6 +156,12 @@ impl Recorder {
         // The time is taken under the lock, so that the order of events is that of their times.
         let mut state = self.0.state.lock();
         let time = self.now();
+        match &step {
+            Step::Ok { .. } => state.ended[0] += 1,
+            Step::Fail { .. } => state.ended[1] += 1,
+            Step::Info { .. } => state.ended[2] += 1,
+            Step::Invoke { .. } | Step::Seen { .. } => {}
+        }
         state.events.push(Event { time, process, step });
     }
 }
@@ -250,6 +263,7 @@ mod tests {
         assert_eq!(operations[2].end, End::Ok(5, Reply::Acked));
         assert_eq!(recorder.monotonic(), BTreeSet::from([0, 2]));
         assert_eq!(recorder.counts()[&("delete", "info")], 1);
+        assert_eq!(recorder.ended(), [1, 1, 1]);
         assert_eq!(recorder.changed_keys(1..2), BTreeSet::from([key]));
         assert!(recorder.changed_keys(2..9).is_empty());
     }

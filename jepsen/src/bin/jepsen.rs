@@ -1,0 +1,272 @@
+//! The program `jepsen`: runs the fault harness, and checks histories again.
+
+use std::{
+    io::{self, Write as _},
+    path::PathBuf,
+    process::ExitCode,
+    thread,
+    time::Duration,
+};
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+use kvsvr_jepsen::{
+    check::Verdict,
+    runner::{
+        Failure, judge::Ruling, options::Options, plan::Plan, progress::Progress, recheck::recheck, run,
+    },
+    workload::Stop,
+};
+use tokio::signal::unix::{SignalKind, signal};
+
+const EXIT_CODES: &str = "Exit codes:
+  0  passed: everything that had to happen happened, and every checker says valid
+  1  invalid: a checker says invalid or unknown, or a node panicked, ended without reason or did not recover
+  2  flags that cannot be used, or a fault that is not possible on this machine
+  3  rejected: a fault never happened, too few operations were carried out, or too many have an unknown outcome
+  4  the harness itself failed, which says nothing about the cluster
+  5  interrupted";
+
+/// Runs workloads on a kvsvr cluster of release binaries while things go wrong, and checks what clients saw.
+#[derive(Debug, Parser)]
+#[command(name = "jepsen", version, after_help = EXIT_CODES)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Runs a cluster under load and faults.
+    #[command(after_help = EXIT_CODES)]
+    Run(Box<RunArgs>),
+    /// Checks the history of an earlier run again. Needs the context.json beside it.
+    Check {
+        /// history.jsonl of a report.
+        history: PathBuf,
+        /// How to print the verdicts.
+        #[arg(short, long, value_enum, default_value_t)]
+        output: Output,
+    },
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+enum Output {
+    /// For people.
+    #[default]
+    Table,
+    /// For scripts.
+    Json,
+}
+
+#[derive(Args, Debug)]
+struct RunArgs {
+    /// What clients do: register, set_list, counter, bank, watch, consumer, session, lease, or all. Several run side by side.
+    #[arg(long, value_delimiter = ',', default_value = "all")]
+    workload: Vec<String>,
+    /// What goes wrong: kill, kill-all, pause, partition, link, power, clock, disk-slow, disk-full, disk-error, corrupt, rolling,
+    /// transfer, none, or all that is possible on this machine.
+    #[arg(long, value_delimiter = ',', default_value = "all")]
+    nemesis: Vec<String>,
+    /// Minutes of load.
+    #[arg(long, default_value_t = 2.0)]
+    minutes: f64,
+    /// Nodes.
+    #[arg(long, default_value_t = 5)]
+    nodes: u64,
+    /// Data shards.
+    #[arg(long, default_value_t = 3)]
+    shards: u32,
+    /// What everything random is drawn from.
+    #[arg(long, default_value_t = 1)]
+    seed: u64,
+    /// Clients of all programs together.
+    #[arg(long, default_value_t = 40)]
+    clients: u32,
+    /// Operations in a second that clients try to make together.
+    #[arg(long, default_value_t = 800)]
+    rate: u32,
+    /// Runs this plan.json again, instead of drawing one.
+    #[arg(long, value_name = "FILE")]
+    plan: Option<PathBuf>,
+    /// The node's binary [default: kvsvr beside this program].
+    #[arg(long, value_name = "FILE")]
+    binary: Option<PathBuf>,
+    /// Loopback behind a TCP proxy, even if namespaces are possible.
+    #[arg(long)]
+    proxy: bool,
+    /// Operations that must be carried out [default: 20 for each second of load].
+    #[arg(long, value_name = "N")]
+    least_ok: Option<u64>,
+    /// Percent of unknown outcomes that are too many.
+    #[arg(long, value_name = "PERCENT", default_value_t = 5.0)]
+    most_unknown: f64,
+    /// Where the report is written. An earlier report there is replaced.
+    #[arg(long, value_name = "DIR", default_value = "jepsen-report")]
+    report: PathBuf,
+    /// Where the disks of nodes are made [default: kvsvr-jepsen in the directory for temporary files].
+    #[arg(long, value_name = "DIR")]
+    scratch: Option<PathBuf>,
+    /// How to print the figures.
+    #[arg(short, long, value_enum, default_value_t)]
+    output: Output,
+    /// No progress.
+    #[arg(short, long)]
+    quiet: bool,
+}
+
+impl RunArgs {
+    fn options(self) -> Result<Options, String> {
+        let beside = || {
+            let program = std::env::current_exe().map_err(|error| error.to_string())?;
+            Ok::<_, String>(program.with_file_name("kvsvr"))
+        };
+        let binary = self.binary.map_or_else(beside, Ok)?;
+        let binary = std::fs::canonicalize(&binary)
+            .map_err(|error| format!("{}: {error}; build it, or name it by --binary", binary.display()))?;
+        if !(self.minutes.is_finite() && self.minutes > 0.0) {
+            return Err("--minutes must be a positive number".into());
+        }
+        let read = |path: PathBuf| -> Result<Plan, String> {
+            let text = std::fs::read(&path).map_err(|error| format!("{}: {error}", path.display()))?;
+            serde_json::from_slice(&text).map_err(|error| format!("{}: {error}", path.display()))
+        };
+        let command: Vec<String> = std::env::args().collect();
+        let temporary = || std::env::temp_dir().join("kvsvr-jepsen");
+        Ok(Options {
+            binary,
+            workloads: self.workload,
+            nemeses: self.nemesis,
+            load: Duration::from_secs_f64(self.minutes * 60.0),
+            nodes: self.nodes,
+            shards: self.shards,
+            seed: self.seed,
+            clients: self.clients,
+            rate: self.rate,
+            proxy: self.proxy,
+            scratch: self.scratch.unwrap_or_else(temporary),
+            report: self.report,
+            least_ok: self.least_ok,
+            most_unknown: self.most_unknown,
+            plan: self.plan.map(read).transpose()?,
+            command: command.join(" "),
+        })
+    }
+}
+
+fn main() -> ExitCode {
+    let code = match Cli::parse().command {
+        Command::Run(args) => run_it(*args),
+        Command::Check { history, output } => check_it(&history, output),
+    };
+    ExitCode::from(code)
+}
+
+fn run_it(args: RunArgs) -> u8 {
+    let (output, quiet) = (args.output, args.quiet);
+    let options = match args.options() {
+        Ok(options) => options,
+        Err(text) => return complain(&text, 2),
+    };
+    let interrupt = Stop::new();
+    if let Err(error) = listen(interrupt.clone()) {
+        return complain(&format!("cannot listen for signals: {error}"), 4);
+    }
+    match run(&options, &interrupt, &mut Progress::new(quiet)) {
+        Ok(summary) => {
+            match output {
+                Output::Table => print(&summary.to_string()),
+                Output::Json => print(&serde_json::to_string_pretty(&summary).unwrap_or_default()),
+            }
+            match summary.judged.ruling {
+                Ruling::Passed => 0,
+                Ruling::Invalid => 1,
+                Ruling::Rejected => 3,
+                Ruling::Interrupted => 5,
+            }
+        }
+        Err(failure @ Failure::Usage(_)) => complain(&failure.to_string(), 2),
+        Err(failure @ Failure::Harness(_)) => complain(&failure.to_string(), 4),
+    }
+}
+
+/// The first SIGINT or SIGTERM lets the run come to its end early. The second ends this process at once, and with it all nodes; what
+/// is left the next run removes.
+fn listen(interrupt: Stop) -> io::Result<()> {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()?;
+    let (mut hang_up, mut terminate) = {
+        let _inside = runtime.enter();
+        (signal(SignalKind::interrupt())?, signal(SignalKind::terminate())?)
+    };
+    thread::Builder::new().name("signals".into()).spawn(move || {
+        runtime.block_on(async {
+            for last in [false, true] {
+                tokio::select! {
+                    _ = hang_up.recv() => {}
+                    _ = terminate.recv() => {}
+                }
+                if last {
+                    std::process::exit(5);
+                }
+                interrupt.set();
+                complain("ending; a second signal ends it at once", 0);
+            }
+        });
+    })?;
+    Ok(())
+}
+
+fn check_it(history: &std::path::Path, output: Output) -> u8 {
+    let verdicts = match recheck(history) {
+        Ok(verdicts) => verdicts,
+        Err(error) => return complain(&error.to_string(), 2),
+    };
+    match output {
+        Output::Table => {
+            for (name, verdict) in &verdicts {
+                print(&format!("{name:<12} {verdict}"));
+            }
+        }
+        Output::Json => {
+            let texts: std::collections::BTreeMap<_, _> = verdicts
+                .iter()
+                .map(|(name, verdict)| (name, verdict.to_string()))
+                .collect();
+            print(&serde_json::to_string_pretty(&texts).unwrap_or_default());
+        }
+    }
+    u8::from(!verdicts.values().all(Verdict::is_valid))
+}
+
+/// A reader that has gone away is no error.
+fn print(text: &str) {
+    drop(writeln!(io::stdout(), "{text}"));
+}
+
+fn complain(text: &str, code: u8) -> u8 {
+    // Nobody is left to tell if this fails.
+    drop(writeln!(io::stderr(), "jepsen: {text}"));
+    code
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory as _;
+
+    use super::*;
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        Cli::command().debug_assert();
+        let line = "jepsen run --workload bank,lease --nemesis kill,pause --minutes 0.5 --seed 7";
+        let Command::Run(args) = Cli::parse_from(line.split(' ')).command else {
+            panic!("not a run")
+        };
+        assert_eq!(args.workload, ["bank", "lease"]);
+        assert_eq!(
+            (args.nemesis.len(), args.minutes, args.seed, args.nodes),
+            (2, 0.5, 7, 5)
+        );
+    }
+}

@@ -1,0 +1,517 @@
+//! The nodes of a run: starts, stops and supervises their processes, and knows which fault holds which node.
+//!
+//! A process that ends by itself is a problem of the run, unless a fault of its disk excuses it and its exit code says so. A supervisor
+//! starts a node again that is down while no fault holds it, as an init system would. Calls block; what the cluster serves is not looked
+//! at here ([`service`](super::service) does).
+
+use std::{
+    io,
+    path::{Path, PathBuf},
+    process::ExitStatus,
+    thread,
+    time::{Duration, Instant},
+};
+
+use parking_lot::{Mutex, MutexGuard};
+
+use super::{
+    links::Links,
+    world::{Machine, World},
+};
+use crate::{
+    os::{
+        disk::Disk,
+        link::HostId,
+        process::{Launch, Process},
+        shim::{DiskFaults, Shim},
+    },
+    report::Mark,
+    workload::Now,
+};
+
+/// Exit code of a node whose storage failed, or is corrupt.
+const STORAGE_FAILED: i32 = 5;
+/// A disk that was bad may end its node so long after it was made good: the node has still to see what had failed.
+const GRACE: Duration = Duration::from_secs(5);
+/// A node that ended so often without an excuse stays down.
+const MOST_PROBLEMS: usize = 5;
+/// Time between two starts by the supervisor.
+const RESTART_PAUSE: Duration = Duration::from_millis(500);
+/// Time that an orderly stop may take.
+pub const STOP: Duration = Duration::from_secs(30);
+/// What a node writes when it dies of a bug.
+const PANIC_MARKERS: [&str; 5] = [
+    "panicked at",
+    "fatal runtime error",
+    "terminate called",
+    "Assertion `",
+    "stack overflow",
+];
+/// Small buffers and a short memory, so that flushes, purges, snapshots and compactions happen in minutes.
+const SETTINGS: [&str; 9] = [
+    "wal.segment=8MiB",
+    "wal.flush=16MiB",
+    "raft.keep_log=16KiB",
+    "memory.write_buffer=2MiB",
+    "memory.memtables=16MiB",
+    "memory.block_cache=16MiB",
+    "memory.row_cache=1MiB",
+    "disk_reserve=64MiB",
+    "history.revisions=50000",
+];
+
+/// A node that a fault may hold.
+pub struct Node {
+    /// Its number, from 1 on.
+    pub id: u64,
+    /// Its host.
+    pub host: HostId,
+    /// HOST:PORT for others.
+    pub address: String,
+    listen: String,
+    state: Mutex<State>,
+    /// What lets it fail.
+    pub shim: Option<Shim>,
+    /// Where its files are.
+    pub disk: Disk,
+}
+
+/// What changes about a node.
+#[derive(Default)]
+pub struct State {
+    /// Its process, while it is to run.
+    pub process: Option<Process>,
+    /// The number of the fault that holds it.
+    holder: Option<usize>,
+    /// Until when its disk excuses an end; for ever while that is `None`.
+    excuse: Option<Option<Instant>>,
+    /// It ended by itself since it was excused, with this code.
+    pub ended: Option<ExitStatus>,
+    problems: usize,
+    started: Option<Instant>,
+    /// How its files fail.
+    faults: DiskFaults,
+}
+
+impl State {
+    /// From now on its disk excuses an end.
+    pub fn excuse(&mut self) {
+        self.excuse = Some(None);
+        self.ended = None;
+    }
+
+    /// The disk is good again.
+    pub fn end_excuse(&mut self) {
+        if self.excuse.is_some() {
+            self.excuse = Some(Some(Instant::now() + GRACE));
+        }
+    }
+
+    fn is_excused(&self, status: ExitStatus) -> bool {
+        status.code() == Some(STORAGE_FAILED)
+            && self
+                .excuse
+                .is_some_and(|until| until.is_none_or(|until| Instant::now() < until))
+    }
+
+    /// It runs, as far as is known.
+    pub fn runs(&self) -> bool {
+        self.process.is_some()
+    }
+}
+
+/// All nodes. Dropping it kills them and takes their world down.
+pub struct Cluster {
+    nodes: Vec<Node>,
+    /// The faults of links.
+    pub links: Links,
+    world: World,
+    binary: PathBuf,
+    logs: PathBuf,
+    now: Now,
+    marks: Mutex<Vec<Mark>>,
+    problems: Mutex<Vec<String>>,
+}
+
+impl Cluster {
+    /// Nothing runs yet. Logs go to `logs`, one file for each node.
+    pub fn new(world: World, machines: Vec<Machine>, binary: &Path, logs: &Path, now: Now) -> Self {
+        let node = |machine: Machine| Node {
+            id: machine.id,
+            host: machine.host,
+            address: machine.address.to_string(),
+            listen: machine.listen.to_string(),
+            state: Mutex::default(),
+            shim: machine.shim,
+            disk: machine.disk,
+        };
+        Self {
+            nodes: machines.into_iter().map(node).collect(),
+            links: world.links(),
+            world,
+            binary: binary.to_owned(),
+            logs: logs.to_owned(),
+            now,
+            marks: Mutex::default(),
+            problems: Mutex::default(),
+        }
+    }
+
+    /// All nodes, by number.
+    pub fn nodes(&self) -> &[Node] {
+        &self.nodes
+    }
+
+    /// The node of a number.
+    ///
+    /// # Errors
+    /// There is none.
+    pub fn node(&self, id: u64) -> io::Result<&Node> {
+        let found = self.nodes.iter().find(|node| node.id == id);
+        found.ok_or_else(|| io::Error::other(format!("there is no node {id}")))
+    }
+
+    /// How many nodes may be held at a time so that a majority is left.
+    fn minority(&self) -> usize {
+        (self.nodes.len().saturating_sub(1) / 2).max(1)
+    }
+
+    /// The machines' world.
+    pub fn world(&self) -> &World {
+        &self.world
+    }
+
+    /// Nanoseconds since the run began.
+    pub fn time(&self) -> u64 {
+        (self.now)()
+    }
+
+    /// Notes that something happened on a node.
+    pub fn mark(&self, node: &Node, text: impl Into<String>) {
+        self.marks.lock().push(Mark {
+            time: self.time(),
+            node: (node.id - 1) as u32,
+            text: text.into(),
+        });
+    }
+
+    /// What happened on nodes so far.
+    pub fn marks(&self) -> Vec<Mark> {
+        self.marks.lock().clone()
+    }
+
+    /// Notes something that makes the run invalid.
+    pub fn problem(&self, text: impl Into<String>) {
+        self.problems.lock().push(text.into());
+    }
+
+    /// What makes the run invalid so far.
+    pub fn problems(&self) -> Vec<String> {
+        self.problems.lock().clone()
+    }
+
+    /// Takes a node for a fault: the one that is wanted, or another that runs and that nobody has. `None` if there is none, or no majority
+    /// would be left.
+    pub fn claim(&self, fault: usize, wanted: Option<u64>) -> Option<&Node> {
+        let mut states: Vec<_> = self.nodes.iter().map(|node| (node, node.state())).collect();
+        let held = states.iter().filter(|(_, state)| state.holder.is_some());
+        if held.count() >= self.minority() {
+            return None;
+        }
+        let is_free = |(_, state): &(&Node, MutexGuard<'_, State>)| state.holder.is_none() && state.runs();
+        let at = states
+            .iter()
+            .position(|one| Some(one.0.id) == wanted && is_free(one))
+            .or_else(|| states.iter().position(is_free))?;
+        let (node, state) = &mut states[at];
+        state.holder = Some(fault);
+        Some(node)
+    }
+
+    /// Takes all nodes for a fault, if nobody has one of them.
+    pub fn claim_all(&self, fault: usize) -> bool {
+        let mut states: Vec<_> = self.nodes.iter().map(Node::state).collect();
+        if states.iter().any(|state| state.holder.is_some()) {
+            return false;
+        }
+        for state in &mut states {
+            state.holder = Some(fault);
+        }
+        true
+    }
+
+    /// Gives the nodes back that a fault has. They are started again if they are down.
+    pub fn release(&self, fault: usize) {
+        for node in &self.nodes {
+            let mut state = node.state();
+            if state.holder == Some(fault) {
+                state.holder = None;
+            }
+        }
+    }
+
+    /// Starts a node that is down.
+    ///
+    /// # Errors
+    /// Those of the system.
+    pub fn start(&self, node: &Node) -> io::Result<()> {
+        self.start_with(node, &mut node.state())
+    }
+
+    /// The same, with its state in hand.
+    ///
+    /// # Errors
+    /// As [`Cluster::start`].
+    pub fn start_with(&self, node: &Node, state: &mut State) -> io::Result<()> {
+        if state.runs() {
+            return Ok(());
+        }
+        let data = node.disk.data();
+        let mut args: Vec<std::ffi::OsString> = ["serve", "--http", "off", "--listen", &node.listen]
+            .map(Into::into)
+            .to_vec();
+        args.extend(["--advertise".into(), node.address.clone().into()]);
+        args.extend(["--data".into(), data.into_os_string()]);
+        for setting in SETTINGS {
+            args.extend(["--set".into(), setting.into()]);
+        }
+        let process = Process::start(&Launch {
+            program: self.binary.clone(),
+            args,
+            env: node.shim.as_ref().map(Shim::env).unwrap_or_default(),
+            log: self.log(node),
+            namespace: self.world.namespace(node.host),
+        })?;
+        self.world.set_process(node.host, Some(process.pid()));
+        state.process = Some(process);
+        state.started = Some(Instant::now());
+        self.mark(node, "started");
+        Ok(())
+    }
+
+    /// SIGKILL. Nothing happens if it is down.
+    ///
+    /// # Errors
+    /// Those of the system.
+    pub fn kill(&self, node: &Node) -> io::Result<()> {
+        let mut state = node.state();
+        if let Some(mut process) = state.process.take() {
+            process.kill()?;
+            self.is_down(node, "killed");
+        }
+        Ok(())
+    }
+
+    /// SIGTERM, and an end with exit code 0. `Ok(false)` if it was down, or ended otherwise, which is a problem unless it is excused.
+    ///
+    /// # Errors
+    /// Those of the system.
+    pub fn terminate(&self, node: &Node) -> io::Result<bool> {
+        let Some(mut process) = node.state().process.take() else {
+            return Ok(false);
+        };
+        let ended = process.terminate(STOP)?;
+        let state = node.state();
+        let clean = ended.status.success() && !ended.forced;
+        if clean {
+            self.is_down(node, "stopped");
+            return Ok(true);
+        }
+        let how = match ended.forced {
+            true => format!("did not stop within {} s of SIGTERM", STOP.as_secs()),
+            false => format!("ended with {} at SIGTERM", ended.status),
+        };
+        if !state.is_excused(ended.status) {
+            self.problem(format!("node {} {how}", node.id));
+        }
+        self.is_down(node, how);
+        Ok(false)
+    }
+
+    /// Its process has ended and is not there any more.
+    pub fn is_down(&self, node: &Node, how: impl Into<String>) {
+        self.world.set_process(node.host, None);
+        self.mark(node, how);
+    }
+
+    fn log(&self, node: &Node) -> PathBuf {
+        self.logs.join(format!("{}.log", node.host))
+    }
+
+    /// Looks whether processes have ended by themselves, and starts nodes that are down and that no fault holds.
+    ///
+    /// # Errors
+    /// A node cannot be started.
+    pub fn supervise(&self) -> io::Result<()> {
+        for node in &self.nodes {
+            let mut state = node.state();
+            let status = match &mut state.process {
+                Some(process) => process.status()?,
+                None => None,
+            };
+            if let Some(status) = status {
+                state.process = None;
+                state.ended = Some(status);
+                let excused = state.is_excused(status);
+                self.is_down(node, format!("ended by itself with {status}"));
+                if !excused {
+                    state.problems += 1;
+                    self.problem(format!("node {} ended by itself with {status}", node.id));
+                }
+            }
+            let is_due = state
+                .started
+                .is_some_and(|started| started.elapsed() > RESTART_PAUSE);
+            if !state.runs() && state.holder.is_none() && is_due && state.problems < MOST_PROBLEMS {
+                self.start_with(node, &mut state)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Makes everything good at once: links, clocks and disks, and no fault holds a node. What was paused goes on.
+    ///
+    /// # Errors
+    /// Those of the system; everything is tried all the same.
+    pub fn heal(&self) -> io::Result<()> {
+        self.links.heal();
+        let mut result = Ok(());
+        for node in &self.nodes {
+            let mut state = node.state();
+            state.holder = None;
+            state.end_excuse();
+            let mut good = state.process.as_mut().map_or(Ok(()), Process::resume);
+            state.faults = DiskFaults::default();
+            if let Some(shim) = &node.shim {
+                good = good.and(shim.set_disk(&state.faults)).and(shim.repair_clocks());
+            }
+            result = result.and(good);
+        }
+        result
+    }
+
+    /// Stops all nodes at once, in order. An end that is not clean is a problem.
+    ///
+    /// # Errors
+    /// Those of the system.
+    pub fn stop(&self) -> io::Result<()> {
+        thread::scope(|scope| {
+            let stopping: Vec<_> = self
+                .nodes
+                .iter()
+                .map(|node| scope.spawn(|| self.terminate(node)))
+                .collect();
+            for one in stopping {
+                one.join()
+                    .unwrap_or_else(|_| Err(io::Error::other("a thread that stops a node panicked")))?;
+            }
+            Ok(())
+        })
+    }
+
+    /// Lines of the nodes' logs that tell of a bug.
+    ///
+    /// # Errors
+    /// A log cannot be read.
+    pub fn panics(&self) -> io::Result<Vec<String>> {
+        let mut found = Vec::new();
+        for node in &self.nodes {
+            let text = std::fs::read(self.log(node))?;
+            let text = String::from_utf8_lossy(&text);
+            let bad = panic_lines(&text).map(|line| format!("node {}: {line}", node.id));
+            found.extend(bad);
+        }
+        Ok(found)
+    }
+
+    /// Verifies the files of a node, which must be stopped: what the node's own check says if they are damaged.
+    ///
+    /// # Errors
+    /// The check cannot be run.
+    pub fn damage_of(&self, node: &Node) -> io::Result<Option<String>> {
+        let output = std::process::Command::new(&self.binary)
+            .args(["check", "--data"])
+            .arg(node.disk.data())
+            .output()?;
+        let words = String::from_utf8_lossy(&output.stdout) + String::from_utf8_lossy(&output.stderr);
+        match output.status.code() {
+            Some(0) => Ok(None),
+            Some(STORAGE_FAILED) => Ok(Some(format!("node {}: {}", node.id, words.trim()))),
+            _ => Err(io::Error::other(format!(
+                "the check of node {} ended with {}: {}",
+                node.id,
+                output.status,
+                words.trim()
+            ))),
+        }
+    }
+
+    /// Ends everything, after [`Cluster::stop`] or without.
+    ///
+    /// # Errors
+    /// See [`World::stop`].
+    pub fn end(self) -> io::Result<()> {
+        let Self {
+            nodes, links, world, ..
+        } = self;
+        drop((nodes, links));
+        world.stop()
+    }
+}
+
+impl Node {
+    /// What changes about it; nobody else changes it meanwhile.
+    pub fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock()
+    }
+
+    /// Changes how its files fail.
+    ///
+    /// # Errors
+    /// It has no shim.
+    pub fn change_disk(&self, change: impl FnOnce(&mut DiskFaults)) -> io::Result<()> {
+        let shim = self.shim.as_ref();
+        let shim = shim.ok_or_else(|| io::Error::other(format!("{} has no shim", self.host)))?;
+        let mut state = self.state();
+        change(&mut state.faults);
+        shim.set_disk(&state.faults)
+    }
+}
+
+/// Lines that tell of a bug.
+fn panic_lines(log: &str) -> impl Iterator<Item = &str> {
+    let is_bad = |line: &&str| PANIC_MARKERS.iter().any(|marker| line.contains(marker));
+    log.lines().filter(is_bad)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::process::ExitStatusExt as _;
+
+    use super::*;
+
+    #[test]
+    fn only_a_bad_disk_excuses_and_only_that_exit_code() {
+        let exit = |code: i32| ExitStatus::from_raw(code << 8);
+        let mut state = State::default();
+        assert!(!state.is_excused(exit(5)));
+        state.end_excuse();
+        assert!(!state.is_excused(exit(5)), "there was none");
+        state.excuse();
+        assert!(state.is_excused(exit(5)) && !state.is_excused(exit(1)));
+        assert!(!state.is_excused(ExitStatus::from_raw(6)), "a signal");
+        state.end_excuse();
+        assert!(state.is_excused(exit(5)), "for some time after");
+        state.excuse = Some(Some(Instant::now()));
+        assert!(!state.is_excused(exit(5)));
+    }
+
+    #[test]
+    fn panics_are_found_in_logs() {
+        let log = "INFO started\nthread 'kvsvr' panicked at src/x.rs:1:2:\nboom\nERROR the disk is full\n";
+        assert_eq!(
+            panic_lines(log).collect::<Vec<_>>(),
+            ["thread 'kvsvr' panicked at src/x.rs:1:2:"]
+        );
+    }
+}

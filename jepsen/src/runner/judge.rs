@@ -1,0 +1,294 @@
+//! What a run has shown: it passed, or it is invalid, or it is rejected because it cannot have shown anything.
+//!
+//! Pure. Invalid outweighs rejected: a broken promise is one however little was asked.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fmt,
+};
+
+use serde::Serialize;
+
+use super::{
+    nemesis::{Injected, Outcome},
+    plan::Nemesis,
+};
+use crate::check::Verdict;
+
+/// What a run is, in a word.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Ruling {
+    /// Everything that was to be shown was shown.
+    Passed,
+    /// A promise was broken, or could not be checked.
+    Invalid,
+    /// It proves nothing: something that had to happen did not.
+    Rejected,
+    /// It was told to end.
+    Interrupted,
+}
+
+impl fmt::Display for Ruling {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Ruling::Passed => "passed",
+            Ruling::Invalid => "invalid",
+            Ruling::Rejected => "rejected",
+            Ruling::Interrupted => "interrupted",
+        })
+    }
+}
+
+/// How many operations ended how.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct Counts {
+    /// Carried out.
+    pub ok: u64,
+    /// Not carried out.
+    pub fail: u64,
+    /// Not known.
+    pub info: u64,
+}
+
+impl Counts {
+    /// Percent of unknown ones, of those that were carried out or may have been.
+    pub fn unknown_percent(&self) -> f64 {
+        let asked = self.ok + self.info;
+        match asked {
+            0 => 0.0,
+            asked => self.info as f64 * 100.0 / asked as f64,
+        }
+    }
+}
+
+/// All that a run is judged by.
+#[derive(Debug)]
+pub struct Evidence<'a> {
+    /// What had to happen at least once.
+    pub required: &'a [Nemesis],
+    /// What happened.
+    pub injected: &'a [Injected],
+    /// How operations ended.
+    pub counts: Counts,
+    /// Operations that must have been carried out.
+    pub least_ok: u64,
+    /// Percent of unknown outcomes that are too many.
+    pub most_unknown: f64,
+    /// What the checkers say.
+    pub verdicts: &'a BTreeMap<String, Verdict>,
+    /// What went wrong with nodes: ends without reason, panics, damaged files, no recovery.
+    pub problems: &'a [String],
+    /// It was told to end before its time.
+    pub interrupted: bool,
+}
+
+/// A ruling with its reasons.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Judged {
+    /// In a word.
+    pub ruling: Ruling,
+    /// Why, the gravest first; empty if it passed.
+    pub reasons: Vec<String>,
+}
+
+/// Judges a run.
+pub fn judge(evidence: &Evidence<'_>) -> Judged {
+    let mut broken: Vec<String> = evidence
+        .verdicts
+        .iter()
+        .filter(|(_, verdict)| matches!(verdict, Verdict::Invalid { .. }))
+        .map(|(checker, verdict)| format!("{checker}: {verdict}"))
+        .collect();
+    broken.extend(evidence.problems.iter().cloned());
+    let unknown = evidence
+        .verdicts
+        .iter()
+        .filter(|(_, verdict)| matches!(verdict, Verdict::Unknown { .. }));
+    let unknown: Vec<String> = unknown
+        .map(|(checker, verdict)| format!("{checker}: {verdict}"))
+        .collect();
+    let weak = weaknesses(evidence);
+    // What could not be checked after an early end is no one's fault.
+    if !evidence.interrupted {
+        broken.extend(unknown);
+    }
+    let ruling = if !broken.is_empty() {
+        Ruling::Invalid
+    } else if evidence.interrupted {
+        Ruling::Interrupted
+    } else if !weak.is_empty() {
+        Ruling::Rejected
+    } else {
+        Ruling::Passed
+    };
+    let mut reasons = broken;
+    reasons.extend(weak);
+    if evidence.interrupted {
+        reasons.push("it was told to end".into());
+    }
+    Judged { ruling, reasons }
+}
+
+/// Why a run proves too little.
+fn weaknesses(evidence: &Evidence<'_>) -> Vec<String> {
+    let mut weak = Vec::new();
+    let installed = evidence
+        .injected
+        .iter()
+        .filter(|one| one.outcome == Outcome::Installed);
+    let happened: BTreeSet<Nemesis> = installed.map(|one| one.nemesis).collect();
+    for nemesis in evidence.required {
+        if !happened.contains(nemesis) {
+            let why = evidence
+                .injected
+                .iter()
+                .filter(|one| one.nemesis == *nemesis)
+                .filter_map(|one| match &one.outcome {
+                    Outcome::Skipped(why) | Outcome::Indeterminate(why) => Some(why.as_str()),
+                    Outcome::Installed => None,
+                });
+            let why: BTreeSet<&str> = why.collect();
+            let why: Vec<&str> = why.into_iter().collect();
+            weak.push(format!("{nemesis} never happened: {}", why.join("; ")));
+        }
+    }
+    if evidence.counts.ok < evidence.least_ok {
+        weak.push(format!(
+            "only {} operations were carried out, at least {} must be",
+            evidence.counts.ok, evidence.least_ok
+        ));
+    }
+    let percent = evidence.counts.unknown_percent();
+    if percent > evidence.most_unknown {
+        weak.push(format!(
+            "{percent:.1} % of operations have an unknown outcome, at most {} % may",
+            evidence.most_unknown
+        ));
+    }
+    weak
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{check::Stats, report::Place};
+
+    fn injected(nemesis: Nemesis, outcome: Outcome) -> Injected {
+        Injected {
+            fault: 0,
+            nemesis,
+            text: String::new(),
+            place: Place::All,
+            from: 0,
+            to: 1,
+            outcome,
+        }
+    }
+
+    fn verdicts(verdict: Verdict) -> BTreeMap<String, Verdict> {
+        let valid = Verdict::Valid { stats: Stats::new() };
+        BTreeMap::from([("linear".to_owned(), valid), ("bank".to_owned(), verdict)])
+    }
+
+    fn valid() -> BTreeMap<String, Verdict> {
+        verdicts(Verdict::Valid { stats: Stats::new() })
+    }
+
+    fn unknown() -> BTreeMap<String, Verdict> {
+        verdicts(Verdict::Unknown { why: "memory".into() })
+    }
+
+    fn good<'a>(injected: &'a [Injected], verdicts: &'a BTreeMap<String, Verdict>) -> Evidence<'a> {
+        Evidence {
+            required: &[Nemesis::Kill],
+            injected,
+            counts: Counts {
+                ok: 100,
+                fail: 1_000,
+                info: 5,
+            },
+            least_ok: 100,
+            most_unknown: 5.0,
+            verdicts,
+            problems: &[],
+            interrupted: false,
+        }
+    }
+
+    fn ruling(evidence: &Evidence<'_>, reason: &str) -> Ruling {
+        let judged = judge(evidence);
+        let told = judged.reasons.iter().any(|one| one.contains(reason));
+        assert!(
+            told || reason.is_empty() && judged.reasons.is_empty(),
+            "{judged:?}"
+        );
+        judged.ruling
+    }
+
+    #[test]
+    fn a_good_run_passes() {
+        let (happened, valid) = ([injected(Nemesis::Kill, Outcome::Installed)], valid());
+        assert_eq!(ruling(&good(&happened, &valid), ""), Ruling::Passed);
+    }
+
+    #[test]
+    fn what_proves_nothing_is_rejected() {
+        let (happened, valid) = ([injected(Nemesis::Kill, Outcome::Installed)], valid());
+        let skipped = [
+            injected(Nemesis::Kill, Outcome::Skipped("no node is free".into())),
+            injected(Nemesis::Pause, Outcome::Installed),
+        ];
+        let nothing = good(&skipped, &valid);
+        assert_eq!(
+            ruling(&nothing, "kill never happened: no node is free"),
+            Ruling::Rejected
+        );
+        let mut few = good(&happened, &valid);
+        few.least_ok = 101;
+        assert_eq!(ruling(&few, "only 100 operations"), Ruling::Rejected);
+        let mut vague = good(&happened, &valid);
+        vague.counts.info = 6;
+        assert_eq!(ruling(&vague, "5.7 %"), Ruling::Rejected);
+    }
+
+    #[test]
+    fn what_is_broken_is_invalid_however_little_was_asked() {
+        let (happened, invalid) = ([], verdicts(broken()));
+        let mut evidence = good(&happened, &invalid);
+        assert_eq!(ruling(&evidence, "bank: invalid: sum"), Ruling::Invalid);
+        evidence.interrupted = true;
+        assert_eq!(ruling(&evidence, "bank: invalid: sum"), Ruling::Invalid);
+        let (problems, valid) = (["node 2 ended by itself".to_owned()], valid());
+        let mut evidence = good(&happened, &valid);
+        evidence.problems = &problems;
+        assert_eq!(ruling(&evidence, "node 2 ended by itself"), Ruling::Invalid);
+    }
+
+    fn broken() -> Verdict {
+        use crate::check::Witness;
+        Verdict::Invalid {
+            witness: Witness {
+                rule: "sum",
+                explanation: "money is lost".into(),
+                operations: Vec::new(),
+                events: Vec::new(),
+            },
+            others: 0,
+        }
+    }
+
+    #[test]
+    fn an_unknown_verdict_fails_unless_the_run_was_told_to_end() {
+        let (happened, unknown) = ([injected(Nemesis::Kill, Outcome::Installed)], unknown());
+        let mut evidence = good(&happened, &unknown);
+        assert_eq!(ruling(&evidence, "bank: unknown: memory"), Ruling::Invalid);
+        evidence.interrupted = true;
+        assert_eq!(ruling(&evidence, "it was told to end"), Ruling::Interrupted);
+    }
+
+    #[test]
+    fn without_operations_nothing_is_unknown() {
+        assert_eq!(Counts::default().unknown_percent(), 0.0);
+    }
+}

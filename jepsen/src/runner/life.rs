@@ -1,0 +1,335 @@
+//! One run: make the cluster, load under faults, recover, finish, stop.
+
+use std::{
+    collections::BTreeSet,
+    io,
+    sync::Arc,
+    time::{Duration, SystemTime},
+};
+
+use kvsvr_client::{Client, ClientConfig};
+use tokio::{
+    runtime::{Builder, Handle},
+    task::{JoinHandle, block_in_place},
+    time::{Instant, sleep, sleep_until, timeout},
+};
+
+use super::{
+    cluster::Cluster,
+    judge::Counts,
+    nemesis::{Arsenal, Injected},
+    observe::Observer,
+    plan::Plan,
+    progress::{At, Progress},
+    recheck::Facts,
+    service,
+};
+use crate::{
+    check::Replica,
+    history::{Event, Nanos, Process},
+    report::{Mark, NodeState},
+    workload::{Env, Finished, Now, Program, Recorder, Run, ShardOf, Stop, replicas, shards},
+};
+
+/// Time that one call of an operator may take.
+const ADMIN_TIMEOUT: Duration = Duration::from_secs(2);
+/// Between two looks of the supervisor.
+const SUPERVISION: Duration = Duration::from_millis(100);
+/// Time that the programs may take to make what they need.
+const SETUP: Duration = Duration::from_secs(60);
+/// Time in which everything must serve after all faults are over.
+const RECOVERY: Duration = Duration::from_secs(60);
+/// Time for the final reads and for all that is followed to come to its end.
+const FINISH: Duration = Duration::from_secs(180);
+/// Between two lines of progress.
+const TICK: Duration = Duration::from_secs(1);
+/// Partitions that a program may have, and the number of the first program's first one.
+const PARTITIONS: u32 = 100;
+/// By how much a clock of this machine may be off against itself, over the spans that are checked, and the rounding of milliseconds.
+const CLOCK_ERROR_MS: u64 = 20;
+
+/// What came of a run.
+#[derive(Debug)]
+pub struct Outcome {
+    /// The history.
+    pub events: Vec<Event>,
+    /// How calls ended.
+    pub counts: Counts,
+    /// What was done to the cluster.
+    pub injected: Vec<Injected>,
+    /// States of replicas.
+    pub states: Vec<NodeState>,
+    /// What happened on nodes.
+    pub marks: Vec<Mark>,
+    /// What went wrong with nodes.
+    pub problems: Vec<String>,
+    /// Changes of leader that were seen.
+    pub elections: u64,
+    /// Transfers of snapshots that were seen.
+    pub snapshots: usize,
+    /// From the end of all faults until all was served; `None`: it was not.
+    pub final_recovery: Option<Duration>,
+    /// It was told to end.
+    pub interrupted: bool,
+    /// When the load began, and when it ended.
+    pub load: (Nanos, Nanos),
+    /// When it was over.
+    pub ended: Nanos,
+    /// The wall clock when it began, since the epoch.
+    pub began: Duration,
+    finished: Finished,
+    monotonic: BTreeSet<Process>,
+    replicas: Vec<Replica>,
+    shards: std::collections::BTreeMap<u32, u32>,
+}
+
+impl Outcome {
+    /// What the checkers need to know.
+    pub fn facts(&self, plan: &Plan) -> Facts {
+        let nanos = |ms: u64| ms * 1_000_000;
+        let replica = |one: &Replica| (one.node, one.shard, one.applied, one.hash);
+        Facts {
+            workload: plan.workload.clone(),
+            shards: self.shards.clone(),
+            final_from: self.finished.final_from,
+            drained: self.finished.drained,
+            monotonic: self.monotonic.clone(),
+            clock_error: nanos(CLOCK_ERROR_MS + plan.drift_ms()),
+            stamp_jump: nanos(plan.stamp_jump_ms()),
+            replicas: self.replicas.iter().map(replica).collect(),
+        }
+    }
+}
+
+/// A run that has not begun.
+pub struct Life {
+    plan: Plan,
+    interrupt: Stop,
+    now: Now,
+    began: Duration,
+}
+
+/// What the parts of a run share.
+struct Parts<'a> {
+    cluster: &'a Arc<Cluster>,
+    observer: Arc<Observer>,
+    admin: Client,
+    recorder: Recorder,
+    shard_of: ShardOf,
+}
+
+impl Life {
+    /// The clock of its history begins now.
+    pub fn new(plan: Plan, interrupt: Stop) -> Self {
+        let begin = std::time::Instant::now();
+        let now: Now = Arc::new(move || Nanos::try_from(begin.elapsed().as_nanos()).unwrap_or(Nanos::MAX));
+        Self {
+            plan,
+            interrupt,
+            now,
+            began: SystemTime::UNIX_EPOCH.elapsed().unwrap_or_default(),
+        }
+    }
+
+    /// The clock of its history.
+    pub fn now(&self) -> Now {
+        Arc::clone(&self.now)
+    }
+
+    /// Lives, on the calling thread, which is moved to where clients are.
+    ///
+    /// # Errors
+    /// The harness failed. That the cluster did is in the outcome.
+    pub fn live(self, cluster: &Arc<Cluster>, progress: &mut Progress) -> io::Result<Outcome> {
+        cluster.world().enter()?;
+        let runtime = Builder::new_multi_thread()
+            .worker_threads(2)
+            .thread_name("clients")
+            .enable_all()
+            .build()?;
+        let outcome = runtime.block_on(Box::pin(self.all(cluster, progress)));
+        // Nothing may hold the cluster when this returns.
+        runtime.shutdown_timeout(Duration::from_secs(5));
+        outcome
+    }
+
+    async fn all(self, cluster: &Arc<Cluster>, progress: &mut Progress) -> io::Result<Outcome> {
+        progress.phase("making the cluster");
+        for node in cluster.nodes() {
+            cluster.start(node)?;
+        }
+        let addresses: Vec<String> = cluster.nodes().iter().map(|node| node.address.clone()).collect();
+        let client = Client::new(ClientConfig::new(addresses.clone())).map_err(io::Error::other)?;
+        let admin = Client::new(ClientConfig::new(addresses)).map_err(io::Error::other)?;
+        let admin = admin.with_timeout(ADMIN_TIMEOUT);
+        service::bootstrap(cluster, &admin, self.plan.shards).await?;
+        let parts = Parts {
+            cluster,
+            observer: Arc::new(Observer::default()),
+            shard_of: shards(&admin).await.map_err(io::Error::other)?,
+            recorder: Recorder::new(self.now()),
+            admin,
+        };
+        let mut run = Run::new(
+            &self.plan.workload,
+            Env {
+                client,
+                recorder: parts.recorder.clone(),
+                seed: self.plan.seed,
+                shard_of: Arc::clone(&parts.shard_of),
+            },
+        );
+        let setup = timeout(SETUP, run.setup()).await;
+        setup.map_err(|_| io::Error::other("the programs could not make what they need"))?;
+
+        let stop = Stop::new();
+        let observing = tokio::spawn({
+            let (cluster, admin, stop) = (Arc::clone(cluster), parts.admin.clone(), stop.clone());
+            let observer = Arc::clone(&parts.observer);
+            async move { observer.watch(cluster, admin, stop).await }
+        });
+        let supervising = tokio::spawn(supervise(Arc::clone(cluster), stop.clone()));
+        progress.phase("load under faults");
+        let (load, injected) = self.load(&parts, &mut run, progress).await;
+        let (final_recovery, finished) = self.recover(&parts, &mut run, progress).await?;
+        let replicas = match finished.final_from {
+            Some(_) => replicas(&parts.admin).await.unwrap_or_default(),
+            None => Vec::new(),
+        };
+        progress.phase("stopping the nodes");
+        stop.set();
+        end(observing).await?;
+        end(supervising).await??;
+        block_in_place(|| stop_and_look(cluster))?;
+        let [ok, fail, info] = parts.recorder.ended();
+        Ok(Outcome {
+            events: parts.recorder.events(),
+            counts: Counts { ok, fail, info },
+            injected,
+            states: parts.observer.states(),
+            marks: cluster.marks(),
+            problems: cluster.problems(),
+            elections: parts.observer.elections(),
+            snapshots: parts.observer.snapshots(),
+            final_recovery,
+            interrupted: self.interrupt.is_set(),
+            load,
+            ended: cluster.time(),
+            began: self.began,
+            finished,
+            monotonic: parts.recorder.monotonic(),
+            replicas,
+            shards: shard_map(&self.plan, &parts.shard_of),
+        })
+    }
+
+    /// Clients work while the plan is carried out.
+    async fn load(
+        &self,
+        parts: &Parts<'_>,
+        run: &mut Run,
+        progress: &mut Progress,
+    ) -> ((Nanos, Nanos), Vec<Injected>) {
+        let arsenal = Arc::new(Arsenal::new(
+            Arc::clone(parts.cluster),
+            Arc::clone(&parts.observer),
+            parts.admin.clone(),
+            Handle::current(),
+            self.interrupt.clone(),
+        ));
+        let (begun, from) = (Instant::now(), parts.cluster.time());
+        let total = Duration::from_millis(self.plan.load_ms);
+        let over = Stop::new();
+        let faults = async {
+            arsenal.carry_out(&self.plan, begun).await;
+            self.interrupt.or(sleep_until(begun + total)).await;
+            over.set();
+        };
+        let ticking = async {
+            let mut before = 0;
+            while over.or(sleep(TICK)).await.is_some() {
+                let ended = parts.recorder.ended();
+                progress.tick(&At {
+                    elapsed: begun.elapsed(),
+                    total,
+                    ended,
+                    rate: (ended[0] - before) as f64 / TICK.as_secs_f64(),
+                    active: &arsenal.active(),
+                });
+                before = ended[0];
+            }
+        };
+        futures::join!(Box::pin(run.work(&over)), Box::pin(faults), ticking);
+        ((from, parts.cluster.time()), arsenal.injected())
+    }
+
+    /// Heals everything, waits until it is served, and has the programs come to their end. That it is not served is a problem of the
+    /// cluster.
+    async fn recover(
+        &self,
+        parts: &Parts<'_>,
+        run: &mut Run,
+        progress: &mut Progress,
+    ) -> io::Result<(Option<Duration>, Finished)> {
+        progress.phase("final recovery");
+        block_in_place(|| parts.cluster.heal())?;
+        let healed = Instant::now();
+        let served = service::serves(parts.cluster, &parts.admin, RECOVERY).await;
+        let final_recovery = served.is_ok().then(|| healed.elapsed());
+        if let Err(why) = served {
+            parts.cluster.problem(why.to_string());
+        }
+        let mut finished = Finished {
+            final_from: None,
+            drained: false,
+        };
+        if final_recovery.is_some() && !self.interrupt.is_set() {
+            progress.phase("final reads");
+            let finishing = Box::pin(run.finish(FINISH));
+            finished = self.interrupt.or(finishing).await.unwrap_or(finished);
+            if !self.interrupt.is_set() && !finished.drained {
+                parts.cluster.problem(format!(
+                    "final reads and followers did not come to their end in {} s",
+                    FINISH.as_secs()
+                ));
+            }
+        }
+        Ok((final_recovery, finished))
+    }
+}
+
+async fn end<T>(task: JoinHandle<T>) -> io::Result<T> {
+    task.await.map_err(io::Error::other)
+}
+
+/// Looks after the processes until it is told to stop.
+async fn supervise(cluster: Arc<Cluster>, stop: Stop) -> io::Result<()> {
+    while stop.or(sleep(SUPERVISION)).await.is_some() {
+        block_in_place(|| cluster.supervise())?;
+    }
+    Ok(())
+}
+
+/// Stops the nodes in order, and looks at what they leave.
+fn stop_and_look(cluster: &Cluster) -> io::Result<()> {
+    cluster.supervise()?;
+    cluster.stop()?;
+    for text in cluster.panics()? {
+        cluster.problem(text);
+    }
+    for node in cluster.nodes() {
+        if let Some(text) = cluster.damage_of(node)? {
+            cluster.problem(format!("damaged files after the end: {text}"));
+        }
+    }
+    Ok(())
+}
+
+/// The shard of each partition that a program may have.
+fn shard_map(plan: &Plan, shard_of: &ShardOf) -> std::collections::BTreeMap<u32, u32> {
+    let programs: &[Program] = &plan.workload.programs;
+    let partitions = PARTITIONS..(programs.len() as u32 + 1) * PARTITIONS;
+    partitions
+        .map(|partition| (partition, shard_of(partition)))
+        .collect()
+}

@@ -1,0 +1,307 @@
+//! Carries out the faults of a plan, each on a thread of its own, and tells what became of them.
+//!
+//! A fault is *installed* when all that it means was done, *skipped* when nothing was (nobody leads, no node is free), *indeterminate*
+//! when something was and the rest is not known. What it did is undone at its end, whatever happens; a fault that has ended leaves nothing
+//! behind but what the nodes make of it.
+
+mod clock;
+mod disk;
+mod files;
+mod leader;
+mod network;
+mod power;
+mod process;
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    io,
+    sync::Arc,
+    time::Duration,
+};
+
+use kvsvr_client::Client;
+use parking_lot::Mutex;
+use serde::{Deserialize, Serialize};
+use tokio::{
+    runtime::Handle,
+    task::JoinSet,
+    time::{Instant, sleep_until},
+};
+
+use super::{
+    cluster::{Cluster, Node},
+    observe::Observer,
+    plan::{Action, Nemesis, Plan, Planned, Victim},
+};
+use crate::{history::Nanos, report, workload::Stop};
+
+/// How often a fault that must have all nodes looks whether it can.
+const CLAIM_PAUSE: Duration = Duration::from_millis(100);
+
+/// What became of a fault.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "outcome", content = "why", rename_all = "kebab-case")]
+pub enum Outcome {
+    /// All of it was done.
+    Installed,
+    /// Nothing was done, and why.
+    Skipped(String),
+    /// Something was done, and what is not known.
+    Indeterminate(String),
+}
+
+/// A fault that was carried out, or not.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Injected {
+    /// Its place in the plan.
+    pub fault: usize,
+    /// Its kind.
+    pub nemesis: Nemesis,
+    /// What was done, in words.
+    pub text: String,
+    /// Where.
+    pub place: report::Place,
+    /// When it began, on the history's clock.
+    pub from: Nanos,
+    /// When it had been undone.
+    pub to: Nanos,
+    /// What became of it.
+    #[serde(flatten)]
+    pub outcome: Outcome,
+}
+
+impl Injected {
+    /// As a band of the picture.
+    pub fn band(&self) -> report::Fault {
+        let text = match &self.outcome {
+            Outcome::Installed => self.text.clone(),
+            Outcome::Skipped(why) => format!("{} (skipped: {why})", self.text),
+            Outcome::Indeterminate(why) => format!("{} (indeterminate: {why})", self.text),
+        };
+        report::Fault {
+            kind: self.nemesis.name().to_owned(),
+            text,
+            from: self.from,
+            to: Some(self.to),
+            place: self.place.clone(),
+        }
+    }
+}
+
+/// What all faults share.
+pub struct Arsenal {
+    /// What is hurt.
+    pub cluster: Arc<Cluster>,
+    /// Knows who leads.
+    pub observer: Arc<Observer>,
+    /// Hands leaderships over.
+    pub admin: Client,
+    /// Runs what a fault waits for.
+    pub handle: Handle,
+    /// Ends all faults early.
+    pub stop: Stop,
+    active: Mutex<BTreeMap<usize, Nemesis>>,
+    injected: Mutex<Vec<Injected>>,
+}
+
+/// A fault under way.
+struct Fault<'a> {
+    arsenal: &'a Arsenal,
+    number: usize,
+    until: Instant,
+}
+
+/// Why a fault could not be installed.
+enum Trouble {
+    Skipped(String),
+    Indeterminate(String),
+}
+
+impl From<Trouble> for Outcome {
+    fn from(trouble: Trouble) -> Self {
+        match trouble {
+            Trouble::Skipped(why) => Outcome::Skipped(why),
+            Trouble::Indeterminate(why) => Outcome::Indeterminate(why),
+        }
+    }
+}
+
+impl From<io::Error> for Trouble {
+    fn from(error: io::Error) -> Self {
+        Trouble::Indeterminate(error.to_string())
+    }
+}
+
+/// Undoes a fault; what it returns is added to the fault's text. A fault that turns out to have hit nothing is skipped.
+type Undo<'a> = Box<dyn FnOnce() -> Result<String, Trouble> + 'a>;
+
+/// A fault that is installed.
+struct Installed<'a> {
+    place: report::Place,
+    text: String,
+    /// `None`: it was over by itself.
+    undo: Option<Undo<'a>>,
+}
+
+type Install<'a> = Result<Installed<'a>, Trouble>;
+
+impl Arsenal {
+    /// Nothing is under way.
+    pub fn new(
+        cluster: Arc<Cluster>,
+        observer: Arc<Observer>,
+        admin: Client,
+        handle: Handle,
+        stop: Stop,
+    ) -> Self {
+        Self {
+            cluster,
+            observer,
+            admin,
+            handle,
+            stop,
+            active: Mutex::default(),
+            injected: Mutex::default(),
+        }
+    }
+
+    /// The kinds of the faults under way.
+    pub fn active(&self) -> BTreeSet<Nemesis> {
+        self.active.lock().values().copied().collect()
+    }
+
+    /// What became of the faults so far, by time.
+    pub fn injected(&self) -> Vec<Injected> {
+        let mut all = self.injected.lock().clone();
+        all.sort_by_key(|one| (one.from, one.fault));
+        all
+    }
+
+    /// Carries out a plan whose load began at `begun`. Returns when all faults are over.
+    pub async fn carry_out(self: &Arc<Self>, plan: &Plan, begun: Instant) {
+        let mut under_way = JoinSet::new();
+        for (number, planned) in plan.faults.iter().enumerate() {
+            let at = begun + Duration::from_millis(planned.at_ms);
+            if self.stop.or(sleep_until(at)).await.is_none() {
+                break;
+            }
+            let until = begun + Duration::from_millis(planned.ends_ms());
+            let (arsenal, planned) = (Arc::clone(self), planned.clone());
+            under_way.spawn_blocking(move || arsenal.run(number, &planned, until));
+        }
+        while under_way.join_next().await.is_some() {}
+    }
+
+    fn run(&self, number: usize, planned: &Planned, until: Instant) {
+        let nemesis = planned.action.nemesis();
+        self.active.lock().insert(number, nemesis);
+        let fault = Fault {
+            arsenal: self,
+            number,
+            until,
+        };
+        let from = self.cluster.time();
+        let (mut text, place, outcome) = match fault.install(&planned.action) {
+            Ok(Installed {
+                place,
+                mut text,
+                undo,
+            }) => {
+                let mut outcome = Outcome::Installed;
+                if let Some(undo) = undo {
+                    fault.hold();
+                    match undo() {
+                        Ok(more) => text += &more,
+                        Err(trouble) => outcome = trouble.into(),
+                    }
+                }
+                (text, place, outcome)
+            }
+            Err(trouble) => (nemesis.name().to_owned(), report::Place::All, trouble.into()),
+        };
+        self.cluster.release(number);
+        self.active.lock().remove(&number);
+        if self.stop.is_set() {
+            text += ", ended early";
+        }
+        self.injected.lock().push(Injected {
+            fault: number,
+            nemesis,
+            text,
+            place,
+            from,
+            to: self.cluster.time(),
+            outcome,
+        });
+    }
+}
+
+impl<'a> Fault<'a> {
+    fn install(&self, action: &Action) -> Install<'a> {
+        match action {
+            Action::Kill { victim } => process::kill(self, victim),
+            Action::KillAll => process::kill_all(self),
+            Action::Pause { victim } => process::pause(self, victim),
+            Action::Rolling { first } => process::rolling(self, *first),
+            Action::Partition { cut } => network::partition(self, cut),
+            Action::Link { .. } => network::bad_links(self, action),
+            Action::Power => power::lose_power(self),
+            Action::ClockJump { node, ms } => clock::jump(self, *node, *ms),
+            Action::ClockDrift { node, percent } => clock::drift(self, *node, *percent),
+            Action::DiskSlow { nodes, delay_ms } => disk::slow(self, nodes, *delay_ms),
+            Action::DiskFull { node, leave_mib } => disk::full(self, *node, *leave_mib),
+            Action::DiskError { node, call } => disk::error(self, *node, *call),
+            Action::Corrupt { node, files, seed } => files::corrupt(self, *node, *files, *seed),
+            Action::Transfer { moves } => leader::transfer(self, moves),
+        }
+    }
+
+    fn cluster(&self) -> &'a Cluster {
+        &self.arsenal.cluster
+    }
+
+    /// Waits until its end. False if it ends now.
+    fn pause(&self, time: Duration) -> bool {
+        let until = self.until.min(Instant::now() + time);
+        let waiting = self.arsenal.stop.or(sleep_until(until));
+        self.arsenal.handle.block_on(waiting).is_some() && Instant::now() < self.until
+    }
+
+    /// Waits until its end, or until all are to end.
+    fn hold(&self) {
+        self.pause(self.until.saturating_duration_since(Instant::now()));
+    }
+
+    /// A node of its own.
+    fn claim(&self, wanted: Option<u64>) -> Result<&'a Node, Trouble> {
+        let claimed = self.cluster().claim(self.number, wanted);
+        claimed.ok_or_else(|| Trouble::Skipped("no node is free, or no majority would be left".into()))
+    }
+
+    fn claim_victim(&self, victim: &Victim) -> Result<&'a Node, Trouble> {
+        self.claim(match victim {
+            Victim::Node(node) => Some(*node),
+            Victim::Leader(shard) => self.arsenal.observer.leader(*shard),
+        })
+    }
+
+    /// All nodes; waits for them as long as it may.
+    fn claim_all(&self) -> Result<&'a [Node], Trouble> {
+        while !self.cluster().claim_all(self.number) {
+            if !self.pause(CLAIM_PAUSE) {
+                return Err(Trouble::Skipped("other faults held nodes all the time".into()));
+            }
+        }
+        Ok(self.cluster().nodes())
+    }
+}
+
+/// The picture's number of a node.
+fn shown(node: &Node) -> u32 {
+    (node.id - 1) as u32
+}
+
+/// The picture's place of a node.
+fn at(node: &Node) -> report::Place {
+    report::Place::Nodes(vec![shown(node)])
+}

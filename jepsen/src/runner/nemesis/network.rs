@@ -1,0 +1,123 @@
+//! Links that are cut, slow, lossy or repeating.
+
+use std::time::Duration;
+
+use super::{Fault, Install, Installed, Trouble};
+use crate::{
+    os::link::{Link, LinkRules},
+    report::Place,
+    runner::{
+        links::{cut_links, host, links_of},
+        plan::{Action, CLIENTS, Cut},
+    },
+};
+
+/// Cuts links between nodes.
+pub(super) fn partition<'a>(fault: &Fault<'a>, cut: &Cut) -> Install<'a> {
+    let cluster = fault.cluster();
+    let leader = match cut {
+        Cut::Leader { shard } => {
+            let leader = fault.arsenal.observer.leader(*shard);
+            Some(leader.ok_or_else(|| Trouble::Skipped(format!("nobody leads shard {shard}")))?)
+        }
+        _ => None,
+    };
+    let pairs = cut_links(cut, cluster.nodes().len() as u64, leader);
+    let link = |(from, to): &(u64, u64)| -> Result<(Link, LinkRules), String> {
+        let rules = LinkRules {
+            cut: true,
+            ..LinkRules::default()
+        };
+        let (from, to) = (host(*from)?, host(*to)?);
+        Ok((Link { from, to }, rules))
+    };
+    let rules: Result<Vec<_>, _> = pairs.iter().map(link).collect();
+    let text = match cut {
+        Cut::Halves { side } => format!("nodes {side:?} are cut off"),
+        Cut::OneWay { from } => format!("what nodes {from:?} send is lost"),
+        Cut::Bridge { side, bridge } => {
+            format!("nodes {side:?} are cut off from all but node {bridge}")
+        }
+        Cut::Leader { shard } => format!(
+            "node {}, which leads shard {shard}, is cut off",
+            leader.unwrap_or(0)
+        ),
+    };
+    Ok(begin(
+        fault,
+        rules.map_err(Trouble::Skipped)?,
+        place(&pairs, cut),
+        text,
+    ))
+}
+
+/// One-way cuts are shown at the senders.
+fn place(pairs: &[(u64, u64)], cut: &Cut) -> Place {
+    let side: Vec<u64> = match cut {
+        Cut::Halves { side } | Cut::OneWay { from: side } | Cut::Bridge { side, .. } => side.clone(),
+        Cut::Leader { .. } => pairs.first().map(|(leader, _)| *leader).into_iter().collect(),
+    };
+    Place::Nodes(side.iter().map(|node| (node - 1) as u32).collect())
+}
+
+/// Makes links bad.
+pub(super) fn bad_links<'a>(fault: &Fault<'a>, action: &Action) -> Install<'a> {
+    let Action::Link {
+        hosts,
+        delay_ms,
+        jitter_ms,
+        reorder,
+        loss,
+        duplicate,
+    } = action
+    else {
+        return Err(Trouble::Skipped("no fault of links".into()));
+    };
+    let rules = LinkRules {
+        cut: false,
+        delay: Duration::from_millis(*delay_ms),
+        jitter: Duration::from_millis(*jitter_ms),
+        reorder: *reorder,
+        loss: loss / 100.0,
+        duplicate: duplicate / 100.0,
+    };
+    let bad: Result<Vec<_>, _> = hosts.iter().map(|number| host(*number)).collect();
+    let nodes = fault.cluster().nodes().len() as u64;
+    let links = links_of(&bad.map_err(Trouble::Skipped)?, nodes);
+    let text = format!(
+        "links of {}: {delay_ms} ms and up to {jitter_ms} ms more{}, {loss} % lost, {duplicate} % twice",
+        hosts
+            .iter()
+            .map(|host| match *host {
+                CLIENTS => "clients".to_owned(),
+                node => format!("n{node}"),
+            })
+            .collect::<Vec<_>>()
+            .join(" "),
+        if *reorder { " out of order" } else { "" },
+    );
+    let nodes: Vec<u32> = hosts
+        .iter()
+        .filter(|host| **host != CLIENTS)
+        .map(|node| (node - 1) as u32)
+        .collect();
+    let place = match nodes.is_empty() {
+        true => Place::All,
+        false => Place::Nodes(nodes),
+    };
+    let rules = links.into_iter().map(|link| (link, rules)).collect();
+    Ok(begin(fault, rules, place, text))
+}
+
+fn begin<'a>(fault: &Fault<'a>, rules: Vec<(Link, LinkRules)>, place: Place, text: String) -> Installed<'a> {
+    let (links, number) = (&fault.cluster().links, fault.number);
+    links.begin(number, rules);
+    Installed {
+        place,
+        text,
+        undo: Some(Box::new(move || {
+            links.end(number);
+            Ok(String::new())
+        })),
+    }
+}

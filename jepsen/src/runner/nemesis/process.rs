@@ -1,0 +1,102 @@
+//! Kills, pauses and restarts of processes.
+
+use super::{Fault, Install, Installed, Trouble, at};
+use crate::{report::Place, runner::plan::Victim};
+
+/// SIGKILL of a node, which is started again at the end.
+pub(super) fn kill<'a>(fault: &Fault<'a>, victim: &Victim) -> Install<'a> {
+    let (cluster, node) = (fault.cluster(), fault.claim_victim(victim)?);
+    cluster.kill(node)?;
+    Ok(Installed {
+        place: at(node),
+        text: format!("kill -9 of {}", node.host),
+        undo: Some(Box::new(move || {
+            cluster.start(node)?;
+            Ok(String::new())
+        })),
+    })
+}
+
+/// SIGKILL of all nodes, as close together as can be.
+pub(super) fn kill_all<'a>(fault: &Fault<'a>) -> Install<'a> {
+    let (cluster, nodes) = (fault.cluster(), fault.claim_all()?);
+    for node in nodes {
+        cluster.kill(node)?;
+    }
+    Ok(Installed {
+        place: Place::All,
+        text: "kill -9 of all nodes".into(),
+        undo: Some(Box::new(move || {
+            for node in nodes {
+                cluster.start(node)?;
+            }
+            Ok(String::new())
+        })),
+    })
+}
+
+/// SIGSTOP of a node, and SIGCONT at the end.
+pub(super) fn pause<'a>(fault: &Fault<'a>, victim: &Victim) -> Install<'a> {
+    let (cluster, node) = (fault.cluster(), fault.claim_victim(victim)?);
+    if let Some(process) = &mut node.state().process {
+        process.pause()?;
+        cluster.mark(node, "paused");
+    }
+    Ok(Installed {
+        place: at(node),
+        text: format!("SIGSTOP of {}", node.host),
+        undo: Some(Box::new(move || {
+            if let Some(process) = &mut node.state().process {
+                process.resume()?;
+                cluster.mark(node, "resumed");
+            }
+            Ok(String::new())
+        })),
+    })
+}
+
+/// SIGTERM of one node after another. Each must serve again before the next stops.
+pub(super) fn rolling<'a>(fault: &Fault<'a>, first: u64) -> Install<'a> {
+    let cluster = fault.cluster();
+    let nodes = cluster.nodes().len() as u64;
+    let (mut restarted, mut missed) = (Vec::new(), Vec::new());
+    for turn in 0..nodes {
+        let wanted = (first - 1 + turn) % nodes + 1;
+        let node = match fault.claim(Some(wanted)) {
+            Ok(node) if node.id == wanted => node,
+            _ => {
+                cluster.release(fault.number);
+                missed.push(wanted);
+                continue;
+            }
+        };
+        let stopped = cluster.terminate(node);
+        cluster.start(node)?;
+        cluster.release(fault.number);
+        if !stopped? {
+            let text = format!("node {wanted} did not stop in order");
+            return Err(Trouble::Indeterminate(text));
+        }
+        restarted.push(wanted);
+        while !fault.arsenal.observer.answers(node) {
+            if !fault.pause(std::time::Duration::from_millis(50)) {
+                break;
+            }
+        }
+        if !fault.pause(std::time::Duration::ZERO) {
+            break;
+        }
+    }
+    if restarted.is_empty() {
+        return Err(Trouble::Skipped("no node was free".into()));
+    }
+    let mut text = format!("SIGTERM and restart of nodes {restarted:?} in turn");
+    if !missed.is_empty() {
+        text += &format!(", other faults had {missed:?}");
+    }
+    Ok(Installed {
+        place: Place::All,
+        text,
+        undo: None,
+    })
+}

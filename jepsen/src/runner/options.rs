@@ -1,0 +1,209 @@
+//! What a run is asked to do, and the plan that comes of it on this machine.
+
+use std::{collections::BTreeSet, path::PathBuf, time::Duration};
+
+use super::{
+    load,
+    plan::{Nemesis, Plan, draw},
+    world,
+};
+use crate::os::capabilities::Capability;
+
+/// Operations that must be carried out in each second of the load, unless a number is given.
+const LEAST_RATE: f64 = 20.0;
+
+/// What a run is asked to do.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// The node's binary.
+    pub binary: PathBuf,
+    /// Names of programs, or `all`.
+    pub workloads: Vec<String>,
+    /// Names of nemeses, `all` (that are possible here), or `none`.
+    pub nemeses: Vec<String>,
+    /// How long clients work.
+    pub load: Duration,
+    /// Nodes.
+    pub nodes: u64,
+    /// Data shards.
+    pub shards: u32,
+    /// Of all chance.
+    pub seed: u64,
+    /// Clients of all programs together.
+    pub clients: u32,
+    /// Operations in a second that clients try to make together.
+    pub rate: u32,
+    /// Loopback and the proxy, even if there could be namespaces.
+    pub proxy: bool,
+    /// Where disks of nodes are.
+    pub scratch: PathBuf,
+    /// Where the report is written.
+    pub report: PathBuf,
+    /// Operations that must be carried out; `None`: 20 for each second of load.
+    pub least_ok: Option<u64>,
+    /// Percent of unknown outcomes that are too many.
+    pub most_unknown: f64,
+    /// A plan to run again, instead of the options that make one.
+    pub plan: Option<Plan>,
+    /// The command line, for the report.
+    pub command: String,
+}
+
+/// A plan for this machine.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Prepared {
+    /// What is run.
+    pub plan: Plan,
+    /// Kinds of `all` that are not possible here.
+    pub left_out: BTreeSet<Nemesis>,
+}
+
+impl Options {
+    /// Makes the plan.
+    ///
+    /// # Errors
+    /// What was asked for cannot be: an unknown name, a nemesis that is not possible here, too little time.
+    pub fn prepare(&self, capabilities: &[Capability]) -> Result<Prepared, String> {
+        if let Some(plan) = &self.plan {
+            require(&plan.nemeses, capabilities)?;
+            return Ok(Prepared {
+                plan: plan.clone(),
+                left_out: BTreeSet::new(),
+            });
+        }
+        if !(1..=99).contains(&self.nodes) || self.shards == 0 {
+            return Err("a cluster has 1 to 99 nodes and at least one shard".into());
+        }
+        let (nemeses, left_out) = self.nemeses(capabilities)?;
+        let load_ms = self.load.as_millis() as u64;
+        let plan = Plan {
+            seed: self.seed,
+            nodes: self.nodes,
+            shards: self.shards,
+            load_ms,
+            workload: load::spec(&self.workloads, self.clients, self.rate)?,
+            faults: draw(self.seed, self.nodes, self.shards, load_ms, &nemeses)?,
+            nemeses,
+        };
+        Ok(Prepared { plan, left_out })
+    }
+
+    /// Operations that must be carried out.
+    pub fn least_ok(&self, plan: &Plan) -> u64 {
+        let by_rate = plan.load_ms as f64 / 1000.0 * LEAST_RATE;
+        self.least_ok.unwrap_or(by_rate as u64)
+    }
+
+    /// The kinds that are asked for, each once, and those of `all` that are not possible.
+    fn nemeses(&self, capabilities: &[Capability]) -> Result<(Vec<Nemesis>, BTreeSet<Nemesis>), String> {
+        let (mut wanted, mut left_out) = (BTreeSet::new(), BTreeSet::new());
+        for name in &self.nemeses {
+            match name.as_str() {
+                "none" => {}
+                "all" => {
+                    for nemesis in Nemesis::ALL {
+                        match world::missing(nemesis, capabilities) {
+                            None => wanted.insert(nemesis),
+                            Some(_) => left_out.insert(nemesis),
+                        };
+                    }
+                }
+                name => {
+                    wanted.insert(name.parse::<Nemesis>()?);
+                }
+            }
+        }
+        let wanted: Vec<Nemesis> = wanted.into_iter().collect();
+        require(&wanted, capabilities)?;
+        Ok((wanted, left_out))
+    }
+}
+
+/// All of these are possible here.
+fn require(nemeses: &[Nemesis], capabilities: &[Capability]) -> Result<(), String> {
+    for nemesis in nemeses {
+        if let Some(why) = world::missing(*nemesis, capabilities) {
+            return Err(format!(
+                "{nemesis} is not possible here ({why}); `--nemesis all` takes what is"
+            ));
+        }
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::os::capabilities::Mechanism;
+
+    fn options(nemeses: &[&str]) -> Options {
+        Options {
+            binary: PathBuf::new(),
+            workloads: vec!["register".into()],
+            nemeses: nemeses.iter().map(|name| (*name).to_owned()).collect(),
+            load: Duration::from_secs(120),
+            nodes: 3,
+            shards: 2,
+            seed: 1,
+            clients: 4,
+            rate: 100,
+            proxy: false,
+            scratch: PathBuf::new(),
+            report: PathBuf::new(),
+            least_ok: None,
+            most_unknown: 5.0,
+            plan: None,
+            command: String::new(),
+        }
+    }
+
+    fn without(mechanism: Mechanism) -> Vec<Capability> {
+        let capability = |one| Capability {
+            mechanism: one,
+            missing: (one == mechanism).then(|| "no root".to_owned()),
+        };
+        Mechanism::ALL.map(capability).into()
+    }
+
+    #[test]
+    fn all_takes_what_is_possible_and_tells_what_is_not() {
+        let here = without(Mechanism::DiskImages);
+        let prepared = options(&["all"]).prepare(&here).unwrap();
+        let left_out = BTreeSet::from([Nemesis::Power, Nemesis::DiskFull]);
+        assert_eq!(prepared.left_out, left_out);
+        assert_eq!(prepared.plan.nemeses.len(), Nemesis::ALL.len() - 2);
+        let happens = |nemesis: &Nemesis| {
+            let mut faults = prepared.plan.faults.iter();
+            faults.any(|fault| fault.action.nemesis() == *nemesis)
+        };
+        assert!(prepared.plan.nemeses.iter().all(happens) && !left_out.iter().any(happens));
+    }
+
+    #[test]
+    fn what_is_named_and_not_possible_is_refused() {
+        let here = without(Mechanism::DiskImages);
+        let error = options(&["kill", "power"]).prepare(&here).unwrap_err();
+        assert!(error.contains("power") && error.contains("no root"), "{error}");
+        let error = options(&["killl"]).prepare(&here).unwrap_err();
+        assert!(
+            error.contains("\"killl\"") && error.contains("kill-all"),
+            "{error}"
+        );
+        let none = options(&["none"]).prepare(&here).unwrap();
+        assert!(none.plan.faults.is_empty() && none.plan.nemeses.is_empty());
+    }
+
+    #[test]
+    fn a_plan_is_run_as_it_is() {
+        let here = without(Mechanism::Namespaces);
+        let first = options(&["kill", "link"]).prepare(&here).unwrap().plan;
+        let mut again = options(&["none"]);
+        again.plan = Some(first.clone());
+        assert_eq!(again.prepare(&here).unwrap().plan, first);
+        assert_eq!(again.least_ok(&first), 2_400);
+        let lacking = without(Mechanism::Shim);
+        let clocks = options(&["clock"]).prepare(&here).unwrap().plan;
+        again.plan = Some(clocks);
+        assert!(again.prepare(&lacking).is_err());
+    }
+}

@@ -1,0 +1,371 @@
+//! What a run does to its cluster, as data: a schedule of faults that is drawn from a seed, kept as `plan.json`, and can be run again.
+//!
+//! Pure. What a plan cannot know (who leads a shard at that time, which node another fault holds) is decided when the fault is carried
+//! out; the plan names whom it would like to hurt. Drawing is in `plan/draw.rs`.
+
+mod draw;
+#[cfg(test)]
+mod tests;
+
+use std::{fmt, str::FromStr};
+
+use serde::{Deserialize, Serialize};
+
+pub use self::draw::draw;
+use crate::{os::capabilities::Mechanism, workload::Spec};
+
+/// The host that clients are on, where a plan names hosts by number.
+pub const CLIENTS: u64 = 0;
+
+/// A kind of fault, as the command line names it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Nemesis {
+    /// SIGKILL of some nodes or of a leader.
+    Kill,
+    /// SIGKILL of all nodes at once.
+    KillAll,
+    /// SIGSTOP of some nodes or of a leader.
+    Pause,
+    /// Links are cut.
+    Partition,
+    /// Links are slow, lose and repeat packets.
+    Link,
+    /// All nodes lose power at once.
+    Power,
+    /// Clocks jump or drift.
+    Clock,
+    /// Syncs are slow.
+    DiskSlow,
+    /// A disk is full.
+    DiskFull,
+    /// Reads, writes or syncs fail.
+    DiskError,
+    /// Bits of a stopped node's files are flipped.
+    Corrupt,
+    /// SIGTERM of one node after another.
+    Rolling,
+    /// Leaderships are handed over.
+    Transfer,
+}
+
+impl Nemesis {
+    /// All of them.
+    pub const ALL: [Nemesis; 13] = [
+        Nemesis::Kill,
+        Nemesis::KillAll,
+        Nemesis::Pause,
+        Nemesis::Partition,
+        Nemesis::Link,
+        Nemesis::Power,
+        Nemesis::Clock,
+        Nemesis::DiskSlow,
+        Nemesis::DiskFull,
+        Nemesis::DiskError,
+        Nemesis::Corrupt,
+        Nemesis::Rolling,
+        Nemesis::Transfer,
+    ];
+
+    /// Its name on the command line.
+    pub fn name(self) -> &'static str {
+        match self {
+            Nemesis::Kill => "kill",
+            Nemesis::KillAll => "kill-all",
+            Nemesis::Pause => "pause",
+            Nemesis::Partition => "partition",
+            Nemesis::Link => "link",
+            Nemesis::Power => "power",
+            Nemesis::Clock => "clock",
+            Nemesis::DiskSlow => "disk-slow",
+            Nemesis::DiskFull => "disk-full",
+            Nemesis::DiskError => "disk-error",
+            Nemesis::Corrupt => "corrupt",
+            Nemesis::Rolling => "rolling",
+            Nemesis::Transfer => "transfer",
+        }
+    }
+
+    /// What must work on this machine. Links can also be had from the proxy.
+    pub fn needs(self) -> Option<Mechanism> {
+        match self {
+            Nemesis::Power | Nemesis::DiskFull => Some(Mechanism::DiskImages),
+            Nemesis::Clock | Nemesis::DiskSlow | Nemesis::DiskError => Some(Mechanism::Shim),
+            _ => None,
+        }
+    }
+
+    /// It takes processes down or holds them, so that two of these must not be on one node.
+    fn holds_processes(self) -> bool {
+        matches!(
+            self,
+            Nemesis::Kill
+                | Nemesis::KillAll
+                | Nemesis::Pause
+                | Nemesis::Power
+                | Nemesis::DiskFull
+                | Nemesis::DiskError
+                | Nemesis::Corrupt
+                | Nemesis::Rolling
+        )
+    }
+
+    /// It holds the processes of all nodes.
+    fn holds_all(self) -> bool {
+        matches!(self, Nemesis::KillAll | Nemesis::Power | Nemesis::Rolling)
+    }
+}
+
+impl fmt::Display for Nemesis {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name())
+    }
+}
+
+impl FromStr for Nemesis {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let named = Self::ALL.into_iter().find(|nemesis| nemesis.name() == text);
+        let names = Self::ALL.map(Self::name).join(", ");
+        named.ok_or_else(|| format!("there is no nemesis \"{text}\": {names}, or all"))
+    }
+}
+
+/// Whom a fault of processes is to hit. If another fault has that node, the next free one is taken.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Victim {
+    /// This node.
+    Node(u64),
+    /// Whoever leads the shard.
+    Leader(u32),
+}
+
+/// Which links between nodes are cut.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "shape", rename_all = "kebab-case")]
+pub enum Cut {
+    /// Between these nodes and the others, both ways.
+    Halves {
+        /// The smaller side.
+        side: Vec<u64>,
+    },
+    /// What these send to the others.
+    OneWay {
+        /// The senders.
+        from: Vec<u64>,
+    },
+    /// Between two sides that both reach one node.
+    Bridge {
+        /// One side. The other has the rest.
+        side: Vec<u64>,
+        /// The node that reaches all.
+        bridge: u64,
+    },
+    /// Between whoever leads the shard and the other nodes. Clients reach it.
+    Leader {
+        /// The shard.
+        shard: u32,
+    },
+}
+
+/// What a fault does.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "nemesis", rename_all = "kebab-case")]
+pub enum Action {
+    /// SIGKILL; started again at the end.
+    Kill {
+        /// Who.
+        victim: Victim,
+    },
+    /// SIGKILL of all; started again at the end.
+    KillAll,
+    /// SIGSTOP; SIGCONT at the end.
+    Pause {
+        /// Who.
+        victim: Victim,
+    },
+    /// Cuts links.
+    Partition {
+        /// Which.
+        cut: Cut,
+    },
+    /// Makes links bad.
+    Link {
+        /// All links from and to these hosts; [`CLIENTS`] is one.
+        hosts: Vec<u64>,
+        /// Milliseconds that each packet takes longer at least.
+        delay_ms: u64,
+        /// Milliseconds that are added at most.
+        jitter_ms: u64,
+        /// Packets may overtake each other.
+        reorder: bool,
+        /// Percent of packets that are lost.
+        loss: f64,
+        /// Percent of packets that arrive twice.
+        duplicate: f64,
+    },
+    /// Cuts the power of all disks and processes; started again at the end.
+    Power,
+    /// Sets the wall clock of a node; set right at the end.
+    ClockJump {
+        /// The node.
+        node: u64,
+        /// Milliseconds ahead.
+        ms: i64,
+    },
+    /// Lets all clocks of a node run at another rate; set right at the end.
+    ClockDrift {
+        /// The node.
+        node: u64,
+        /// Percent of the true rate.
+        percent: f64,
+    },
+    /// Makes syncs of nodes slow.
+    DiskSlow {
+        /// The nodes.
+        nodes: Vec<u64>,
+        /// Milliseconds that each sync takes longer.
+        delay_ms: u64,
+    },
+    /// Takes a node's disk space. If it ends by that, it is started again at the end.
+    DiskFull {
+        /// The node.
+        node: u64,
+        /// Mebibytes that are left.
+        leave_mib: u64,
+    },
+    /// Lets files of a node fail. If it ends by that, it is started again at the end.
+    DiskError {
+        /// The node.
+        node: u64,
+        /// What fails.
+        call: FailingCall,
+    },
+    /// Stops a node, flips a bit of its files and starts it: it may refuse to start, or end. At the end the bit is flipped back.
+    Corrupt {
+        /// The node.
+        node: u64,
+        /// Which files.
+        files: DamagedFiles,
+        /// Chooses the bit.
+        seed: u64,
+    },
+    /// SIGTERM of one node after another, each started again before the next.
+    Rolling {
+        /// The node to begin with.
+        first: u64,
+    },
+    /// Hands leaderships over, again and again.
+    Transfer {
+        /// Shards and the nodes that are to lead them.
+        moves: Vec<(u32, u64)>,
+    },
+}
+
+/// A call that fails.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum FailingCall {
+    /// `fsync` and `fdatasync`: EIO.
+    Sync,
+    /// Writes: EIO.
+    Write,
+    /// Writes: ENOSPC.
+    NoSpace,
+    /// Reads: EIO.
+    Read,
+}
+
+/// Files that are damaged.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum DamagedFiles {
+    /// Segments of the log.
+    Log,
+    /// Tables of the engine.
+    Table,
+}
+
+impl Action {
+    /// Its kind.
+    pub fn nemesis(&self) -> Nemesis {
+        match self {
+            Action::Kill { .. } => Nemesis::Kill,
+            Action::KillAll => Nemesis::KillAll,
+            Action::Pause { .. } => Nemesis::Pause,
+            Action::Partition { .. } => Nemesis::Partition,
+            Action::Link { .. } => Nemesis::Link,
+            Action::Power => Nemesis::Power,
+            Action::ClockJump { .. } | Action::ClockDrift { .. } => Nemesis::Clock,
+            Action::DiskSlow { .. } => Nemesis::DiskSlow,
+            Action::DiskFull { .. } => Nemesis::DiskFull,
+            Action::DiskError { .. } => Nemesis::DiskError,
+            Action::Corrupt { .. } => Nemesis::Corrupt,
+            Action::Rolling { .. } => Nemesis::Rolling,
+            Action::Transfer { .. } => Nemesis::Transfer,
+        }
+    }
+}
+
+/// A fault with its time.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Planned {
+    /// Milliseconds after the load began.
+    pub at_ms: u64,
+    /// Milliseconds until it is healed.
+    pub lasts_ms: u64,
+    /// What.
+    #[serde(flatten)]
+    pub action: Action,
+}
+
+impl Planned {
+    /// Milliseconds after the load began when it is healed.
+    pub fn ends_ms(&self) -> u64 {
+        self.at_ms + self.lasts_ms
+    }
+}
+
+/// A whole run.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Plan {
+    /// Of all chance.
+    pub seed: u64,
+    /// Nodes, numbered from 1 on.
+    pub nodes: u64,
+    /// Data shards, numbered from 1 on.
+    pub shards: u32,
+    /// Milliseconds of load.
+    pub load_ms: u64,
+    /// What clients do.
+    pub workload: Spec,
+    /// What must happen at least once.
+    pub nemeses: Vec<Nemesis>,
+    /// When what happens, by time.
+    pub faults: Vec<Planned>,
+}
+
+impl Plan {
+    /// Milliseconds by which a shard's time may be off, because wall clocks were set: ahead of true time after a leader was, and behind
+    /// while one is that lets it go on where the one before it had died.
+    pub fn stamp_jump_ms(&self) -> u64 {
+        let jump = |fault: &Planned| match fault.action {
+            Action::ClockJump { ms, .. } => ms.unsigned_abs(),
+            _ => 0,
+        };
+        self.faults.iter().map(jump).max().unwrap_or(0)
+    }
+
+    /// Milliseconds that clocks of nodes gain or lose over the run at most, by their rates.
+    pub fn drift_ms(&self) -> u64 {
+        let drift = |fault: &Planned| match fault.action {
+            Action::ClockDrift { percent, .. } => {
+                (fault.lasts_ms as f64 * (percent - 100.0).abs() / 100.0).ceil() as u64
+            }
+            _ => 0,
+        };
+        self.faults.iter().map(drift).sum()
+    }
+}

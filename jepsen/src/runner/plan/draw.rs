@@ -1,0 +1,287 @@
+//! Draws a schedule: bursts of a few kinds of faults that overlap, with quiet times between them in which recovery can be seen.
+//!
+//! Kinds are drawn like cards from a deck that is shuffled anew when it is empty, so that all come equally often and each comes at least
+//! once. Faults that hold processes are on different nodes, of which a majority is left, or one after another; those that hold all nodes
+//! are alone among them. Everything else overlaps as it comes.
+
+use super::{Action, CLIENTS, Cut, DamagedFiles, FailingCall, Nemesis, Planned, Victim};
+use crate::workload::Random;
+
+/// Milliseconds before the first burst: sessions and watches are to have begun.
+const WARM_UP_MS: u64 = 2_000;
+/// Bounds of a burst's milliseconds.
+const BURST_MS: (u64, u64) = (10_000, 18_000);
+/// Bounds of the milliseconds between two bursts.
+const QUIET_MS: (u64, u64) = (4_000, 7_000);
+/// Most kinds in one burst.
+const MOST_KINDS: u64 = 5;
+/// Least milliseconds of a fault.
+const LEAST_MS: u64 = 800;
+
+/// Draws the faults of a load of so many milliseconds.
+///
+/// # Errors
+/// The load is too short for so many kinds; the text says how long it must be.
+pub fn draw(
+    seed: u64,
+    nodes: u64,
+    shards: u32,
+    load_ms: u64,
+    nemeses: &[Nemesis],
+) -> Result<Vec<Planned>, String> {
+    if nemeses.is_empty() {
+        return Ok(Vec::new());
+    }
+    let mut random = Random::new(seed, &[0x6e65_6d65]);
+    let (longest, quiet) = (BURST_MS.1, QUIET_MS.1);
+    let kinds = nemeses.len() as u64;
+    let needed = WARM_UP_MS + kinds.div_ceil(MOST_KINDS) * (longest + quiet);
+    if load_ms < needed {
+        return Err(format!(
+            "{kinds} kinds of faults need at least {} s of load, to be seen each and apart",
+            needed.div_ceil(1000)
+        ));
+    }
+    let bursts = (load_ms - WARM_UP_MS) / (longest + quiet);
+    let least = kinds.div_ceil(bursts);
+    let (mut deck, mut faults, mut at) = (Vec::new(), Vec::new(), WARM_UP_MS);
+    while at + longest + quiet <= load_ms {
+        let count = random.range(1, 5).max(least);
+        let mut burst = Vec::new();
+        while (burst.len() as u64) < count.min(kinds) {
+            let nemesis = deal(&mut deck, nemeses, &mut random);
+            if !burst.contains(&nemesis) {
+                burst.push(nemesis);
+            }
+        }
+        let length = random.range(BURST_MS.0, longest + 1);
+        let cluster = Cluster { nodes, shards };
+        lay_out(&burst, at, length, cluster, &mut random, &mut faults);
+        at += length + random.range(QUIET_MS.0, quiet + 1);
+    }
+    faults.sort_by_key(|fault| fault.at_ms);
+    Ok(faults)
+}
+
+/// The next card.
+fn deal(deck: &mut Vec<Nemesis>, nemeses: &[Nemesis], random: &mut Random) -> Nemesis {
+    if deck.is_empty() {
+        deck.extend_from_slice(nemeses);
+        for last in (1..deck.len()).rev() {
+            deck.swap(last, random.below(last as u64 + 1) as usize);
+        }
+    }
+    deck.pop().unwrap_or(nemeses[0])
+}
+
+#[derive(Clone, Copy)]
+struct Cluster {
+    nodes: u64,
+    shards: u32,
+}
+
+impl Cluster {
+    /// Most nodes of which a majority is still left without them.
+    fn minority(self) -> u64 {
+        (self.nodes - 1) / 2
+    }
+
+    fn node(self, random: &mut Random) -> u64 {
+        1 + random.below(self.nodes)
+    }
+
+    fn shard(self, random: &mut Random) -> u32 {
+        1 + random.below_u32(self.shards)
+    }
+
+    /// So many nodes, in order.
+    fn some(self, count: u64, random: &mut Random) -> Vec<u64> {
+        let mut all: Vec<u64> = (1..=self.nodes).collect();
+        while all.len() as u64 > count {
+            all.remove(random.below(all.len() as u64) as usize);
+        }
+        all
+    }
+
+    /// One node, or several of which a majority is left.
+    fn few(self, random: &mut Random) -> Vec<u64> {
+        let count = random.range(1, self.minority().max(1) + 1);
+        self.some(count, random)
+    }
+}
+
+/// Places the faults of a burst.
+fn lay_out(
+    burst: &[Nemesis],
+    at: u64,
+    length: u64,
+    cluster: Cluster,
+    random: &mut Random,
+    faults: &mut Vec<Planned>,
+) {
+    let (holders, others): (Vec<Nemesis>, Vec<Nemesis>) = burst
+        .iter()
+        .copied()
+        .partition(|nemesis| nemesis.holds_processes());
+    for nemesis in others {
+        let start = random.below(length / 3);
+        add(
+            nemesis,
+            (at + start, length - start),
+            None,
+            cluster,
+            random,
+            faults,
+        );
+    }
+    let in_turn =
+        holders.iter().any(|nemesis| nemesis.holds_all()) || holders.len() as u64 > cluster.minority();
+    let turns = if in_turn { holders.len() as u64 } else { 1 };
+    let mut victims = cluster.some(cluster.minority().max(1), random);
+    for (turn, nemesis) in (0..turns).cycle().zip(holders) {
+        let slot = length / turns;
+        let start = random.below(slot / 4);
+        let victim = if in_turn { None } else { victims.pop() };
+        let room = (at + turn * slot + start, slot - start);
+        add(nemesis, room, victim, cluster, random, faults);
+    }
+}
+
+/// Adds a fault that begins then and has at most so long.
+fn add(
+    nemesis: Nemesis,
+    (at_ms, room): (u64, u64),
+    victim: Option<u64>,
+    cluster: Cluster,
+    random: &mut Random,
+    faults: &mut Vec<Planned>,
+) {
+    let (low, high) = match nemesis {
+        Nemesis::KillAll | Nemesis::Power => (500, 2_000),
+        Nemesis::Kill | Nemesis::DiskError | Nemesis::Corrupt => (1_000, 6_000),
+        Nemesis::Pause => (500, 8_000),
+        Nemesis::DiskFull | Nemesis::DiskSlow => (2_000, 8_000),
+        Nemesis::Partition | Nemesis::Link | Nemesis::Clock => (3_000, 12_000),
+        Nemesis::Transfer => (1_000, 5_000),
+        // As long as it takes, but no longer.
+        Nemesis::Rolling => (room, room + 1),
+    };
+    let lasts_ms = random.range(low, high).clamp(LEAST_MS.min(room), room);
+    let node = victim.unwrap_or_else(|| cluster.node(random));
+    faults.push(Planned {
+        at_ms,
+        lasts_ms,
+        action: action(nemesis, node, cluster, random),
+    });
+}
+
+fn action(nemesis: Nemesis, node: u64, cluster: Cluster, random: &mut Random) -> Action {
+    let victim = |random: &mut Random| match random.percent(50) {
+        true => Victim::Leader(cluster.shard(random)),
+        false => Victim::Node(node),
+    };
+    match nemesis {
+        Nemesis::Kill => Action::Kill {
+            victim: victim(random),
+        },
+        Nemesis::KillAll => Action::KillAll,
+        Nemesis::Pause => Action::Pause {
+            victim: victim(random),
+        },
+        Nemesis::Partition => Action::Partition {
+            cut: cut(cluster, random),
+        },
+        Nemesis::Link => link(cluster, random),
+        Nemesis::Power => Action::Power,
+        Nemesis::Clock => clock(cluster, random),
+        Nemesis::DiskSlow => Action::DiskSlow {
+            nodes: cluster.few(random),
+            delay_ms: random.range(20, 400),
+        },
+        Nemesis::DiskFull => Action::DiskFull {
+            node,
+            leave_mib: [0, 4, 32][random.below(3) as usize],
+        },
+        Nemesis::DiskError => Action::DiskError {
+            node,
+            call: [
+                FailingCall::Sync,
+                FailingCall::Write,
+                FailingCall::NoSpace,
+                FailingCall::Read,
+            ][random.below(4) as usize],
+        },
+        Nemesis::Corrupt => Action::Corrupt {
+            node,
+            files: match random.percent(50) {
+                true => DamagedFiles::Log,
+                false => DamagedFiles::Table,
+            },
+            seed: random.next_u64(),
+        },
+        Nemesis::Rolling => Action::Rolling { first: node },
+        Nemesis::Transfer => {
+            let moves = random.range(3, 9);
+            let moves = (0..moves).map(|_| (cluster.shard(random), cluster.node(random)));
+            Action::Transfer {
+                moves: moves.collect(),
+            }
+        }
+    }
+}
+
+fn cut(cluster: Cluster, random: &mut Random) -> Cut {
+    match random.below(4) {
+        0 => Cut::Halves {
+            side: cluster.some(cluster.minority().max(1), random),
+        },
+        1 => Cut::OneWay {
+            from: cluster.few(random),
+        },
+        2 if cluster.nodes > 2 => {
+            let bridge = cluster.node(random);
+            let mut side: Vec<u64> = (1..=cluster.nodes).filter(|node| *node != bridge).collect();
+            while side.len() as u64 > cluster.minority() {
+                side.remove(random.below(side.len() as u64) as usize);
+            }
+            Cut::Bridge { side, bridge }
+        }
+        _ => Cut::Leader {
+            shard: cluster.shard(random),
+        },
+    }
+}
+
+fn link(cluster: Cluster, random: &mut Random) -> Action {
+    let mut hosts = match random.percent(40) {
+        true => (1..=cluster.nodes).collect(),
+        false => cluster.few(random),
+    };
+    if random.percent(30) {
+        hosts.insert(0, CLIENTS);
+    }
+    let mut percent = |most: u64| random.below(most * 10) as f64 / 10.0;
+    let (loss, duplicate) = (percent(8), percent(20));
+    Action::Link {
+        hosts,
+        delay_ms: random.below(60),
+        jitter_ms: random.below(60),
+        reorder: random.percent(50),
+        loss,
+        duplicate,
+    }
+}
+
+fn clock(cluster: Cluster, random: &mut Random) -> Action {
+    let node = cluster.node(random);
+    if random.percent(50) {
+        // Leases allow for a fifth: a slow leader keeps one for 0.8 / 0.91 of what a fast follower promises for 1 / 1.09.
+        let percent = 91.0 + random.below(181) as f64 / 10.0;
+        return Action::ClockDrift { node, percent };
+    }
+    let ms = random.range(100, 60_000) as i64;
+    Action::ClockJump {
+        node,
+        ms: if random.percent(50) { ms } else { -ms },
+    }
+}

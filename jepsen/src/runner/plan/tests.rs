@@ -1,0 +1,163 @@
+//! Schedules from many seeds.
+
+use std::collections::BTreeSet;
+
+use proptest::prelude::*;
+
+use super::*;
+
+fn kinds() -> impl Strategy<Value = Vec<Nemesis>> {
+    proptest::sample::subsequence(Nemesis::ALL.to_vec(), 1..=Nemesis::ALL.len())
+}
+
+/// Nodes that a fault names.
+fn named(action: &Action) -> Vec<u64> {
+    match action {
+        Action::Kill { victim } | Action::Pause { victim } => match victim {
+            Victim::Node(node) => vec![*node],
+            Victim::Leader(_) => Vec::new(),
+        },
+        Action::Partition { cut } => match cut {
+            Cut::Halves { side } => side.clone(),
+            Cut::OneWay { from } => from.clone(),
+            Cut::Bridge { side, bridge } => side.iter().copied().chain([*bridge]).collect(),
+            Cut::Leader { .. } => Vec::new(),
+        },
+        Action::Link { hosts, .. } => hosts.iter().copied().filter(|host| *host != CLIENTS).collect(),
+        Action::ClockJump { node, .. }
+        | Action::ClockDrift { node, .. }
+        | Action::DiskFull { node, .. }
+        | Action::DiskError { node, .. }
+        | Action::Corrupt { node, .. }
+        | Action::Rolling { first: node } => vec![*node],
+        Action::DiskSlow { nodes, .. } => nodes.clone(),
+        Action::Transfer { moves } => moves.iter().map(|(_, node)| *node).collect(),
+        Action::KillAll | Action::Power => Vec::new(),
+    }
+}
+
+fn overlap(one: &Planned, other: &Planned) -> bool {
+    one.at_ms < other.ends_ms() && other.at_ms < one.ends_ms()
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(200))]
+
+    #[test]
+    fn every_kind_happens_within_the_load_and_ends_before_it(
+        seed: u64, nodes in 1u64..8, shards in 1u32..5, load_ms in 85_000u64..900_000, kinds in kinds()
+    ) {
+        let faults = draw(seed, nodes, shards, load_ms, &kinds).unwrap();
+        prop_assert_eq!(&draw(seed, nodes, shards, load_ms, &kinds).unwrap(), &faults);
+        let happens: BTreeSet<Nemesis> = faults.iter().map(|fault| fault.action.nemesis()).collect();
+        prop_assert_eq!(happens, kinds.iter().copied().collect());
+        prop_assert!(faults.is_sorted_by_key(|fault| fault.at_ms));
+        for fault in &faults {
+            prop_assert!(fault.lasts_ms >= 500 && fault.ends_ms() + 4_000 <= load_ms, "{fault:?}");
+            prop_assert!(named(&fault.action).iter().all(|node| (1..=nodes).contains(node)), "{fault:?}");
+        }
+        prop_assert_eq!(&draw(seed, nodes, shards, 900_000, &[]).unwrap(), &[]);
+    }
+
+    #[test]
+    fn a_majority_is_never_held_but_by_what_holds_all(seed: u64, nodes in 3u64..8, kinds in kinds()) {
+        let faults = draw(seed, nodes, 3, 600_000, &kinds).unwrap();
+        let holders: Vec<&Planned> =
+            faults.iter().filter(|fault| fault.action.nemesis().holds_processes()).collect();
+        for fault in &holders {
+            let others: Vec<_> = holders
+                .iter()
+                .filter(|other| **other != *fault && overlap(fault, other))
+                .collect();
+            let at_once = 1 + others.iter().filter(|other| overlap(other, fault)).count() as u64;
+            prop_assert!(others.is_empty() || at_once <= (nodes - 1) / 2, "{fault:?} {others:?}");
+            prop_assert!(!fault.action.nemesis().holds_all() || others.is_empty());
+        }
+    }
+
+    #[test]
+    fn there_are_quiet_times(seed: u64, kinds in kinds()) {
+        let faults = draw(seed, 5, 3, 600_000, &kinds).unwrap();
+        let (mut until, mut quiet) = (0, 0);
+        for fault in &faults {
+            quiet += u64::from(fault.at_ms >= until + 3_000);
+            until = until.max(fault.ends_ms());
+        }
+        prop_assert!(quiet >= 20, "{quiet}");
+    }
+
+    #[test]
+    fn a_plan_survives_json(seed: u64, kinds in kinds()) {
+        let plan = Plan {
+            seed,
+            nodes: 5,
+            shards: 3,
+            load_ms: 300_000,
+            workload: Spec::named(&["bank"]).unwrap(),
+            faults: draw(seed, 5, 3, 300_000, &kinds).unwrap(),
+            nemeses: kinds,
+        };
+        let json = serde_json::to_string(&plan).unwrap();
+        prop_assert_eq!(serde_json::from_str::<Plan>(&json).unwrap(), plan);
+    }
+}
+
+#[test]
+fn seeds_differ_and_too_little_time_is_told() {
+    let draw_of = |seed, load_ms| draw(seed, 5, 3, load_ms, &Nemesis::ALL);
+    assert_ne!(draw_of(1, 600_000), draw_of(2, 600_000));
+    let error = draw_of(1, 60_000).unwrap_err();
+    assert!(error.contains("13 kinds") && error.contains("77 s"), "{error}");
+    assert!(draw_of(1, 77_000).is_ok());
+}
+
+#[test]
+fn overlap_is_common() {
+    let faults = draw(1, 5, 3, 600_000, &Nemesis::ALL).unwrap();
+    let at_once = |fault: &Planned| faults.iter().filter(|other| overlap(fault, other)).count();
+    assert!(faults.iter().filter(|fault| at_once(fault) > 2).count() > faults.len() / 4);
+}
+
+#[test]
+fn clocks_that_were_set_bound_the_error() {
+    let fault = |lasts_ms, action| Planned {
+        at_ms: 0,
+        lasts_ms,
+        action,
+    };
+    let plan = Plan {
+        seed: 1,
+        nodes: 3,
+        shards: 1,
+        load_ms: 1,
+        workload: Spec::named(&["lease"]).unwrap(),
+        nemeses: Vec::new(),
+        faults: vec![
+            fault(1, Action::ClockJump { node: 1, ms: -700 }),
+            fault(1, Action::ClockJump { node: 1, ms: 500 }),
+            fault(
+                1_000,
+                Action::ClockDrift {
+                    node: 1,
+                    percent: 105.0,
+                },
+            ),
+            fault(
+                2_000,
+                Action::ClockDrift {
+                    node: 2,
+                    percent: 95.0,
+                },
+            ),
+        ],
+    };
+    assert_eq!((plan.stamp_jump_ms(), plan.drift_ms()), (700, 150));
+}
+
+#[test]
+fn names_lead_back() {
+    for nemesis in Nemesis::ALL {
+        assert_eq!(nemesis.name().parse(), Ok(nemesis));
+        assert_eq!(serde_json::to_value(nemesis).unwrap(), nemesis.name());
+    }
+}

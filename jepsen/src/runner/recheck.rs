@@ -1,0 +1,157 @@
+//! What the checkers need to know besides a history, kept beside it, so that a history can be checked again later.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fs::File,
+    io::{self, BufReader},
+    path::Path,
+};
+
+use serde::{Deserialize, Serialize};
+
+use crate::{
+    check::{Context, Replica, Verdict, check_all},
+    history::{Event, Nanos, Process, jsonl},
+    workload::Spec,
+};
+
+/// The file beside `history.jsonl`.
+pub const FILE: &str = "context.json";
+
+/// What was true of a run.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Facts {
+    /// What clients did.
+    pub workload: Spec,
+    /// The shard of each partition.
+    pub shards: BTreeMap<u32, u32>,
+    /// See [`Context::final_from`].
+    pub final_from: Option<Nanos>,
+    /// See [`Context::drained`].
+    pub drained: bool,
+    /// See [`Context::monotonic`].
+    pub monotonic: BTreeSet<Process>,
+    /// See [`Context::clock_error`].
+    pub clock_error: Nanos,
+    /// See [`Context::stamp_jump`].
+    pub stamp_jump: Nanos,
+    /// Node, shard, index and hash of replicas at the end.
+    pub replicas: Vec<(u64, u32, u64, u64)>,
+}
+
+impl Facts {
+    /// Reads them.
+    ///
+    /// # Errors
+    /// There is no such file, or it is another one.
+    pub fn read(path: &Path) -> io::Result<Self> {
+        let file = File::open(path).map_err(|error| at(path, &error))?;
+        serde_json::from_reader(BufReader::new(file)).map_err(|error| at(path, &error.into()))
+    }
+
+    /// Runs all checkers on a history.
+    pub fn check(&self, events: &[Event]) -> BTreeMap<String, Verdict> {
+        let shard_of = |partition: u32| self.shards.get(&partition).copied().unwrap_or(0);
+        let replicas: Vec<Replica> = self
+            .replicas
+            .iter()
+            .map(|&(node, shard, applied, hash)| Replica {
+                node,
+                shard,
+                applied,
+                hash,
+            })
+            .collect();
+        let context = Context {
+            final_from: self.final_from,
+            drained: self.drained,
+            accounts: self.workload.accounts(),
+            monotonic: self.monotonic.clone(),
+            clock_error: self.clock_error,
+            stamp_jump: self.stamp_jump,
+            replicas: &replicas,
+            ..Context::new(&shard_of)
+        };
+        let verdicts = check_all(&self.workload.checks(), events, &context);
+        verdicts
+            .into_iter()
+            .map(|(name, verdict)| (name.to_owned(), verdict))
+            .collect()
+    }
+}
+
+/// Checks a history again, with the facts beside it.
+///
+/// # Errors
+/// One of the files cannot be read.
+pub fn recheck(history: &Path) -> io::Result<BTreeMap<String, Verdict>> {
+    let facts = Facts::read(&history.with_file_name(FILE))?;
+    let file = File::open(history).map_err(|error| at(history, &error))?;
+    let events = jsonl::read(BufReader::new(file)).map_err(|error| at(history, &error))?;
+    Ok(facts.check(&events))
+}
+
+fn at(path: &Path, error: &io::Error) -> io::Error {
+    io::Error::new(error.kind(), format!("{}: {error}", path.display()))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+
+    use super::*;
+    use crate::check::testing::{Script, k, read, write};
+
+    fn facts() -> Facts {
+        Facts {
+            workload: Spec::named(&["register"]).unwrap(),
+            shards: BTreeMap::from([(0, 1)]),
+            final_from: None,
+            drained: false,
+            monotonic: BTreeSet::new(),
+            clock_error: 0,
+            stamp_jump: 0,
+            replicas: vec![(1, 1, 7, 5), (2, 1, 7, 5)],
+        }
+    }
+
+    fn save(dir: &Path, events: &[Event]) {
+        fs::write(dir.join(FILE), serde_json::to_vec(&facts()).unwrap()).unwrap();
+        let mut lines = Vec::new();
+        jsonl::write(&mut lines, events).unwrap();
+        fs::write(dir.join("history.jsonl"), lines).unwrap();
+    }
+
+    #[test]
+    fn a_history_is_checked_again_with_what_was_known_of_its_run() {
+        let dir = tempfile::tempdir().unwrap();
+        let history = dir.path().join("history.jsonl");
+        let good = Script::new().ok(1, (0, 1), write(k(0), 5, 1, 1)).ok(
+            1,
+            (2, 3),
+            read(k(0), 1, Some((5, 1, 1, 1))),
+        );
+        save(dir.path(), &good.events());
+        let verdicts = recheck(&history).unwrap();
+        assert!(
+            verdicts["linear"].is_valid() && verdicts["convergence"].is_valid(),
+            "{verdicts:?}"
+        );
+        let stale = Script::new()
+            .ok(1, (0, 1), write(k(0), 5, 1, 1))
+            .ok(1, (2, 3), read(k(0), 1, None));
+        save(dir.path(), &stale.events());
+        let verdicts = recheck(&history).unwrap();
+        assert!(
+            matches!(verdicts["linear"], Verdict::Invalid { .. }),
+            "{verdicts:?}"
+        );
+    }
+
+    #[test]
+    fn what_is_missing_is_named() {
+        let dir = tempfile::tempdir().unwrap();
+        let error = recheck(&dir.path().join("history.jsonl")).unwrap_err();
+        assert!(error.to_string().contains(FILE), "{error}");
+    }
+}
