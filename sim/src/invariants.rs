@@ -82,13 +82,6 @@ pub struct Moment<'a> {
     pub replicas: Vec<(Replica, &'a dyn Log)>,
 }
 
-impl Moment<'_> {
-    /// By shard, with each other.
-    fn of_shard(&self, shard: ShardId) -> impl Iterator<Item = &(Replica, &dyn Log)> {
-        self.replicas.iter().filter(move |(replica, _)| replica.shard == shard)
-    }
-}
-
 /// What is broken.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Broken {

@@ -7,6 +7,7 @@
 use std::collections::BTreeMap;
 
 use kvsvr::wal::{EntryKind, EntryRecord, Wal};
+use kvsvr_client::Partition;
 use kvsvr_core::{
     engine::Engine,
     event::EventKind,
@@ -115,7 +116,8 @@ impl Follower {
                 let changes = by_revision.entry(event.revision).or_default();
                 let value = (event.kind == EventKind::Put).then_some(&event.value[..]);
                 let expired = event.kind == EventKind::Expire;
-                changes.extend(names::change(&event.partition, &event.key, value, event.revision, expired));
+                let partition = Partition::new(event.partition.region, event.partition.name.clone());
+                changes.extend(names::change(&partition, &event.key, value, event.revision, expired));
             }
             let shard = self.shard.0;
             self.commits.extend(by_revision.into_iter().map(|(revision, changes)| Commit {
