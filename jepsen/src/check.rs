@@ -65,6 +65,8 @@ pub struct Context<'a> {
     pub accounts: BTreeMap<Key, u64>,
     /// By how much the servers' clocks may be off against the history's, either way, over any span that is checked.
     pub clock_error: Nanos,
+    /// By how much the stamps that end TTLs and leases may have run ahead besides, because a wall clock was set forward.
+    pub stamps_ahead: Nanos,
     /// A key may be there for so long after its TTL or lease ended.
     pub expiry_delay: Nanos,
     /// Processes that were promised that no revision they see of a shard is less than one they saw before.
@@ -86,6 +88,7 @@ impl<'a> Context<'a> {
             drained: false,
             accounts: BTreeMap::new(),
             clock_error: 0,
+            stamps_ahead: 0,
             expiry_delay: 2_000_000_000,
             monotonic: BTreeSet::new(),
             committed: None,

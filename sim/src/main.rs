@@ -15,7 +15,10 @@ use kvsvr_sim::{
 };
 
 #[derive(Parser)]
-#[command(name = "kvsvr-sim", about = "Runs simulated kvsvr clusters: the real node code on a simulated network, disks and clocks")]
+#[command(
+    name = "kvsvr-sim",
+    about = "Runs simulated kvsvr clusters: the real node code on a simulated network, disks and clocks"
+)]
 struct Arguments {
     #[command(subcommand)]
     command: Command,
@@ -91,7 +94,9 @@ enum Format {
 }
 
 fn seeds(text: &str) -> Result<Range<u64>, String> {
-    let parsed = text.split_once("..").and_then(|(from, to)| Some(from.parse().ok()?..to.parse().ok()?));
+    let parsed = text
+        .split_once("..")
+        .and_then(|(from, to)| Some(from.parse().ok()?..to.parse().ok()?));
     parsed
         .filter(|seeds: &Range<u64>| !seeds.is_empty())
         .ok_or_else(|| "write A..B, as in 0..1000".into())
@@ -103,7 +108,9 @@ impl Many {
         Sweep {
             seeds: self.seeds.clone(),
             jobs: self.jobs.unwrap_or_else(cores),
-            length: self.minutes.map(|minutes| Duration::from_secs_f64(minutes * 60.0)),
+            length: self
+                .minutes
+                .map(|minutes| Duration::from_secs_f64(minutes * 60.0)),
             keep_going,
             patience: Duration::from_secs(self.patience),
             twice,
@@ -112,8 +119,12 @@ impl Many {
 }
 
 fn main() -> ExitCode {
+    // What simulated nodes complain of is to be expected: only on request (RUST_LOG).
+    let filter = tracing_subscriber::EnvFilter::builder()
+        .with_default_directive(tracing_subscriber::filter::LevelFilter::OFF.into())
+        .from_env_lossy();
     tracing_subscriber::fmt()
-        .with_env_filter(tracing_subscriber::EnvFilter::from_default_env())
+        .with_env_filter(filter)
         .with_writer(io::stderr)
         .init();
     match command(Arguments::parse().command) {
@@ -135,7 +146,8 @@ fn command(command: Command) -> Result<bool, String> {
     match command {
         Command::Run { seed, output } => one(&Plan::from_seed(seed), output),
         Command::Replay { plan, output } => {
-            let text = std::fs::read_to_string(&plan).map_err(|error| format!("{}: {error}", plan.display()))?;
+            let text =
+                std::fs::read_to_string(&plan).map_err(|error| format!("{}: {error}", plan.display()))?;
             one(&Plan::from_json(&text)?, output)
         }
         Command::Plan { seed } => {
@@ -148,13 +160,20 @@ fn command(command: Command) -> Result<bool, String> {
             all_events,
         } => {
             let summary = sweep::sweep(&many.sweep(keep_going, false)).map_err(|error| error.to_string())?;
-            let missing = if all_events { summary.missing(&EVENTS) } else { Vec::new() };
+            let missing = if all_events {
+                summary.missing(&EVENTS)
+            } else {
+                Vec::new()
+            };
             report(&summary, &missing);
             Ok(summary.failed.is_empty() && missing.is_empty())
         }
         Command::Meta { many } => {
             let summary = sweep::sweep(&many.sweep(true, true)).map_err(|error| error.to_string())?;
-            let differ = summary.failed.iter().filter(|outcome| outcome.failures[0].found_by == "determinism");
+            let differ = summary
+                .failed
+                .iter()
+                .filter(|outcome| outcome.failures[0].found_by == "determinism");
             let differ = differ.count();
             report(&summary, &[]);
             println!("{} seeds run twice, {differ} differ", summary.seeds);
@@ -178,7 +197,10 @@ fn one(plan: &Plan, output: Format) -> Result<bool, String> {
                 println!("again        kvsvr-sim run --seed {}", outcome.seed);
             }
         }
-        Format::Json => println!("{}", serde_json::to_string(&outcome).map_err(|error| error.to_string())?),
+        Format::Json => println!(
+            "{}",
+            serde_json::to_string(&outcome).map_err(|error| error.to_string())?
+        ),
     }
     Ok(outcome.is_clean())
 }

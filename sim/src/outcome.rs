@@ -51,7 +51,10 @@ impl fmt::Display for Outcome {
         let [ok, failed, unknown] = self.operations;
         writeln!(f, "seed         {} ({})", self.seed, self.origin)?;
         writeln!(f, "simulated    {:.1} s", self.simulated.as_secs_f64())?;
-        writeln!(f, "operations   {ok} succeeded, {failed} failed, {unknown} unknown")?;
+        writeln!(
+            f,
+            "operations   {ok} succeeded, {failed} failed, {unknown} unknown"
+        )?;
         for (event, count) in &self.sometimes {
             writeln!(f, "event        {event}: {count}")?;
         }

@@ -12,7 +12,7 @@ use std::{
     time::Duration,
 };
 
-use kvsvr_client::{Client, ClientConfig};
+use kvsvr_client::{Client, ClientConfig, transport::Method};
 use kvsvr_core::{
     hash::state_hash,
     types::{META_SHARD, ShardId},
@@ -22,15 +22,16 @@ use kvsvr_jepsen::{
     history::{Event, Step},
     workload::{self, Env, Finished, Recorder, Run, Stop},
 };
-use kvsvr_proto::v1::BootstrapRequest;
+use kvsvr_proto::v1::{BootstrapRequest, TransferLeadershipRequest};
 use madsim::runtime::{Handle, NodeHandle, Runtime};
 use parking_lot::Mutex;
+use prost::Message as _;
 use tokio::time::{Instant, sleep, timeout};
 
 use crate::{
     faults::{Band, Faults, all_started},
-    invariants::{self, Log, Moment, Watcher},
-    net::SimNet,
+    invariants::{self, HandedOver, Log, Moment, Watcher},
+    net::{Direction, SimNet},
     node::{Ended, SimNode},
     outcome::{Failure, Outcome},
     plan::Plan,
@@ -41,6 +42,8 @@ use crate::{
 
 /// Between two looks of the invariants.
 const LOOK: Duration = Duration::from_millis(10);
+/// At every so manieth look they look into the replicas' states.
+const CONTENTS: u64 = 25;
 /// For the beginning: the cluster is made and serves.
 const SETUP: Duration = Duration::from_secs(60);
 /// A healed majority must serve within this time: several elections, a snapshot, and what clients wait between tries.
@@ -88,6 +91,7 @@ struct World<'a> {
     operator: Client,
     recorder: Recorder,
     seen: Mutex<Seen>,
+    handed_over: Arc<Mutex<HandedOver>>,
 }
 
 /// What was seen from outside.
@@ -98,6 +102,7 @@ struct Seen {
     shadow: Option<Shadow>,
     record: Record,
     last: BTreeMap<(u32, usize), invariants::Replica>,
+    looks: u64,
 }
 
 impl<'a> World<'a> {
@@ -127,9 +132,11 @@ impl<'a> World<'a> {
             // The addresses of a plan are well formed.
             Err(error) => panic!("no client: {error}"),
         };
+        let handed_over = watch_transfers(&net, &addresses);
         Self {
             plan,
             begin,
+            handed_over,
             client: expect(of_client),
             operator: expect(of_operator),
             net,
@@ -160,7 +167,7 @@ impl<'a> World<'a> {
             self.net.clone(),
             self.nodes.clone(),
             vec![CLIENT.into(), OPERATOR.into()],
-            self.plan.knobs.clone(),
+            self.plan,
             self.begin,
         );
         let shard_of = match timeout(SETUP, self.make()).await {
@@ -181,7 +188,7 @@ impl<'a> World<'a> {
         faults.run(self.plan).await;
         let mut failures = Vec::new();
         failures.extend(self.serve_again(&mut faults).await);
-        faults.heal(None);
+        faults.heal(None).await;
         stop.set();
         let Ok(mut run) = working.await else {
             failures.push(failure("panic", "a client's task ended by itself".into()));
@@ -193,7 +200,9 @@ impl<'a> World<'a> {
         });
         let supervising = async {
             loop {
-                faults.supervise_until(Instant::now() + Duration::from_secs(3600)).await;
+                faults
+                    .supervise_until(Instant::now() + Duration::from_secs(3600))
+                    .await;
             }
         };
         futures::pin_mut!(supervising);
@@ -216,15 +225,22 @@ impl<'a> World<'a> {
         });
         all_started(&self.nodes, SETUP).await;
         let request = BootstrapRequest {
-            addresses: (0..self.plan.nodes).map(|number| self.plan.address(number)).collect(),
+            addresses: (0..self.plan.nodes)
+                .map(|number| self.plan.address(number))
+                .collect(),
             shards: self.plan.shards,
             replication: self.plan.nodes as u32,
             ..Default::default()
         };
         let operator = self.operator.clone();
         let making = self.operator_host.spawn(async move {
-            operator.bootstrap(request).await.map_err(|error| error.to_string())?;
-            workload::shards(&operator).await.map_err(|error| error.to_string())
+            operator
+                .bootstrap(request)
+                .await
+                .map_err(|error| error.to_string())?;
+            workload::shards(&operator)
+                .await
+                .map_err(|error| error.to_string())
         });
         making.await.map_err(|error| error.to_string())?
     }
@@ -254,7 +270,7 @@ impl<'a> World<'a> {
         while core.len() <= self.plan.nodes / 2 {
             core.insert(chance.index(self.plan.nodes));
         }
-        faults.isolate(&core);
+        faults.isolate(&core).await;
         let (operator, shards) = (self.operator.clone(), self.plan.shards);
         let probing = self.operator_host.spawn(async move {
             for number in 0..shards * 8 {
@@ -273,7 +289,12 @@ impl<'a> World<'a> {
                 futures::future::Either::Right(_) => false,
             }
         };
-        (!served).then(|| failure("service", format!("the majority {core:?} did not serve within {SERVICE:?}")))
+        (!served).then(|| {
+            failure(
+                "service",
+                format!("the majority {core:?} did not serve within {SERVICE:?}"),
+            )
+        })
     }
 
     /// Looks on until the end of the simulation.
@@ -285,18 +306,24 @@ impl<'a> World<'a> {
     }
 
     async fn look(&self) {
-        let views: Vec<_> = self
-            .nodes
-            .iter()
-            .enumerate()
-            .flat_map(|(machine, node)| invariants::views(machine, node))
-            .collect();
+        let views = {
+            let mut seen = self.seen.lock();
+            seen.looks += 1;
+            let contents = seen.looks % CONTENTS == 0;
+            let handed_over = self.handed_over.lock();
+            let machines = self.nodes.iter().enumerate();
+            let views =
+                machines.flat_map(|(machine, node)| invariants::views(machine, node, &handed_over, contents));
+            views.collect::<Vec<_>>()
+        };
         let running = self.nodes.iter().filter(|node| node.is_running()).count();
         let mut shadow = {
             let mut seen = self.seen.lock();
             let seen = &mut *seen;
             let at = self.begin.elapsed();
-            let replicas = views.iter().map(|(replica, log)| (replica.clone(), log as &dyn Log));
+            let replicas = views
+                .iter()
+                .map(|(replica, log)| (replica.clone(), log as &dyn Log));
             let moment = Moment {
                 at,
                 replicas: replicas.collect(),
@@ -333,7 +360,12 @@ impl<'a> World<'a> {
         };
         self.look().await;
         let committed = self.committed();
-        let commits = self.seen.lock().shadow.as_ref().and_then(|shadow| shadow.commits(&committed));
+        let commits = self
+            .seen
+            .lock()
+            .shadow
+            .as_ref()
+            .and_then(|shadow| shadow.commits(&committed));
         let history = self.recorder.events();
         let shard_of = |partition| shard_of(partition);
         let mut context = run.context(finished, &shard_of);
@@ -341,6 +373,7 @@ impl<'a> World<'a> {
         context.replicas = &replicas;
         // A clock that is a tenth too fast or slow, over the longest span that is checked.
         context.clock_error = 2_000_000_000;
+        context.stamps_ahead = self.plan.wall_clock_jumps().as_nanos() as u64;
         if finished.final_from.is_none() {
             failures.push(failure("service", format!("no final reads within {RECOVERY:?}")));
         }
@@ -356,7 +389,7 @@ impl<'a> World<'a> {
     fn committed(&self) -> BTreeMap<ShardId, u64> {
         let mut committed = BTreeMap::new();
         for (machine, node) in self.nodes.iter().enumerate() {
-            for (replica, _) in invariants::views(machine, node) {
+            for (replica, _) in invariants::views(machine, node, &HandedOver::new(), false) {
                 let highest = committed.entry(replica.shard).or_default();
                 *highest = replica.committed.unwrap_or(0).max(*highest);
             }
@@ -377,7 +410,10 @@ impl<'a> World<'a> {
                 }
             }
             let all_run = nodes.len() == self.nodes.len();
-            if all_run && applied.len() as u32 == self.plan.shards + 1 && applied.values().all(|indexes| indexes.len() == 1) {
+            if all_run
+                && applied.len() as u32 == self.plan.shards + 1
+                && applied.values().all(|indexes| indexes.len() == 1)
+            {
                 break;
             }
             if Instant::now() >= until {
@@ -413,7 +449,9 @@ impl<'a> World<'a> {
         let (mut sometimes, mut record) = (seen.sometimes, seen.record);
         sometimes.add_network(&self.net);
         for (machine, node) in self.nodes.iter().enumerate() {
-            record.ended.extend(node.ended().into_iter().map(|ended| (machine, ended)));
+            record
+                .ended
+                .extend(node.ended().into_iter().map(|ended| (machine, ended)));
         }
         for (_, ended) in &record.ended {
             if ended.by_itself {
@@ -424,11 +462,15 @@ impl<'a> World<'a> {
             }
         }
         let broken = seen.watcher.broken().iter();
-        failures.splice(0..0, broken.map(|broken| failure(broken.invariant, broken.to_string())));
+        failures.splice(
+            0..0,
+            broken.map(|broken| failure(broken.invariant, broken.to_string())),
+        );
         if record.history.is_empty() {
             record.history = self.recorder.events();
         }
-        let count = |is: fn(&Step) -> bool| record.history.iter().filter(|event| is(&event.step)).count() as u64;
+        let count =
+            |is: fn(&Step) -> bool| record.history.iter().filter(|event| is(&event.step)).count() as u64;
         let operations = [
             count(|step| matches!(step, Step::Ok { .. })),
             count(|step| matches!(step, Step::Fail { .. })),
@@ -447,6 +489,24 @@ impl<'a> World<'a> {
         };
         (outcome, record)
     }
+}
+
+/// Notes which machines hand shards over, from what they send.
+fn watch_transfers(net: &SimNet, addresses: &[String]) -> Arc<Mutex<HandedOver>> {
+    let handed_over = Arc::new(Mutex::new(HandedOver::new()));
+    let (noted, addresses) = (handed_over.clone(), addresses.to_vec());
+    net.observe(Arc::new(move |event, message| {
+        if (event.method, event.direction) != (Method::RaftTransferLeadership, Direction::Request) {
+            return;
+        }
+        let machine = addresses.iter().position(|address| **address == *event.from);
+        let request = TransferLeadershipRequest::decode(message.clone()).ok();
+        let parts = request.and_then(|request| Some((request.envelope?.shard, request.from_leader?.term)));
+        if let (Some(machine), Some((shard, term))) = (machine, parts) {
+            noted.lock().insert((machine, ShardId(shard), term));
+        }
+    }));
+    handed_over
 }
 
 fn failure(found_by: &str, text: String) -> Failure {

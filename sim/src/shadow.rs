@@ -117,15 +117,22 @@ impl Follower {
                 let value = (event.kind == EventKind::Put).then_some(&event.value[..]);
                 let expired = event.kind == EventKind::Expire;
                 let partition = Partition::new(event.partition.region, event.partition.name.clone());
-                changes.extend(names::change(&partition, &event.key, value, event.revision, expired));
+                changes.extend(names::change(
+                    &partition,
+                    &event.key,
+                    value,
+                    event.revision,
+                    expired,
+                ));
             }
             let shard = self.shard.0;
-            self.commits.extend(by_revision.into_iter().map(|(revision, changes)| Commit {
-                shard,
-                index,
-                revision,
-                changes,
-            }));
+            self.commits
+                .extend(by_revision.into_iter().map(|(revision, changes)| Commit {
+                    shard,
+                    index,
+                    revision,
+                    changes,
+                }));
             self.next = index + 1;
         }
     }

@@ -52,7 +52,10 @@ impl Sometimes {
     /// How often each happened.
     pub fn counts(&self) -> BTreeMap<String, u64> {
         let count = |event: &&'static str| self.counts.get(*event).copied().unwrap_or(0);
-        EVENTS.iter().map(|event| ((*event).to_owned(), count(event))).collect()
+        EVENTS
+            .iter()
+            .map(|event| ((*event).to_owned(), count(event)))
+            .collect()
     }
 
     /// Looks at all replicas, of `running` of so many machines.
@@ -70,25 +73,33 @@ impl Sometimes {
             self.look_at_leader(replica);
             if let Some(before) = self.last.get(&(replica.shard.0, replica.machine)).cloned() {
                 let same = before.process == replica.process;
-                let truncated = before
-                    .log
-                    .last
-                    .is_some_and(|last| same && last.index >= replica.log.first_index && log.position(last.index) != Some(last));
+                let truncated = before.log.last.is_some_and(|last| {
+                    same && last.index >= replica.log.first_index && log.position(last.index) != Some(last)
+                });
                 if truncated && before.log.last > before.log.purged {
                     self.count("conflicting_suffix_truncated");
                 }
                 if same && replica.log.purged > before.log.purged {
                     let jumped = replica.log.purged.map(|p| p.index) > before.log.last.map(|p| p.index);
-                    self.count(if jumped { "snapshot_installed" } else { "log_purged" });
+                    self.count(if jumped {
+                        "snapshot_installed"
+                    } else {
+                        "log_purged"
+                    });
                 }
                 if !same && replica.applied > before.flushed {
                     self.count("restart_replayed_the_log");
                 }
-                if same && before.role == Role::Leader && replica.role != Role::Leader && before.term == replica.term {
+                if same
+                    && before.role == Role::Leader
+                    && replica.role != Role::Leader
+                    && before.term == replica.term
+                {
                     self.count("leader_without_quorum_stepped_down");
                 }
             }
-            self.last.insert((replica.shard.0, replica.machine), replica.clone());
+            self.last
+                .insert((replica.shard.0, replica.machine), replica.clone());
         }
         self.look_at_shards(moment);
     }
@@ -116,14 +127,30 @@ impl Sometimes {
     }
 
     fn look_at_shards(&mut self, moment: &Moment<'_>) {
-        let shards: BTreeSet<u32> = moment.replicas.iter().map(|(replica, _)| replica.shard.0).collect();
+        let shards: BTreeSet<u32> = moment
+            .replicas
+            .iter()
+            .map(|(replica, _)| replica.shard.0)
+            .collect();
         for shard in shards {
-            let of_it = || moment.replicas.iter().map(|(replica, _)| replica).filter(|r| r.shard.0 == shard);
-            let leaders: BTreeSet<u64> = of_it().filter(|r| r.role == Role::Leader).map(|r| r.term).collect();
+            let of_it = || {
+                moment
+                    .replicas
+                    .iter()
+                    .map(|(replica, _)| replica)
+                    .filter(|r| r.shard.0 == shard)
+            };
+            let leaders: BTreeSet<u64> = of_it()
+                .filter(|r| r.role == Role::Leader)
+                .map(|r| r.term)
+                .collect();
             if leaders.len() > 1 {
                 self.count("two_leaders_of_different_terms");
             }
-            let purged = of_it().filter(|r| r.role == Role::Leader).filter_map(|r| r.log.purged).max();
+            let purged = of_it()
+                .filter(|r| r.role == Role::Leader)
+                .filter_map(|r| r.log.purged)
+                .max();
             let last = |r: &Replica| r.log.last.map(|position| position.index);
             if of_it().any(|r| r.role != Role::Leader && last(r) < purged.map(|position| position.index)) {
                 self.count("replica_behind_the_purged_log");

@@ -128,7 +128,9 @@ pub fn sweep(sweep: &Sweep) -> io::Result<Summary> {
         })
     })?;
     bar.finish_and_clear();
-    let mut summary = summary.into_inner().unwrap_or_else(std::sync::PoisonError::into_inner);
+    let mut summary = summary
+        .into_inner()
+        .unwrap_or_else(std::sync::PoisonError::into_inner);
     summary.elapsed = begin.elapsed();
     summary.failed.sort_by_key(|outcome| outcome.seed);
     Ok(summary)
@@ -183,7 +185,10 @@ fn run(seed: u64, patience: Duration) -> io::Result<Outcome> {
     let mut stdout = child.stdout.take();
     let reading = std::thread::spawn(move || {
         let mut text = String::new();
-        stdout.as_mut().map(|stdout| stdout.read_to_string(&mut text)).transpose()?;
+        stdout
+            .as_mut()
+            .map(|stdout| stdout.read_to_string(&mut text))
+            .transpose()?;
         io::Result::Ok(text)
     });
     let status = wait(&mut child, patience)?;

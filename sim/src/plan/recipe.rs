@@ -1,10 +1,13 @@
 //! Compositions of faults that random drawing seldom makes, each with random timing.
 
-use super::{DiskOperation, Fault, FlushFault, Plan, Victims, What};
-use crate::random::Stream;
+use super::{DiskOperation, Fault, Plan, Victims, What};
+use crate::{
+    failpoint::{Action, Point, Step},
+    random::Stream,
+};
 
 /// The recipes, by the name that [`Plan::origin`] has.
-pub(super) const NAMES: [&str; 9] = [
+pub(super) const NAMES: [&str; 10] = [
     "leader_hears_nothing",
     "leader_is_not_heard",
     "leader_wakes_late",
@@ -14,6 +17,7 @@ pub(super) const NAMES: [&str; 9] = [
     "rolling_kill",
     "faux_leader",
     "flush_crashes",
+    "installation_crashes",
 ];
 
 /// The recipe again and again until the plan's end.
@@ -38,6 +42,12 @@ fn once(name: &str, chance: &mut Stream, plan: &Plan, shard: u32, at: u64, fault
         sending,
         receiving,
         clients: false,
+    };
+    let failpoint = |victims, point: Point, hit, action| What::Failpoint {
+        victims,
+        point,
+        hit,
+        action,
     };
     let election = plan.knobs.election_max_ms;
     let some: usize = chance.index(plan.nodes);
@@ -65,10 +75,39 @@ fn once(name: &str, chance: &mut Stream, plan: &Plan, shard: u32, at: u64, fault
             add(at, away, cut(victims.clone(), true, true));
             let later = at + away + chance.range(1, 300);
             let down = chance.range(1, 500);
-            add(later, down, What::Kill { victims: victims.clone() });
+            add(
+                later,
+                down,
+                What::Kill {
+                    victims: victims.clone(),
+                },
+            );
             let again = later + down + chance.range(1, 300);
             add(again, 50, What::PowerLoss { victims });
             again + 50 - at
+        }
+        "installation_crashes" => {
+            // Away for long enough that it is sent a snapshot, and then it dies at one of the steps of installing that.
+            let away = chance.range(3_000, 8_000);
+            let victims = Victims::Nodes([some].into());
+            add(at, away, cut(victims.clone(), true, true));
+            let steps = [
+                Step::SnapshotWrite,
+                Step::SnapshotSync,
+                Step::SnapshotMark,
+                Step::EngineClear,
+                Step::EngineFlush,
+                Step::SnapshotRemove,
+            ];
+            let step = steps[chance.index(steps.len())];
+            let point = [step.before(), step.after()][chance.index(2)];
+            let action = [Action::Kill, Action::PowerLoss][chance.index(2)];
+            add(
+                at + away - 1,
+                3_000,
+                failpoint(victims, point, chance.range(1, 3), action),
+            );
+            away + 3_000
         }
         "quorum_loses_power" => {
             let down = chance.range(50, 2_000);
@@ -77,12 +116,24 @@ fn once(name: &str, chance: &mut Stream, plan: &Plan, shard: u32, at: u64, fault
                 nodes.insert(chance.index(plan.nodes));
             }
             add(at, down, What::PowerLoss { victims: leader() });
-            add(at, down, What::PowerLoss { victims: Victims::Nodes(nodes) });
+            add(
+                at,
+                down,
+                What::PowerLoss {
+                    victims: Victims::Nodes(nodes),
+                },
+            );
             down
         }
         "all_lose_power" => {
             let down = chance.range(10, 1_000);
-            add(at, down, What::PowerLoss { victims: Victims::All });
+            add(
+                at,
+                down,
+                What::PowerLoss {
+                    victims: Victims::All,
+                },
+            );
             down
         }
         "rolling_kill" => {
@@ -108,14 +159,25 @@ fn once(name: &str, chance: &mut Stream, plan: &Plan, shard: u32, at: u64, fault
             lasts
         }
         _ => {
-            let fault = [FlushFault::KilledBefore, FlushFault::KilledAfter][chance.index(2)];
+            let point = [Step::EngineFlush.before(), Step::EngineFlush.after()][chance.index(2)];
             let victims = Victims::Nodes([some].into());
-            let after = chance.range(1, 3);
-            add(at, 2_000, What::Flush { victims, after, fault });
+            add(
+                at,
+                2_000,
+                failpoint(victims, point, chance.range(1, 3), Action::Kill),
+            );
             let operation = [DiskOperation::Write, DiskOperation::Sync][chance.index(2)];
             let victims = Victims::Follower(shard, chance.index(plan.nodes - 1));
             let after = chance.range(1, 20);
-            add(at + 500, 1_500, What::DiskError { victims, operation, after });
+            add(
+                at + 500,
+                1_500,
+                What::DiskError {
+                    victims,
+                    operation,
+                    after,
+                },
+            );
             2_000
         }
     }

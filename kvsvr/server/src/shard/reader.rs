@@ -155,7 +155,7 @@ impl ReadContext {
     }
 
     /// Maximum age of a quorum's acknowledgement for a lease read.
-    fn lease(&self) -> Duration {
+    pub fn lease(&self) -> Duration {
         let lease = self.promises.shortest() * (100 - LEASE_DRIFT_PERCENT) / 100;
         // What openraft may credit a peer with too much, see `raft::network`.
         lease.saturating_sub(MAX_APPEND_SPREAD)
