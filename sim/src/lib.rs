@@ -20,5 +20,7 @@ pub mod plan;
 pub mod random;
 pub mod run;
 pub mod shadow;
+pub mod shrink;
 pub mod sometimes;
 pub mod sweep;
+pub mod timeline;

@@ -4,13 +4,17 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use kvsvr_jepsen::history::{self, Call, End, Event, Reply, Seen, paired};
+
 use crate::{
+    failpoint::Step,
     invariants::{Moment, Replica, Role},
     net::{Fate, SimNet},
+    node::{Found, SimNode},
 };
 
 /// All of them.
-pub const EVENTS: [&str; 18] = [
+pub const EVENTS: [&str; 32] = [
     "leader_changed",
     "two_leaders_of_different_terms",
     "leader_without_quorum_stepped_down",
@@ -19,16 +23,30 @@ pub const EVENTS: [&str; 18] = [
     "log_purged",
     "replica_behind_the_purged_log",
     "snapshot_installed",
+    "transfer_interrupted",
+    "installation_interrupted",
     "restart_replayed_the_log",
+    "torn_log_cut",
     "process_ended_by_itself",
+    "log_failed",
+    "failpoint_fired",
+    "failpoint_around_a_snapshot_fired",
+    "damaged",
+    "damaged_node_refused_to_start",
     "all_nodes_down",
     "quorum_lost_then_regained",
     "power_lost",
+    "clock_jumped",
     "message_lost",
     "connection_broken_after_delivery",
     "message_delivered_twice",
     "unknown_outcome",
-    "clock_jumped",
+    "unknown_outcome_was_carried_out",
+    "cas_lost",
+    "watch_resumed",
+    "watch_compacted",
+    "consumer_fenced",
+    "write_refused_for_space",
 ];
 
 /// Counts of events.
@@ -45,8 +63,7 @@ pub struct Sometimes {
 impl Sometimes {
     /// Counts an event of the list.
     pub fn count(&mut self, event: &'static str) {
-        debug_assert!(EVENTS.contains(&event), "{event}");
-        *self.counts.entry(event).or_default() += 1;
+        self.add(event, 1);
     }
 
     /// How often each happened.
@@ -158,6 +175,87 @@ impl Sometimes {
         }
     }
 
+    /// Adds how a machine's processes ended, and what they found and met.
+    pub fn add_machine(&mut self, node: &SimNode) {
+        for ended in node.ended() {
+            if ended.by_itself {
+                self.count("process_ended_by_itself");
+            }
+            if ended.reason.starts_with("power lost") {
+                self.count("power_lost");
+            }
+            if ended.reason.starts_with("the log failed") {
+                self.count("log_failed");
+            }
+            // The log names its own damage, the engine's is ours.
+            let damaged = ["corrupt", "damaged", "injected checksum"];
+            if ended.reason.starts_with("cannot start") && damaged.iter().any(|word| ended.reason.contains(word)) {
+                self.count("damaged_node_refused_to_start");
+            }
+        }
+        for (found, count) in node.found() {
+            let event = match found {
+                Found::TornLog => "torn_log_cut",
+                Found::Installation => "installation_interrupted",
+                Found::Transfer => "transfer_interrupted",
+            };
+            self.add(event, count);
+        }
+        for (point, _) in node.failpoints().fired() {
+            self.count("failpoint_fired");
+            let around = [
+                Step::SnapshotWrite,
+                Step::SnapshotSync,
+                Step::SnapshotMark,
+                Step::SnapshotRemove,
+                Step::EngineClear,
+                Step::CheckpointCreate,
+            ];
+            if around.contains(&point.step) {
+                self.count("failpoint_around_a_snapshot_fired");
+            }
+        }
+    }
+
+    /// Adds what clients met; `resolved` is the history as far as unknown outcomes are known now.
+    pub fn add_history(&mut self, history: &[Event], resolved: &[Event]) {
+        let unknown = |events: &[Event]| {
+            let is_unknown = |event: &&Event| matches!(event.step, history::Step::Info { .. });
+            events.iter().filter(is_unknown).count() as u64
+        };
+        self.add("unknown_outcome", unknown(history));
+        let calls = paired(history).into_iter().zip(paired(resolved));
+        let carried_out = calls.filter(|(told, known)| told.end == End::Unknown && matches!(known.end, End::Ok(..)));
+        self.add("unknown_outcome_was_carried_out", carried_out.count() as u64);
+        for operation in paired(history) {
+            match (&operation.call, &operation.end) {
+                (Call::Cas { .. }, End::Ok(_, Reply::Mismatch { .. })) => self.count("cas_lost"),
+                (Call::Ack { .. }, End::Fail(_, error)) if error.contains("not the owner any more") => {
+                    self.count("consumer_fenced");
+                }
+                (_, End::Fail(_, error)) if error.contains("writes are refused") => {
+                    self.count("write_refused_for_space");
+                }
+                _ => {}
+            }
+        }
+        for event in history {
+            match event.step {
+                history::Step::Seen { seen: Seen::Resumed } => self.count("watch_resumed"),
+                history::Step::Seen {
+                    seen: Seen::Compacted { .. },
+                } => self.count("watch_compacted"),
+                _ => {}
+            }
+        }
+    }
+
+    /// Adds to the count of an event of the list.
+    pub fn add(&mut self, event: &'static str, count: u64) {
+        debug_assert!(EVENTS.contains(&event), "{event}");
+        *self.counts.entry(event).or_default() += count;
+    }
+
     /// Adds what the network has seen.
     pub fn add_network(&mut self, net: &SimNet) {
         for ((_, _, fate), count) in net.counts() {
@@ -167,7 +265,7 @@ impl Sometimes {
                 Fate::Duplicated | Fate::Replayed => "message_delivered_twice",
                 _ => continue,
             };
-            *self.counts.entry(event).or_default() += count;
+            self.add(event, count);
         }
     }
 }

@@ -20,9 +20,9 @@ impl Invariant for ElectionSafety {
             .iter()
             .filter(|(replica, _)| replica.role == Role::Leader)
         {
-            let has_vote =
-                |vote: kvsvr::wal::VoteRecord| vote.node == replica.node && vote.term == replica.term;
-            if !replica.log.vote.is_some_and(has_vote) {
+            // Its vote may be newer already: then it is about to step down.
+            let vote = replica.log.vote.map(|vote| (vote.term, vote.node));
+            if vote < Some((replica.term, replica.node)) {
                 return Err(format!(
                     "shard {}: node {} leads in term {}, and its vote is {:?}",
                     replica.shard, replica.node, replica.term, replica.log.vote
@@ -49,6 +49,9 @@ mod tests {
         world.holds(&[leader(0, 1, 1), replica(1, 1)]);
         // One that has not heard of the next.
         world.holds(&[leader(0, 1, 1), leader(1, 1, 2), leader(2, 2, 3)]);
-        world.breaks(&[leader(0, 1, 2)], "node 1 leads in term 1");
+        world.breaks(&[leader(2, 1, 2)], "node 3 leads in term 1");
+        let mut unvoted = replica(0, 1);
+        unvoted.role = Role::Leader;
+        World::new(ElectionSafety).breaks(&[unvoted], "its vote is None");
     }
 }
