@@ -147,6 +147,8 @@ fn seeds(text: &str) -> Result<Range<u64>, String> {
         .ok_or_else(|| "write A..B, as in 0..1000".into())
 }
 
+/// Most messages of a report.
+const MESSAGES: usize = 10_000;
 /// From so many seeds on every event must have happened: the rarest one happens in about one of a hundred.
 const ALL_EVENTS_FROM: u64 = 1_000;
 
@@ -278,7 +280,8 @@ fn write_report(
     again: &str,
 ) -> io::Result<()> {
     std::fs::create_dir_all(directory)?;
-    let shown = timeline::record(plan, outcome, record, again);
+    let mut shown = timeline::record(plan, outcome, record, again);
+    shown.keep_messages(MESSAGES);
     std::fs::write(directory.join("plan.json"), plan.to_json())?;
     let mut history = Vec::new();
     jsonl::write(&mut history, &record.history)?;

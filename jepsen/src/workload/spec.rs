@@ -223,6 +223,20 @@ mod tests {
     }
 
     #[test]
+    fn sessions_are_checked_where_there_are_such_reads() {
+        let mut spec = Spec::named(&["register", "set_list"]).unwrap();
+        assert!(spec.checks().contains(&check::Workload::Session));
+        for program in &mut spec.programs {
+            match program {
+                Program::Register(register) => register.mix[1] = 0,
+                Program::SetList(set_list) => set_list.mix[4] = 0,
+                _ => {}
+            }
+        }
+        assert!(!spec.checks().contains(&check::Workload::Session));
+    }
+
+    #[test]
     fn pauses_can_be_longer() {
         let spec = Spec::named(&Program::NAMES).unwrap();
         let pauses = |mut spec: Spec| -> Vec<u64> { spec.programs.iter_mut().map(|p| *p.pause_us()).collect() };

@@ -40,7 +40,7 @@ pub(super) fn plan(seed: u64) -> Plan {
     let nodes = if chance.chance(0.25) { 5 } else { 3 };
     // Clients in a hurry find races, idle ones find time-outs; most of the time of a run goes into operations.
     let pace = chance
-        .log_uniform(Duration::from_secs(2), Duration::from_secs(40))
+        .log_uniform(Duration::from_secs(4), Duration::from_secs(80))
         .as_secs_f64();
     let mut plan = Plan {
         format: FORMAT,
@@ -49,7 +49,7 @@ pub(super) fn plan(seed: u64) -> Plan {
         nodes,
         shards: chance.range(1, 4) as u32,
         knobs: knobs(&mut Stream::new(seed, &[&"plan", &"knobs"])),
-        length_ms: chance.range(30_000, 240_000),
+        length_ms: chance.range(40_000, 280_000),
         workload: Spec::draw(&mut Random::new(seed, &[])).slowed(pace),
         faults: Vec::new(),
     };
