@@ -413,13 +413,12 @@ impl Faults {
     fn transfer(&self, shard: u32, to: usize) {
         let leader = self.leader(shard).and_then(|number| self.nodes[number].node());
         let identity = self.nodes[to].node().and_then(|node| node.identity());
-        if let (Some(leader), Some(identity)) = (leader, identity) {
-            if let Some(replica) = leader.shard(ShardId(shard)) {
-                tokio::spawn(async move {
-                    // It may lead no more by then.
-                    let _ = replica.raft().trigger().transfer_leader(identity.node_id).await;
-                });
-            }
+        let replica = leader.and_then(|leader| leader.shard(ShardId(shard)));
+        if let (Some(replica), Some(identity)) = (replica, identity) {
+            tokio::spawn(async move {
+                // It may lead no more by then.
+                let _ = replica.raft().trigger().transfer_leader(identity.node_id).await;
+            });
         }
     }
 }

@@ -328,7 +328,7 @@ impl<'a> World<'a> {
         let views = {
             let mut seen = self.seen.lock();
             seen.looks += 1;
-            let contents = seen.looks % CONTENTS == 0;
+            let contents = seen.looks.is_multiple_of(CONTENTS);
             let handed_over = &self.traffic.lock().handed_over;
             let machines = self.nodes.iter().enumerate();
             let views =
@@ -502,7 +502,11 @@ impl<'a> World<'a> {
             count(|step| matches!(step, Step::Info { .. })),
         ];
         sometimes.add_history(&record.history, &record.resolved);
-        let jumps = record.bands.iter().filter(|band| band.kind == "wall_clock").count();
+        let jumps = record
+            .bands
+            .iter()
+            .filter(|band| band.kind == "wall_clock")
+            .count();
         sometimes.add("clock_jumped", jumps as u64);
         let outcome = Outcome {
             seed: self.plan.seed,

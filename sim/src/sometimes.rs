@@ -189,7 +189,9 @@ impl Sometimes {
             }
             // The log names its own damage, the engine's is ours.
             let damaged = ["corrupt", "damaged", "injected checksum"];
-            if ended.reason.starts_with("cannot start") && damaged.iter().any(|word| ended.reason.contains(word)) {
+            if ended.reason.starts_with("cannot start")
+                && damaged.iter().any(|word| ended.reason.contains(word))
+            {
                 self.count("damaged_node_refused_to_start");
             }
         }
@@ -225,7 +227,8 @@ impl Sometimes {
         };
         self.add("unknown_outcome", unknown(history));
         let calls = paired(history).into_iter().zip(paired(resolved));
-        let carried_out = calls.filter(|(told, known)| told.end == End::Unknown && matches!(known.end, End::Ok(..)));
+        let carried_out =
+            calls.filter(|(told, known)| told.end == End::Unknown && matches!(known.end, End::Ok(..)));
         self.add("unknown_outcome_was_carried_out", carried_out.count() as u64);
         for operation in paired(history) {
             match (&operation.call, &operation.end) {
