@@ -65,8 +65,10 @@ pub struct Context<'a> {
     pub accounts: BTreeMap<Key, u64>,
     /// By how much the servers' clocks may be off against the history's, either way, over any span that is checked.
     pub clock_error: Nanos,
-    /// By how much more a shard's time, of which TTLs and leases are, may be off, because wall clocks were set.
-    pub stamp_jump: Nanos,
+    /// By how much the stamps that end TTLs and leases may have run ahead besides, because a wall clock was set forward.
+    pub stamps_ahead: Nanos,
+    /// By how much those stamps may lag besides, because a wall clock was set back: they wait until it has caught up.
+    pub stamps_behind: Nanos,
     /// A key may be there for so long after its TTL or lease ended.
     pub expiry_delay: Nanos,
     /// Processes that were promised that no revision they see of a shard is less than one they saw before.
@@ -88,7 +90,8 @@ impl<'a> Context<'a> {
             drained: false,
             accounts: BTreeMap::new(),
             clock_error: 0,
-            stamp_jump: 0,
+            stamps_ahead: 0,
+            stamps_behind: 0,
             expiry_delay: 2_000_000_000,
             monotonic: BTreeSet::new(),
             committed: None,

@@ -24,7 +24,11 @@ use tokio::{
     time::Instant,
 };
 
-use crate::{clock::sleep_exactly, random::Stream};
+use crate::{
+    clock::sleep_exactly,
+    failpoint::{Gate, Step},
+    random::Stream,
+};
 
 /// EIO as the system says it.
 const EIO: i32 = 5;
@@ -99,7 +103,6 @@ struct Control {
     fails_after: BTreeMap<Operation, u64>,
     latency: Stream,
     errors: Stream,
-    damage: Stream,
 }
 
 impl fmt::Debug for DiskControl {
@@ -117,7 +120,6 @@ impl DiskControl {
             fails_after: BTreeMap::new(),
             latency: stream("latency"),
             errors: stream("error"),
-            damage: stream("damage"),
         }))
     }
 
@@ -155,24 +157,6 @@ impl DiskControl {
         }
         (takes, fails)
     }
-
-    /// Flips one bit at rest of one of the files that `chosen` accepts. What was flipped: path, byte and bit. `None` if there is nothing to flip.
-    pub async fn flip_bit(&self, disk: &MemDisk, chosen: impl Fn(&str) -> bool) -> Option<(String, u64, u8)> {
-        let mut files = Vec::new();
-        for path in disk.paths().into_iter().filter(|path| chosen(path)) {
-            let bytes = disk.read(&path).await.ok()?.len() as u64;
-            if bytes > 0 {
-                files.push((path, bytes));
-            }
-        }
-        if files.is_empty() {
-            return None;
-        }
-        let damage = &mut self.0.lock().damage;
-        let (path, bytes) = files.swap_remove(damage.index(files.len()));
-        let (at, bit) = (damage.below(bytes), damage.below(8) as u8);
-        disk.flip_bit(&path, at, bit).then_some((path, at, bit))
-    }
 }
 
 type Job = BoxFuture<'static, ()>;
@@ -198,6 +182,7 @@ impl Lane {
 pub struct SimDisk {
     memory: MemDisk,
     control: Arc<DiskControl>,
+    gate: Option<Gate>,
     log: Lane,
     general: Lane,
 }
@@ -209,11 +194,12 @@ impl fmt::Debug for SimDisk {
 }
 
 impl SimDisk {
-    /// The disk as a process uses it whose tasks run on `node`.
-    pub fn mount(memory: MemDisk, control: Arc<DiskControl>, node: &NodeHandle) -> Self {
+    /// The disk as a process uses it whose tasks run on `node`; without failpoints if there is no gate.
+    pub fn mount(memory: MemDisk, control: Arc<DiskControl>, node: &NodeHandle, gate: Option<Gate>) -> Self {
         Self {
             memory,
             control,
+            gate,
             log: Lane::start(node),
             general: Lane::start(node),
         }
@@ -245,6 +231,44 @@ impl SimDisk {
     }
 }
 
+/// Carries a step out, between the failpoints before and after it.
+async fn step<T>(
+    gate: Option<Gate>,
+    step: Option<Step>,
+    carry_out: impl Future<Output = io::Result<T>>,
+) -> io::Result<T> {
+    let (Some(gate), Some(step)) = (gate, step) else {
+        return carry_out.await;
+    };
+    gate.pass(step.before()).await?;
+    let done = carry_out.await?;
+    gate.pass(step.after()).await?;
+    Ok(done)
+}
+
+/// What the change of a name is.
+fn name_step(from: &str, to: Option<&str>) -> Option<Step> {
+    let is_segment = |path: &str| path.starts_with("wal/") && path.ends_with(".wal");
+    let is_mark = |path: &str| path.starts_with("staging/") && path.ends_with("/INSTALL");
+    match to {
+        Some(to) if is_segment(to) => Some(Step::WalBegin),
+        Some(to) if is_mark(to) => Some(Step::SnapshotMark),
+        Some(to) if !to.contains('/') => Some(Step::StoreReplace),
+        None if is_mark(from) => Some(Step::SnapshotRemove),
+        _ if is_segment(from) => Some(Step::WalRecycle),
+        _ => None,
+    }
+}
+
+/// What writing to a file and syncing it are.
+fn file_steps(path: &str) -> (Option<Step>, Option<Step>) {
+    match path.split_once('/') {
+        Some(("wal", _)) => (Some(Step::WalWrite), Some(Step::WalSync)),
+        Some(("staging", _)) => (Some(Step::SnapshotWrite), Some(Step::SnapshotSync)),
+        _ => (None, None),
+    }
+}
+
 /// The time that an operation takes, and its error.
 async fn wait(control: &DiskControl, memory: &MemDisk, kind: Operation) -> io::Result<()> {
     let (takes, fails) = control.next(kind);
@@ -263,9 +287,11 @@ async fn wait(control: &DiskControl, memory: &MemDisk, kind: Operation) -> io::R
 impl Disk for SimDisk {
     fn open(&self, path: &str, create: bool) -> DiskFuture<Arc<dyn DiskFile>> {
         let (disk, opening) = (self.clone(), self.memory.open(path, create));
+        let steps = file_steps(path);
         self.run(&self.general, Operation::Read, async move {
             let file: Arc<dyn DiskFile> = Arc::new(SimFile {
                 file: opening.await?,
+                steps,
                 disk,
             });
             Ok(file)
@@ -285,11 +311,17 @@ impl Disk for SimDisk {
     }
 
     fn rename(&self, from: &str, to: &str) -> DiskFuture<()> {
-        self.run(&self.general, Operation::Write, self.memory.rename(from, to))
+        let renaming = step(
+            self.gate.clone(),
+            name_step(from, Some(to)),
+            self.memory.rename(from, to),
+        );
+        self.run(&self.general, Operation::Write, renaming)
     }
 
     fn remove(&self, path: &str) -> DiskFuture<()> {
-        self.run(&self.general, Operation::Write, self.memory.remove(path))
+        let removing = step(self.gate.clone(), name_step(path, None), self.memory.remove(path));
+        self.run(&self.general, Operation::Write, removing)
     }
 
     fn remove_dir(&self, dir: &str) -> DiskFuture<()> {
@@ -309,21 +341,31 @@ impl Disk for SimDisk {
 struct SimFile {
     disk: SimDisk,
     file: Arc<dyn DiskFile>,
+    /// What writing to it and syncing it are.
+    steps: (Option<Step>, Option<Step>),
 }
 
 impl DiskFile for SimFile {
     fn write_at(&self, offset: u64, buffers: Vec<Bytes>, sync: bool) -> DiskFuture<()> {
+        let gate = self.disk.gate.clone();
+        let writing = self.file.write_at(offset, buffers, false);
+        let (write_step, sync_step) = self.steps;
         if !sync {
-            let writing = self.file.write_at(offset, buffers, false);
+            // Without a sync the log's files are only allocated.
+            let is_step = write_step.filter(|step| *step != Step::WalWrite);
+            let writing = step(gate, is_step, writing);
             return self.disk.run(&self.disk.general, Operation::Write, writing);
         }
         let (file, disk) = (self.file.clone(), self.disk.clone());
-        let writing = async move {
-            file.write_at(offset, buffers, false).await?;
+        let syncing = async move {
             wait(&disk.control, &disk.memory, Operation::Sync).await?;
             file.sync().await
         };
-        self.disk.run(&self.disk.log, Operation::Write, writing)
+        let both = async move {
+            step(gate.clone(), write_step, writing).await?;
+            step(gate, sync_step, syncing).await
+        };
+        self.disk.run(&self.disk.log, Operation::Write, both)
     }
 
     fn read_at(&self, offset: u64, len: usize) -> DiskFuture<Bytes> {
@@ -345,8 +387,9 @@ impl DiskFile for SimFile {
     }
 
     fn sync(&self) -> DiskFuture<()> {
-        self.disk
-            .run(&self.disk.general, Operation::Sync, self.file.sync())
+        let is_step = self.steps.1.filter(|step| *step != Step::WalSync);
+        let syncing = step(self.disk.gate.clone(), is_step, self.file.sync());
+        self.disk.run(&self.disk.general, Operation::Sync, syncing)
     }
 }
 

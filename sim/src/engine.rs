@@ -1,43 +1,55 @@
-//! The engine of a simulated node: what was flushed survives its process, nothing else does.
+//! The engine of a simulated node: what was flushed survives its process, nothing else does. A row at rest can be damaged: reading
+//! it, or over it, then fails as with RocksDB's checksums.
 
 use std::{collections::BTreeMap, fmt, sync::Arc};
 
 use bytes::Bytes;
 use kvsvr::raft::snapshot::Checkpoints;
 use kvsvr_core::{
-    engine::{Cf, Engine, EngineError, EngineRead, EngineSnapshot, RowRef, Scan, Visit, WriteBatch},
+    engine::{Cf, Engine, EngineError, EngineRead, EngineSnapshot, RowRef, Scan, Visit, Write, WriteBatch},
     mem::MemEngine,
     types::{Revision, ShardId},
 };
 use parking_lot::Mutex;
 
-/// What goes wrong at a flush.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum FlushFault {
-    /// It fails and makes nothing durable.
-    Fails,
-    /// The process is killed before anything became durable.
-    KilledBefore,
-    /// The process is killed when all has become durable.
-    KilledAfter,
-}
-
-/// Ends the process that uses the engine, at once.
-pub type Kill = Box<dyn Fn(&'static str) + Send + Sync>;
+use crate::{
+    failpoint::{Gate, Step},
+    random::Stream,
+};
 
 /// A [`MemEngine`] with checkpoints and faults.
 #[derive(Default)]
 pub struct SimEngine {
     memory: MemEngine,
-    checkpoints: Mutex<BTreeMap<String, Arc<MemEngine>>>,
-    faults: Mutex<Faults>,
+    checkpoints: Mutex<BTreeMap<String, Arc<Checkpoint>>>,
+    damaged: Mutex<Option<Row>>,
+    gate: Mutex<Option<Gate>>,
 }
 
+/// A column family and a key.
+type Row = (Cf, Bytes);
+
 #[derive(Default)]
-struct Faults {
-    /// Flushes until one of them goes wrong.
-    armed: Option<(u64, FlushFault)>,
-    kill: Option<Kill>,
+struct Checkpoint {
+    rows: MemEngine,
+    damaged: Option<Row>,
+}
+
+fn damage(row: &Row) -> EngineError {
+    EngineError::Corrupt(format!("injected checksum mismatch in {:?}", row.0))
+}
+
+/// Fails for the damaged row.
+fn check_get(damaged: Option<&Row>, cf: Cf, key: &[u8]) -> Result<(), EngineError> {
+    let hit = damaged.filter(|row| row.0 == cf && row.1 == key);
+    hit.map_or(Ok(()), |row| Err(damage(row)))
+}
+
+/// Fails for a range with the damaged row.
+fn check_scan(damaged: Option<&Row>, cf: Cf, range: Scan<'_>) -> Result<(), EngineError> {
+    let inside = |key: &[u8]| key >= range.start && (range.end.is_empty() || key < range.end);
+    let hit = damaged.filter(|row| row.0 == cf && inside(&row.1));
+    hit.map_or(Ok(()), |row| Err(damage(row)))
 }
 
 impl fmt::Debug for SimEngine {
@@ -52,16 +64,14 @@ impl SimEngine {
         Self::default()
     }
 
-    /// As another process finds it after this one was killed, or its machine lost power: what was flushed, and the checkpoints. A fault
-    /// that is armed stays so.
+    /// As another process finds it after this one was killed, or its machine lost power: what was flushed, and the checkpoints, damage
+    /// and all.
     pub fn restarted(&self) -> Self {
         Self {
             memory: self.memory.crash(),
             checkpoints: Mutex::new(self.checkpoints.lock().clone()),
-            faults: Mutex::new(Faults {
-                armed: self.faults.lock().armed,
-                kill: None,
-            }),
+            damaged: Mutex::new(self.damaged.lock().clone()),
+            gate: Mutex::default(),
         }
     }
 
@@ -70,45 +80,78 @@ impl SimEngine {
         Cf::ALL.into_iter().all(|cf| self.memory.rows(cf).is_empty())
     }
 
-    /// Sets how a flush kills the process that uses the engine.
-    pub fn set_kill(&self, kill: Kill) {
-        self.faults.lock().kill = Some(kill);
+    /// Sets where the process that uses it comes by failpoints.
+    pub fn set_gate(&self, gate: Gate) {
+        *self.gate.lock() = Some(gate);
     }
 
-    /// The `count`-th flush from now on goes wrong, once.
-    pub fn fault_at_flush(&self, count: u64, fault: FlushFault) {
-        self.faults.lock().armed = Some((count.max(1), fault));
-    }
-
-    fn flush_fault(&self) -> Option<FlushFault> {
-        let mut faults = self.faults.lock();
-        let (left, fault) = faults.armed?;
-        faults.armed = (left > 1).then_some((left - 1, fault));
-        (left == 1).then_some(fault)
-    }
-
-    fn kill(&self, reason: &'static str) -> EngineError {
-        let kill = self.faults.lock().kill.take();
-        if let Some(kill) = kill {
-            kill(reason);
+    /// Damages one of the rows that are durable. False if there is none.
+    pub fn damage(&self, chance: &mut Stream) -> bool {
+        let durable = self.memory.crash();
+        let rows: Vec<Row> = Cf::ALL
+            .into_iter()
+            .flat_map(|cf| durable.rows(cf).into_iter().map(move |(key, _)| (cf, key)))
+            .collect();
+        if rows.is_empty() {
+            return false;
         }
-        EngineError::Io(reason.into())
+        *self.damaged.lock() = Some(rows[chance.index(rows.len())].clone());
+        true
+    }
+
+    /// The damaged row is whole again, in checkpoints too.
+    pub fn restore(&self) {
+        *self.damaged.lock() = None;
+        for checkpoint in self.checkpoints.lock().values_mut() {
+            let rows = checkpoint.rows.crash();
+            *checkpoint = Arc::new(Checkpoint { rows, damaged: None });
+        }
+    }
+
+    /// Carries a step out, between the failpoints before and after it.
+    fn step<T>(
+        &self,
+        step: Step,
+        carry_out: impl FnOnce() -> Result<T, EngineError>,
+    ) -> Result<T, EngineError> {
+        let gate = self.gate.lock().clone();
+        let pass = |point| match &gate {
+            Some(gate) => gate
+                .pass_at_once(point)
+                .map_err(|error| EngineError::Io(error.to_string())),
+            None => Ok(()),
+        };
+        pass(step.before())?;
+        let done = carry_out()?;
+        pass(step.after())?;
+        Ok(done)
     }
 }
 
 impl EngineRead for SimEngine {
     fn get(&self, cf: Cf, key: &[u8]) -> Result<Option<Bytes>, EngineError> {
+        check_get(self.damaged.lock().as_ref(), cf, key)?;
         self.memory.get(cf, key)
     }
 
     fn scan(&self, cf: Cf, range: Scan<'_>, visit: Visit<'_>) -> Result<(), EngineError> {
+        check_scan(self.damaged.lock().as_ref(), cf, range)?;
         self.memory.scan(cf, range, visit)
     }
 }
 
 impl Engine for SimEngine {
     fn write(&self, batch: WriteBatch) -> Result<(), EngineError> {
-        self.memory.write(batch)
+        let clears = batch
+            .writes
+            .iter()
+            .any(|write| matches!(write, Write::DeleteRange(..)));
+        let step = if clears {
+            Step::EngineClear
+        } else {
+            Step::EngineWrite
+        };
+        self.step(step, || self.memory.write(batch))
     }
 
     fn write_rows(
@@ -116,26 +159,22 @@ impl Engine for SimEngine {
         rows: &mut dyn Iterator<Item = RowRef<'_>>,
         bytes: usize,
     ) -> Result<(), EngineError> {
-        self.memory.write_rows(rows, bytes)
+        self.step(Step::EngineWrite, || self.memory.write_rows(rows, bytes))
     }
 
     fn snapshot(&self) -> Box<dyn EngineSnapshot + '_> {
-        self.memory.snapshot()
+        Box::new(Snapshot {
+            rows: self.memory.snapshot(),
+            damaged: self.damaged.lock().clone(),
+        })
     }
 
     fn flush(&self) -> Result<(), EngineError> {
-        match self.flush_fault() {
-            None => self.memory.flush(),
-            Some(FlushFault::Fails) => Err(EngineError::Io("injected flush failure".into())),
-            Some(FlushFault::KilledBefore) => Err(self.kill("killed before a flush")),
-            Some(FlushFault::KilledAfter) => {
-                self.memory.flush()?;
-                Err(self.kill("killed after a flush"))
-            }
-        }
+        self.step(Step::EngineFlush, || self.memory.flush())
     }
 
     fn get_durable(&self, cf: Cf, key: &[u8]) -> Result<Option<Bytes>, EngineError> {
+        check_get(self.damaged.lock().as_ref(), cf, key)?;
         self.memory.get_durable(cf, key)
     }
 
@@ -144,26 +183,53 @@ impl Engine for SimEngine {
     }
 }
 
-struct Opened(Arc<MemEngine>);
+struct Snapshot<'a> {
+    rows: Box<dyn EngineSnapshot + 'a>,
+    damaged: Option<Row>,
+}
 
-impl EngineRead for Opened {
+impl EngineSnapshot for Snapshot<'_> {}
+
+impl EngineRead for Snapshot<'_> {
     fn get(&self, cf: Cf, key: &[u8]) -> Result<Option<Bytes>, EngineError> {
-        self.0.get(cf, key)
+        check_get(self.damaged.as_ref(), cf, key)?;
+        self.rows.get(cf, key)
     }
 
     fn scan(&self, cf: Cf, range: Scan<'_>, visit: Visit<'_>) -> Result<(), EngineError> {
-        self.0.scan(cf, range, visit)
+        check_scan(self.damaged.as_ref(), cf, range)?;
+        self.rows.scan(cf, range, visit)
+    }
+}
+
+struct Opened(Arc<Checkpoint>);
+
+impl EngineRead for Opened {
+    fn get(&self, cf: Cf, key: &[u8]) -> Result<Option<Bytes>, EngineError> {
+        check_get(self.0.damaged.as_ref(), cf, key)?;
+        self.0.rows.get(cf, key)
+    }
+
+    fn scan(&self, cf: Cf, range: Scan<'_>, visit: Visit<'_>) -> Result<(), EngineError> {
+        check_scan(self.0.damaged.as_ref(), cf, range)?;
+        self.0.rows.scan(cf, range, visit)
     }
 }
 
 impl Checkpoints for SimEngine {
     fn create(&self, name: &str) -> Result<(), EngineError> {
-        let mut checkpoints = self.checkpoints.lock();
-        if checkpoints.contains_key(name) {
-            return Err(EngineError::Io(format!("the checkpoint {name} exists")));
-        }
-        checkpoints.insert(name.to_owned(), Arc::new(self.memory.crash()));
-        Ok(())
+        self.step(Step::CheckpointCreate, || {
+            let mut checkpoints = self.checkpoints.lock();
+            if checkpoints.contains_key(name) {
+                return Err(EngineError::Io(format!("the checkpoint {name} exists")));
+            }
+            let checkpoint = Checkpoint {
+                rows: self.memory.crash(),
+                damaged: self.damaged.lock().clone(),
+            };
+            checkpoints.insert(name.to_owned(), Arc::new(checkpoint));
+            Ok(())
+        })
     }
 
     fn open(&self, name: &str) -> Result<Option<Box<dyn EngineRead + Send + Sync>>, EngineError> {
@@ -186,6 +252,7 @@ mod tests {
     use std::sync::atomic::{AtomicBool, Ordering};
 
     use super::*;
+    use crate::failpoint::{Action, Failpoints};
 
     fn engine_with(key: &'static str) -> SimEngine {
         let engine = SimEngine::new();
@@ -221,21 +288,53 @@ mod tests {
     }
 
     #[test]
-    fn faults_at_a_flush() {
-        for (fault, durable, killed) in [
-            (FlushFault::Fails, false, false),
-            (FlushFault::KilledBefore, false, true),
-            (FlushFault::KilledAfter, true, true),
+    fn failpoints_around_a_flush() {
+        for (point, action, durable) in [
+            (Step::EngineFlush.before(), Action::Error, false),
+            (Step::EngineFlush.before(), Action::Kill, false),
+            (Step::EngineFlush.after(), Action::Kill, true),
         ] {
             let engine = engine_with("a");
-            let was_killed = Arc::new(AtomicBool::new(false));
-            let flag = was_killed.clone();
-            engine.set_kill(Box::new(move |_| flag.store(true, Ordering::Relaxed)));
-            engine.fault_at_flush(1, fault);
+            let (points, crashed) = (Arc::new(Failpoints::default()), Arc::new(AtomicBool::new(false)));
+            let flag = crashed.clone();
+            let crash = Arc::new(move |_, _| flag.store(true, Ordering::Relaxed));
+            engine.set_gate(Gate::new(points.clone(), crash));
+            points.arm(0, point, 1, action);
             engine.flush().unwrap_err();
-            assert_eq!(has(&engine.restarted(), "a"), durable, "{fault:?}");
-            assert_eq!(was_killed.load(Ordering::Relaxed), killed, "{fault:?}");
+            assert_eq!(has(&engine.restarted(), "a"), durable, "{point} {action:?}");
+            assert_eq!(
+                crashed.load(Ordering::Relaxed),
+                action == Action::Kill,
+                "{point} {action:?}"
+            );
             engine.flush().unwrap();
         }
+    }
+
+    #[test]
+    fn a_damaged_row_is_never_read_until_it_is_restored() {
+        let engine = engine_with("a");
+        assert!(!engine.damage(&mut Stream::new(1, &[])), "nothing is durable");
+        engine.flush().unwrap();
+        engine.create("c").unwrap();
+        assert!(engine.damage(&mut Stream::new(1, &[])));
+        engine.create("d").unwrap();
+        let engine = engine.restarted();
+        let all = |engine: &dyn EngineRead| {
+            let range = Scan {
+                start: b"",
+                end: b"",
+                reverse: false,
+            };
+            engine.scan(Cf::Data, range, &mut |_, _| std::ops::ControlFlow::Continue(()))
+        };
+        let opened = |name| engine.open(name).unwrap().unwrap();
+        assert!(
+            engine.get(Cf::Data, b"a").is_err() && all(&engine).is_err() && all(&*engine.snapshot()).is_err()
+        );
+        assert!(engine.get(Cf::Data, b"b").is_ok());
+        assert!(all(&*opened("c")).is_ok() && all(&*opened("d")).is_err());
+        engine.restore();
+        assert!(all(&engine).is_ok() && all(&*opened("d")).is_ok());
     }
 }

@@ -11,11 +11,12 @@ use openraft_rt::WatchReceiver as _;
 use tokio::time::{Instant, sleep, sleep_until};
 
 use crate::{
-    disk::{self, DiskSpec},
-    engine,
+    damage::{self, Damage},
+    disk::{self, Atlas, DiskSpec},
     net::{LinkSpec, SimNet},
     node::SimNode,
-    plan::{DiskOperation, Fault, FlushFault, Knobs, Plan, Victims, What},
+    plan::{DiskOperation, Fault, Knobs, Plan, Victims, What},
+    random::Stream,
 };
 
 /// How long after its end a supervisor starts a process again.
@@ -46,6 +47,10 @@ pub struct Faults {
     begin: Instant,
     active: Vec<Active>,
     bands: Vec<Band>,
+    /// Who may be damaged.
+    atlas: Atlas,
+    chance: Stream,
+    damaged: u64,
 }
 
 struct Active {
@@ -54,23 +59,38 @@ struct Active {
     band: usize,
     what: What,
     victims: BTreeSet<usize>,
+    /// What it damaged, and whose.
+    damage: Vec<(usize, Damage)>,
 }
 
 impl Faults {
     /// Nothing is wrong. `begin` is when the simulation began.
-    pub fn new(net: SimNet, nodes: Vec<SimNode>, clients: Vec<String>, knobs: Knobs, begin: Instant) -> Self {
+    pub fn new(net: SimNet, nodes: Vec<SimNode>, clients: Vec<String>, plan: &Plan, begin: Instant) -> Self {
+        let mut atlas = Atlas::new();
+        for shard in 0..=plan.shards {
+            // Every machine has a replica of every shard.
+            atlas.set_group(shard, nodes.iter().map(|node| node.address().to_owned()));
+        }
         let faults = Self {
             net,
             nodes,
             clients,
-            knobs,
+            knobs: plan.knobs.clone(),
             begin,
             active: Vec::new(),
             bands: Vec::new(),
+            atlas,
+            chance: Stream::new(plan.seed, &[&"damage"]),
+            damaged: 0,
         };
         faults.net.set_default(faults.good_link());
         faults.set_disks();
         faults
+    }
+
+    /// How often something was damaged.
+    pub fn damaged(&self) -> u64 {
+        self.damaged
     }
 
     /// When which fault held.
@@ -94,9 +114,9 @@ impl Faults {
         for (at_ms, begins, number) in steps.into_iter().filter(|(at_ms, ..)| time(*at_ms) <= end) {
             self.supervise_until(time(at_ms)).await;
             if begins {
-                self.begin(number, &plan.faults[number]);
+                self.begin(number, &plan.faults[number]).await;
             } else {
-                self.end(number);
+                self.end(number).await;
             }
         }
         self.supervise_until(end).await;
@@ -115,21 +135,25 @@ impl Faults {
     }
 
     /// Ends the faults that hurt one of these machines, or all if it is `None`.
-    pub fn heal(&mut self, core: Option<&BTreeSet<usize>>) {
+    pub async fn heal(&mut self, core: Option<&BTreeSet<usize>>) {
         let over: Vec<usize> = self
             .active
             .iter()
             .filter(|active| core.is_none_or(|core| !active.victims.is_disjoint(core)))
             .map(|active| active.fault)
             .collect();
-        over.into_iter().for_each(|fault| self.end(fault));
+        for fault in over {
+            self.end(fault).await;
+        }
         self.start_missing();
     }
 
     /// Heals these machines, and has nothing of the others: they are down until [`Faults::heal`] heals them too.
-    pub fn isolate(&mut self, core: &BTreeSet<usize>) {
-        self.heal(Some(core));
-        let victims: BTreeSet<usize> = (0..self.nodes.len()).filter(|number| !core.contains(number)).collect();
+    pub async fn isolate(&mut self, core: &BTreeSet<usize>) {
+        self.heal(Some(core)).await;
+        let victims: BTreeSet<usize> = (0..self.nodes.len())
+            .filter(|number| !core.contains(number))
+            .collect();
         let what = What::Kill {
             victims: Victims::Nodes(victims),
         };
@@ -138,12 +162,15 @@ impl Faults {
             for_ms: 0,
             what,
         };
-        self.begin(usize::MAX, &fault);
+        self.begin(usize::MAX, &fault).await;
         self.start_missing();
     }
 
-    fn begin(&mut self, number: usize, fault: &Fault) {
-        let victims = fault.what.victims().map_or_else(BTreeSet::new, |v| self.resolve(v));
+    async fn begin(&mut self, number: usize, fault: &Fault) {
+        let victims = fault
+            .what
+            .victims()
+            .map_or_else(BTreeSet::new, |v| self.resolve(v));
         self.bands.push(Band {
             fault: number,
             kind: fault.what.kind(),
@@ -152,34 +179,72 @@ impl Faults {
             until: None,
         });
         for victim in &victims {
-            self.strike(&self.nodes[*victim], &fault.what);
+            self.strike(number, &self.nodes[*victim], &fault.what);
         }
         if let What::Transfer { shard, to } = fault.what {
             self.transfer(shard, to);
         }
+        let damage = self.damage(&victims, &fault.what).await;
         self.active.push(Active {
             fault: number,
             band: self.bands.len() - 1,
             what: fault.what.clone(),
             victims,
+            damage,
         });
         self.settle();
     }
 
-    fn end(&mut self, number: usize) {
+    /// Damages what the fault wants, where the atlas lets it.
+    async fn damage(&mut self, victims: &BTreeSet<usize>, what: &What) -> Vec<(usize, Damage)> {
+        let What::Damage { target, restart, .. } = *what else {
+            return Vec::new();
+        };
+        let mut damage = Vec::new();
+        for victim in victims {
+            let node = &self.nodes[*victim];
+            // One thing at a time, so that repairing one does not hide another.
+            let is_damaged = |active: &Active| active.damage.iter().any(|(machine, _)| machine == victim);
+            if self.active.iter().any(is_damaged) || !self.atlas.grant(node.address(), None) {
+                continue;
+            }
+            if restart {
+                node.kill();
+            }
+            match damage::inflict(node, target, &mut self.chance).await {
+                Some(done) => {
+                    tracing::info!(machine = victim, damage = ?done, "damaged");
+                    self.damaged += 1;
+                    damage.push((*victim, done));
+                }
+                None => self.atlas.repaired(node.address()),
+            }
+        }
+        damage
+    }
+
+    async fn end(&mut self, number: usize) {
         let Some(place) = self.active.iter().position(|active| active.fault == number) else {
             return;
         };
         let ended = self.active.remove(place);
         self.bands[ended.band].until = Some(self.begin.elapsed());
+        for victim in &ended.victims {
+            self.nodes[*victim].failpoints().disarm(number);
+        }
+        for (victim, damage) in &ended.damage {
+            let node = &self.nodes[*victim];
+            damage::repair(node, damage).await;
+            self.atlas.repaired(node.address());
+        }
         self.settle();
-        if ended.what.keeps_down() {
+        if ended.what.keeps_down() || !ended.damage.is_empty() {
             self.start_missing();
         }
     }
 
     /// What a fault does at its begin, and once.
-    fn strike(&self, node: &SimNode, what: &What) {
+    fn strike(&self, number: usize, node: &SimNode, what: &What) {
         match what {
             What::Kill { .. } => {
                 node.kill();
@@ -205,14 +270,9 @@ impl Faults {
                 };
                 node.disk_control().fail_after(operation, *after);
             }
-            What::Flush { after, fault, .. } => {
-                let fault = match fault {
-                    FlushFault::Fails => engine::FlushFault::Fails,
-                    FlushFault::KilledBefore => engine::FlushFault::KilledBefore,
-                    FlushFault::KilledAfter => engine::FlushFault::KilledAfter,
-                };
-                node.engine().fault_at_flush(*after, fault);
-            }
+            What::Failpoint {
+                point, hit, action, ..
+            } => node.failpoints().arm(number, *point, *hit, *action),
             _ => {}
         }
     }
@@ -222,7 +282,11 @@ impl Faults {
         self.set_links();
         self.set_disks();
         for (number, node) in self.nodes.iter().enumerate() {
-            let on_it = || self.active.iter().filter(move |active| active.victims.contains(&number));
+            let on_it = || {
+                self.active
+                    .iter()
+                    .filter(move |active| active.victims.contains(&number))
+            };
             let mut rate = 1.0;
             let mut offset = 0i64;
             for active in on_it() {
@@ -264,7 +328,11 @@ impl Faults {
             let mut spec = DiskSpec::default();
             let micros = Duration::from_micros;
             (spec.sync.floor, spec.sync.mean) = (micros(self.knobs.sync_us.0), micros(self.knobs.sync_us.1));
-            for active in self.active.iter().filter(|active| active.victims.contains(&number)) {
+            for active in self
+                .active
+                .iter()
+                .filter(|active| active.victims.contains(&number))
+            {
                 if let What::SlowDisk {
                     sync_us,
                     stall,
@@ -302,7 +370,9 @@ impl Faults {
                     continue;
                 }
                 let mut spec = self.good_link();
-                self.active.iter().for_each(|active| active.spoil(*from, *to, &mut spec));
+                self.active
+                    .iter()
+                    .for_each(|active| active.spoil(*from, *to, &mut spec));
                 if self.net.link(from_host, to_host) != spec {
                     self.net.change_link(from_host, to_host, |link| *link = spec);
                 }
@@ -317,8 +387,14 @@ impl Faults {
             Victims::Leader(shard) => self.leader(*shard).into_iter().collect(),
             Victims::Follower(shard, nth) => {
                 let leader = self.leader(*shard);
-                let has = |number: &usize| self.nodes[*number].node().is_some_and(|node| node.shard(ShardId(*shard)).is_some());
-                let followers = (0..self.nodes.len()).filter(|number| Some(*number) != leader).filter(has);
+                let has = |number: &usize| {
+                    self.nodes[*number]
+                        .node()
+                        .is_some_and(|node| node.shard(ShardId(*shard)).is_some())
+                };
+                let followers = (0..self.nodes.len())
+                    .filter(|number| Some(*number) != leader)
+                    .filter(has);
                 followers.skip(*nth).take(1).collect()
             }
         }
@@ -337,13 +413,12 @@ impl Faults {
     fn transfer(&self, shard: u32, to: usize) {
         let leader = self.leader(shard).and_then(|number| self.nodes[number].node());
         let identity = self.nodes[to].node().and_then(|node| node.identity());
-        if let (Some(leader), Some(identity)) = (leader, identity) {
-            if let Some(replica) = leader.shard(ShardId(shard)) {
-                tokio::spawn(async move {
-                    // It may lead no more by then.
-                    let _ = replica.raft().trigger().transfer_leader(identity.node_id).await;
-                });
-            }
+        let replica = leader.and_then(|leader| leader.shard(ShardId(shard)));
+        if let (Some(replica), Some(identity)) = (replica, identity) {
+            tokio::spawn(async move {
+                // It may lead no more by then.
+                let _ = replica.raft().trigger().transfer_leader(identity.node_id).await;
+            });
         }
     }
 }

@@ -4,21 +4,31 @@
 //! replicas as they are then and remembers what it needs of what was. The names are those of the Raft dissertation (Ongaro 2014,
 //! figure 3.2), and of what this store promises besides. Those of membership and of placement will have their files here too.
 
+mod applied;
 mod committed_immutable;
+mod consumer_cursor;
 mod election_safety;
 mod leader_completeness;
+mod lease_disjointness;
 mod log_matching;
 mod monotonic;
 mod order_of_indexes;
+mod session_window;
 mod state_machine_safety;
 #[cfg(test)]
 mod testing;
 
-use std::{fmt, time::Duration};
+use std::{collections::BTreeSet, fmt, sync::Arc, time::Duration};
 
-use kvsvr::wal::{ShardLog, VoteRecord, Wal};
+use kvsvr::{
+    shard::Shard,
+    time::skewed::as_node,
+    wal::{ShardLog, Wal},
+};
 use kvsvr_core::types::{LogPosition, Revision, ShardId};
+use openraft_rt::{Instant as _, WatchReceiver as _};
 
+pub use self::applied::{Applied, Session};
 use crate::node::SimNode;
 
 /// A replica at one moment.
@@ -26,10 +36,14 @@ use crate::node::SimNode;
 pub struct Replica {
     /// Its machine, from 0 on.
     pub machine: usize,
+    /// Its number in the cluster.
+    pub node: u64,
     /// The machine's how manieth process it is in.
     pub process: u64,
     /// Which shard.
     pub shard: ShardId,
+    /// It replaces its state by a snapshot: the engine has neither the old state nor the new one.
+    pub installing: bool,
     /// What it believes to be.
     pub role: Role,
     /// Its term.
@@ -42,8 +56,12 @@ pub struct Replica {
     pub flushed: Option<u64>,
     /// Its state's revision.
     pub revision: Revision,
+    /// It would answer linearizable reads now without asking anybody.
+    pub lease: bool,
     /// What its log says.
     pub log: ShardLog,
+    /// What its state says, if it was looked at.
+    pub contents: Option<Arc<Applied>>,
 }
 
 impl Replica {
@@ -74,19 +92,12 @@ pub trait Log {
     fn position(&self, index: u64) -> Option<LogPosition>;
 }
 
-/// All replicas at one moment, with their logs.
+/// All replicas at one moment, with their logs, in the order of machines and shards.
 pub struct Moment<'a> {
     /// Since the simulation began.
     pub at: Duration,
     /// Each with its log.
     pub replicas: Vec<(Replica, &'a dyn Log)>,
-}
-
-impl Moment<'_> {
-    /// By shard, with each other.
-    fn of_shard(&self, shard: ShardId) -> impl Iterator<Item = &(Replica, &dyn Log)> {
-        self.replicas.iter().filter(move |(replica, _)| replica.shard == shard)
-    }
 }
 
 /// What is broken.
@@ -121,13 +132,16 @@ pub trait Invariant {
 /// All invariants.
 pub fn all() -> Vec<Box<dyn Invariant>> {
     vec![
-        Box::new(election_safety::ElectionSafety::default()),
+        Box::new(election_safety::ElectionSafety),
         Box::new(log_matching::LogMatching::default()),
         Box::new(committed_immutable::CommittedImmutable::default()),
         Box::new(leader_completeness::LeaderCompleteness::default()),
         Box::new(state_machine_safety::StateMachineSafety::default()),
         Box::new(monotonic::Monotonic::default()),
         Box::new(order_of_indexes::OrderOfIndexes),
+        Box::new(lease_disjointness::LeaseDisjointness),
+        Box::new(consumer_cursor::ConsumerCursor::default()),
+        Box::new(session_window::SessionWindow::default()),
     ]
 }
 
@@ -200,33 +214,60 @@ impl Log for ReplicaLog {
     }
 }
 
-/// The replicas of a machine.
-pub fn views(machine: usize, sim: &SimNode) -> Vec<(Replica, ReplicaLog)> {
-    let Some(node) = sim.node() else {
+/// Terms in which a machine handed a shard over.
+pub type HandedOver = BTreeSet<(usize, ShardId, u64)>;
+
+/// The replicas of a machine; `contents`: with what their states say, which takes longer.
+pub fn views(
+    machine: usize,
+    sim: &SimNode,
+    handed_over: &HandedOver,
+    contents: bool,
+) -> Vec<(Replica, ReplicaLog)> {
+    let (Some(node), Some(host)) = (sim.node(), sim.host()) else {
         return Vec::new();
     };
     let process = sim.process();
+    let number = node.identity().map_or(0, |identity| identity.node_id);
     let mut views = Vec::new();
     for shard in node.shards() {
         let status = shard.status();
         let log = node.wal().shard(shard.id());
-        let index = |number: u64, is_any: bool| is_any.then_some(number);
+        let given_up = handed_over.contains(&(machine, shard.id(), status.term));
         let replica = Replica {
             machine,
+            node: number,
             process,
             shard: shard.id(),
+            installing: shard.head().installs() % 2 == 1,
             role: role(&status.role),
             term: status.term,
             committed: log.committed.map(|position| position.index),
             applied: shard.head().applied_next().checked_sub(1),
-            flushed: index(status.flushed_index, status.flushed_index > 0),
+            flushed: (status.flushed_index > 0).then_some(status.flushed_index),
             revision: status.revision,
+            lease: !given_up && as_node(host, || has_lease(&shard)),
             log,
+            contents: contents.then(|| Applied::of(&shard)).flatten().map(Arc::new),
         };
         let wal = node.wal().clone();
-        views.push((replica, ReplicaLog { wal, shard: shard.id() }));
+        views.push((
+            replica,
+            ReplicaLog {
+                wal,
+                shard: shard.id(),
+            },
+        ));
     }
     views
+}
+
+/// By the clock of who asks.
+fn has_lease(shard: &Shard) -> bool {
+    let metrics = shard.raft().metrics();
+    let metrics = metrics.borrow_watched();
+    let acknowledged = metrics.last_quorum_acked.as_ref();
+    metrics.state.is_leader() && acknowledged.is_some_and(|at| at.elapsed() < shard.reads().lease())
 }
 
 fn role(name: &str) -> Role {
@@ -236,9 +277,4 @@ fn role(name: &str) -> Role {
         "learner" => Role::Learner,
         _ => Role::Follower,
     }
-}
-
-/// The term of a vote; 0 = none.
-fn term_of(vote: Option<VoteRecord>) -> u64 {
-    vote.map_or(0, |vote| vote.term)
 }

@@ -6,9 +6,11 @@
 //! process if it is to be repeatable: the runtime keeps counts of its own for each process.
 
 pub mod clock;
+pub mod damage;
 pub mod demo;
 pub mod disk;
 pub mod engine;
+pub mod failpoint;
 pub mod faults;
 pub mod invariants;
 pub mod net;
@@ -18,5 +20,7 @@ pub mod plan;
 pub mod random;
 pub mod run;
 pub mod shadow;
+pub mod shrink;
 pub mod sometimes;
 pub mod sweep;
+pub mod timeline;

@@ -2,20 +2,32 @@
 //!
 //! Exit codes: 0 all held, 1 something failed, 2 wrong usage.
 
-use std::{io, ops::Range, path::PathBuf, process::ExitCode, time::Duration};
+use std::{
+    io,
+    ops::Range,
+    path::{Path, PathBuf},
+    process::ExitCode,
+    time::Duration,
+};
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
+use kvsvr_jepsen::history::jsonl;
 use kvsvr_sim::{
     demo,
     outcome::Outcome,
     plan::Plan,
     run,
+    shrink::{self, Shrink},
     sometimes::EVENTS,
-    sweep::{self, Summary, Sweep},
+    sweep::{self, Summary, Sweep, Work},
+    timeline,
 };
 
 #[derive(Parser)]
-#[command(name = "kvsvr-sim", about = "Runs simulated kvsvr clusters: the real node code on a simulated network, disks and clocks")]
+#[command(
+    name = "kvsvr-sim",
+    about = "Runs simulated kvsvr clusters: the real node code on a simulated network, disks and clocks"
+)]
 struct Arguments {
     #[command(subcommand)]
     command: Command,
@@ -28,14 +40,14 @@ enum Command {
         /// Decides everything that happens
         #[arg(long)]
         seed: u64,
-        #[arg(short, long, default_value = "text")]
-        output: Format,
+        #[command(flatten)]
+        show: Show,
     },
     /// One plan from a file, as `plan` prints them
     Replay {
         plan: PathBuf,
-        #[arg(short, long, default_value = "text")]
-        output: Format,
+        #[command(flatten)]
+        show: Show,
     },
     /// Prints the plan of a seed
     Plan {
@@ -49,14 +61,35 @@ enum Command {
         /// Goes on after a failure
         #[arg(long)]
         keep_going: bool,
-        /// Every event that must happen sometimes must have happened
+        /// Where the plans and pictures of failures go, a directory for each
         #[arg(long)]
-        all_events: bool,
+        reports: Option<PathBuf>,
+        /// Fails if one of the events that must happen in a sweep did not: yes, no [default: yes from 1000 seeds on]
+        #[arg(long)]
+        all_events: Option<bool>,
     },
     /// Runs each seed twice, in processes of their own, and compares all that happened
     Meta {
         #[command(flatten)]
         many: Many,
+    },
+    /// Runs the plans of past failures
+    Corpus {
+        /// Their directory
+        #[arg(long, default_value = concat!(env!("CARGO_MANIFEST_DIR"), "/corpus"))]
+        directory: PathBuf,
+        #[command(flatten)]
+        limits: Limits,
+    },
+    /// Makes a plan that fails smaller, as long as it fails in the same way; prints the smallest
+    Shrink {
+        plan: PathBuf,
+        /// Minutes that it may take
+        #[arg(long, default_value_t = 5.0)]
+        minutes: f64,
+        /// Seconds that one run may take
+        #[arg(long, default_value_t = 120)]
+        patience: u64,
     },
     /// Three nodes under random trouble; prints what happened
     Demo {
@@ -69,16 +102,31 @@ enum Command {
 }
 
 #[derive(Args)]
+struct Show {
+    #[arg(short, long, default_value = "text")]
+    output: Format,
+    /// Writes plan.json, history.jsonl, record.json and timeline.html into this directory
+    #[arg(long)]
+    report: Option<PathBuf>,
+}
+
+#[derive(Args)]
 struct Many {
     /// A..B: from A on and below B
     #[arg(long, value_parser = seeds)]
     seeds: Range<u64>,
-    /// Processes at a time [default: one for each core]
-    #[arg(long)]
-    jobs: Option<usize>,
     /// Begins no new seed after this many minutes
     #[arg(long)]
     minutes: Option<f64>,
+    #[command(flatten)]
+    limits: Limits,
+}
+
+#[derive(Args)]
+struct Limits {
+    /// Processes at a time [default: one for each core]
+    #[arg(long)]
+    jobs: Option<usize>,
     /// Seconds that one seed may take
     #[arg(long, default_value_t = 300)]
     patience: u64,
@@ -91,29 +139,52 @@ enum Format {
 }
 
 fn seeds(text: &str) -> Result<Range<u64>, String> {
-    let parsed = text.split_once("..").and_then(|(from, to)| Some(from.parse().ok()?..to.parse().ok()?));
+    let parsed = text
+        .split_once("..")
+        .and_then(|(from, to)| Some(from.parse().ok()?..to.parse().ok()?));
     parsed
         .filter(|seeds: &Range<u64>| !seeds.is_empty())
         .ok_or_else(|| "write A..B, as in 0..1000".into())
 }
 
-impl Many {
-    fn sweep(&self, keep_going: bool, twice: bool) -> Sweep {
+/// Most messages of a report.
+const MESSAGES: usize = 10_000;
+/// From so many seeds on every event must have happened: the rarest one happens in about one of a hundred.
+const ALL_EVENTS_FROM: u64 = 1_000;
+
+impl Limits {
+    fn sweep(&self, work: Work) -> Sweep {
         let cores = || std::thread::available_parallelism().map_or(1, usize::from);
         Sweep {
-            seeds: self.seeds.clone(),
+            work,
+            reports: None,
             jobs: self.jobs.unwrap_or_else(cores),
-            length: self.minutes.map(|minutes| Duration::from_secs_f64(minutes * 60.0)),
-            keep_going,
+            length: None,
+            keep_going: true,
             patience: Duration::from_secs(self.patience),
-            twice,
+            twice: false,
+        }
+    }
+}
+
+impl Many {
+    fn sweep(&self) -> Sweep {
+        Sweep {
+            length: self
+                .minutes
+                .map(|minutes| Duration::from_secs_f64(minutes * 60.0)),
+            ..self.limits.sweep(Work::Seeds(self.seeds.clone()))
         }
     }
 }
 
 fn main() -> ExitCode {
+    // What simulated nodes complain of is to be expected: only on request (RUST_LOG).
+    let filter = tracing_subscriber::EnvFilter::builder()
+        .with_default_directive(tracing_subscriber::filter::LevelFilter::OFF.into())
+        .from_env_lossy();
     tracing_subscriber::fmt()
-        .with_env_filter(tracing_subscriber::EnvFilter::from_default_env())
+        .with_env_filter(filter)
         .with_writer(io::stderr)
         .init();
     match command(Arguments::parse().command) {
@@ -133,11 +204,8 @@ fn fail(error: &str) -> ExitCode {
 #[expect(clippy::print_stdout, reason = "the report is what it is run for")]
 fn command(command: Command) -> Result<bool, String> {
     match command {
-        Command::Run { seed, output } => one(&Plan::from_seed(seed), output),
-        Command::Replay { plan, output } => {
-            let text = std::fs::read_to_string(&plan).map_err(|error| format!("{}: {error}", plan.display()))?;
-            one(&Plan::from_json(&text)?, output)
-        }
+        Command::Run { seed, show } => one(&Plan::from_seed(seed), &format!("run --seed {seed}"), &show),
+        Command::Replay { plan, show } => one(&read(&plan)?, &format!("replay {}", plan.display()), &show),
         Command::Plan { seed } => {
             println!("{}", Plan::from_seed(seed).to_json());
             Ok(true)
@@ -145,21 +213,29 @@ fn command(command: Command) -> Result<bool, String> {
         Command::Sweep {
             many,
             keep_going,
+            reports,
             all_events,
         } => {
-            let summary = sweep::sweep(&many.sweep(keep_going, false)).map_err(|error| error.to_string())?;
-            let missing = if all_events { summary.missing(&EVENTS) } else { Vec::new() };
+            let sweep = Sweep {
+                keep_going,
+                reports,
+                ..many.sweep()
+            };
+            let summary = sweep::sweep(&sweep).map_err(|error| error.to_string())?;
+            let missing = match all_events.unwrap_or(summary.seeds >= ALL_EVENTS_FROM) {
+                true => summary.missing(&EVENTS),
+                false => Vec::new(),
+            };
             report(&summary, &missing);
             Ok(summary.failed.is_empty() && missing.is_empty())
         }
-        Command::Meta { many } => {
-            let summary = sweep::sweep(&many.sweep(true, true)).map_err(|error| error.to_string())?;
-            let differ = summary.failed.iter().filter(|outcome| outcome.failures[0].found_by == "determinism");
-            let differ = differ.count();
-            report(&summary, &[]);
-            println!("{} seeds run twice, {differ} differ", summary.seeds);
-            Ok(differ == 0)
-        }
+        Command::Meta { many } => meta(&many),
+        Command::Corpus { directory, limits } => corpus(&directory, &limits),
+        Command::Shrink {
+            plan,
+            minutes,
+            patience,
+        } => shrink(&read(&plan)?, minutes, patience),
         Command::Demo { seed, seconds } => {
             let summary = demo::run(seed, Duration::from_secs(seconds));
             println!("{summary}");
@@ -168,19 +244,134 @@ fn command(command: Command) -> Result<bool, String> {
     }
 }
 
+fn read(plan: &Path) -> Result<Plan, String> {
+    let text = std::fs::read_to_string(plan).map_err(|error| format!("{}: {error}", plan.display()))?;
+    Plan::from_json(&text)
+}
+
 #[expect(clippy::print_stdout, reason = "the report is what it is run for")]
-fn one(plan: &Plan, output: Format) -> Result<bool, String> {
-    let (outcome, _) = run::run(plan);
-    match output {
+fn one(plan: &Plan, again: &str, show: &Show) -> Result<bool, String> {
+    let (outcome, record) = run::run(plan, show.report.is_some());
+    let again = format!("kvsvr-sim {again}");
+    if let Some(directory) = &show.report {
+        let written = write_report(directory, plan, &outcome, &record, &again);
+        written.map_err(|error| format!("{}: {error}", directory.display()))?;
+    }
+    match show.output {
         Format::Text => {
             println!("{outcome}");
             if !outcome.is_clean() {
-                println!("again        kvsvr-sim run --seed {}", outcome.seed);
+                println!("again        {again}");
             }
         }
-        Format::Json => println!("{}", serde_json::to_string(&outcome).map_err(|error| error.to_string())?),
+        Format::Json => println!(
+            "{}",
+            serde_json::to_string(&outcome).map_err(|error| error.to_string())?
+        ),
     }
     Ok(outcome.is_clean())
+}
+
+fn write_report(
+    directory: &Path,
+    plan: &Plan,
+    outcome: &Outcome,
+    record: &run::Record,
+    again: &str,
+) -> io::Result<()> {
+    std::fs::create_dir_all(directory)?;
+    let mut shown = timeline::record(plan, outcome, record, again);
+    shown.keep_messages(MESSAGES);
+    std::fs::write(directory.join("plan.json"), plan.to_json())?;
+    let mut history = Vec::new();
+    jsonl::write(&mut history, &record.history)?;
+    std::fs::write(directory.join("history.jsonl"), history)?;
+    std::fs::write(directory.join("record.json"), serde_json::to_string(&shown)?)?;
+    std::fs::write(
+        directory.join("timeline.html"),
+        kvsvr_jepsen::report::render(&shown),
+    )
+}
+
+#[expect(clippy::print_stdout, reason = "the report is what it is run for")]
+fn meta(many: &Many) -> Result<bool, String> {
+    let sweep = Sweep {
+        twice: true,
+        ..many.sweep()
+    };
+    let summary = sweep::sweep(&sweep).map_err(|error| error.to_string())?;
+    let differ = summary
+        .failed
+        .iter()
+        .filter(|outcome| outcome.failures[0].found_by == "determinism");
+    let differ = differ.count();
+    report(&summary, &[]);
+    println!("{} seeds run twice, {differ} differ", summary.seeds);
+    Ok(differ == 0)
+}
+
+#[expect(clippy::print_stdout, reason = "the report is what it is run for")]
+fn corpus(directory: &Path, limits: &Limits) -> Result<bool, String> {
+    let failed = |error: io::Error| format!("{}: {error}", directory.display());
+    let mut plans: Vec<PathBuf> = std::fs::read_dir(directory)
+        .map_err(failed)?
+        .map(|entry| entry.map(|entry| entry.path()))
+        .collect::<Result<_, _>>()
+        .map_err(failed)?;
+    plans.retain(|path| path.extension().is_some_and(|extension| extension == "json"));
+    plans.sort();
+    if plans.is_empty() {
+        return Err(format!("there is no plan in {}", directory.display()));
+    }
+    let summary = sweep::sweep(&limits.sweep(Work::Plans(plans))).map_err(|error| error.to_string())?;
+    println!("{} plans, {} failed", summary.seeds, summary.failed.len());
+    summary.failed.iter().for_each(tell);
+    Ok(summary.failed.is_empty())
+}
+
+#[expect(
+    clippy::print_stdout,
+    clippy::print_stderr,
+    reason = "the smallest plan is what it is run for"
+)]
+fn shrink(plan: &Plan, minutes: f64, patience: u64) -> Result<bool, String> {
+    let size = |plan: &Plan| {
+        format!(
+            "{} faults, {} programs, {} nodes, {} shards, {:.1} s",
+            plan.faults.len(),
+            plan.workload.programs.len(),
+            plan.nodes,
+            plan.shards,
+            plan.length().as_secs_f64()
+        )
+    };
+    let how = Shrink {
+        budget: Duration::from_secs_f64(minutes * 60.0),
+        patience: Duration::from_secs(patience),
+        progress: &|tried, fails, best| {
+            if fails {
+                eprintln!("after {tried} runs: {}", size(best));
+            }
+        },
+    };
+    let shrunk = shrink::shrink(plan, &how).map_err(|error| error.to_string())?;
+    let shrunk = shrunk.ok_or("the plan does not fail")?;
+    let more = if shrunk.cut_short {
+        "; the time was too short to try everything"
+    } else {
+        ""
+    };
+    eprintln!(
+        "{} runs: {} -> {}{more}",
+        shrunk.tried,
+        size(plan),
+        size(&shrunk.plan)
+    );
+    for failure in &shrunk.outcome.failures {
+        eprintln!("{}: {}", failure.found_by, failure.text);
+    }
+    println!("{}", shrunk.plan.to_json());
+    Ok(true)
 }
 
 #[expect(clippy::print_stdout, reason = "the report is what it is run for")]

@@ -5,6 +5,7 @@
 //! as the real one does, and the reason is kept; nobody starts it again but the plan.
 
 use std::{
+    collections::BTreeMap,
     fmt, io,
     sync::{Arc, Weak},
     time::Duration,
@@ -23,13 +24,17 @@ use kvsvr::{
     wal::{Wal, WalOptions},
 };
 use kvsvr_proto::v1::NodeStatus;
-use madsim::runtime::{Handle, NodeHandle};
+use madsim::{
+    runtime::{Handle, NodeHandle},
+    task::NodeId,
+};
 use parking_lot::Mutex;
 
 use crate::{
     clock::MachineClock,
     disk::{DiskControl, SimDisk},
     engine::SimEngine,
+    failpoint::{Action, Failpoints, Gate},
     net::{Endpoint, SimNet},
     random::Stream,
 };
@@ -50,6 +55,17 @@ pub struct Ended {
     pub reason: String,
 }
 
+/// What a process finds on its disk when it starts.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Found {
+    /// The log ended in a write that was interrupted.
+    TornLog,
+    /// A snapshot that was being installed.
+    Installation,
+    /// A snapshot that was being received.
+    Transfer,
+}
+
 /// A machine. Clones are the same one.
 #[derive(Clone)]
 pub struct SimNode(Arc<Machine>);
@@ -60,6 +76,7 @@ struct Machine {
     settings: Settings,
     clock: MachineClock,
     disk_control: Arc<DiskControl>,
+    failpoints: Arc<Failpoints>,
     state: Mutex<State>,
 }
 
@@ -72,6 +89,7 @@ struct State {
     running: Option<Running>,
     processes: u64,
     ended: Vec<Ended>,
+    found: BTreeMap<Found, u64>,
     chance: Stream,
 }
 
@@ -107,6 +125,7 @@ impl SimNode {
             running: None,
             processes: 0,
             ended: Vec::new(),
+            found: BTreeMap::new(),
             chance,
         };
         Self(Arc::new(Machine {
@@ -115,6 +134,7 @@ impl SimNode {
             settings,
             clock: MachineClock::default(),
             disk_control: Arc::new(DiskControl::new(seed, address)),
+            failpoints: Arc::default(),
             state: Mutex::new(state),
         }))
     }
@@ -132,6 +152,16 @@ impl SimNode {
     /// The faults of its disk.
     pub fn disk_control(&self) -> &Arc<DiskControl> {
         &self.0.disk_control
+    }
+
+    /// Its failpoints.
+    pub fn failpoints(&self) -> &Failpoints {
+        &self.0.failpoints
+    }
+
+    /// What its processes found when they started, and how often.
+    pub fn found(&self) -> BTreeMap<Found, u64> {
+        self.0.state.lock().found.clone()
     }
 
     /// What is on its disk now. Another one after the process has ended.
@@ -155,6 +185,12 @@ impl SimNode {
     pub fn node(&self) -> Option<Arc<Node>> {
         let state = self.0.state.lock();
         state.running.as_ref().and_then(|running| running.node.clone())
+    }
+
+    /// The simulation's node that its process runs on, while there is one.
+    pub fn host(&self) -> Option<NodeId> {
+        let state = self.0.state.lock();
+        state.running.as_ref().map(|running| running.host.id())
     }
 
     /// The number of its last process; the first one is 1.
@@ -194,12 +230,12 @@ impl SimNode {
         });
         let engine = state.engine.clone();
         let control = self.0.disk_control.clone();
-        let disk: DynDisk = Arc::new(SimDisk::mount(state.disk.clone(), control, &host));
+        let gate = self.gate(process);
+        engine.set_gate(gate.clone());
+        let disk: DynDisk = Arc::new(SimDisk::mount(state.disk.clone(), control, &host, Some(gate)));
         drop(state);
         self.0.clock.attach(host.id());
         let endpoint = self.0.net.boot(&self.0.address, host.clone());
-        let machine = Arc::downgrade(&self.0);
-        engine.set_kill(Box::new(move |reason| end(&machine, process, false, reason)));
         let machine = self.0.clone();
         host.spawn(async move {
             let reason = match machine.run(process, disk, engine, endpoint).await {
@@ -209,6 +245,20 @@ impl SimNode {
             end(&Arc::downgrade(&machine), process, true, &reason);
         });
         true
+    }
+
+    fn gate(&self, process: u64) -> Gate {
+        let machine = Arc::downgrade(&self.0);
+        let crash = move |action, point| {
+            let (loss, what) = match action {
+                Action::PowerLoss => (Loss::Power, "power lost"),
+                _ => (Loss::Process, "killed"),
+            };
+            if let Some(machine) = machine.upgrade() {
+                machine.end(Some(process), false, loss, &format!("{what} at {point}"));
+            }
+        };
+        Gate::new(self.0.failpoints.clone(), Arc::new(crash))
     }
 
     /// Kills the process: what it wrote stays, synced or not. False if there is none.
@@ -343,6 +393,7 @@ impl Machine {
             .map_err(io::Error::other)?;
         disk.create_dir(STAGING_DIR).await?;
         free_staging(&disk, self.settings.disk_reserve_bytes).await?;
+        self.look_at_staging(&disk).await?;
         let wal = self.open_wal(process, &store, disk.clone()).await?;
         let parts = NodeParts {
             settings: self.settings,
@@ -376,6 +427,23 @@ impl Machine {
         state.running.as_ref().is_some_and(|running| running.stopping)
     }
 
+    fn note(&self, found: Found) {
+        *self.state.lock().found.entry(found).or_default() += 1;
+    }
+
+    async fn look_at_staging(&self, disk: &DynDisk) -> io::Result<()> {
+        for shard in disk.list(STAGING_DIR).await? {
+            let names = disk.list(&format!("{STAGING_DIR}/{shard}")).await?;
+            let has = |name: &str| names.iter().any(|found| found == name);
+            if has("INSTALL") {
+                self.note(Found::Installation);
+            } else if has("OFFER") {
+                self.note(Found::Transfer);
+            }
+        }
+        Ok(())
+    }
+
     async fn open_wal(self: &Arc<Self>, process: u64, store: &Store, disk: DynDisk) -> io::Result<Wal> {
         let machine = Arc::downgrade(self);
         let on_fatal = move |error: &io::Error| {
@@ -387,6 +455,9 @@ impl Machine {
             ..WalOptions::new(store.meta().store_id, random_u64(), Arc::new(on_fatal))
         };
         let (wal, report) = Wal::open(disk, options).await.map_err(io::Error::other)?;
+        if report.torn.is_some() {
+            self.note(Found::TornLog);
+        }
         if report.fresh && store.identity().is_some() {
             return Err(io::Error::other("the node is a member and has no log any more"));
         }

@@ -34,6 +34,28 @@ pub struct Failure {
     pub text: String,
 }
 
+impl Failure {
+    /// Of somebody who says so.
+    pub fn new(found_by: &str, text: String) -> Self {
+        Self {
+            found_by: found_by.to_owned(),
+            text,
+        }
+    }
+
+    /// Who found it and which rule is broken, without what differs from run to run: what shrinking must keep.
+    pub fn property(&self) -> String {
+        let rule = self
+            .text
+            .strip_prefix("invalid: ")
+            .and_then(|text| text.split(':').next());
+        match rule {
+            Some(rule) => format!("{}: {rule}", self.found_by),
+            None => self.found_by.clone(),
+        }
+    }
+}
+
 impl Outcome {
     /// Nothing is wrong.
     pub fn is_clean(&self) -> bool {
@@ -51,7 +73,10 @@ impl fmt::Display for Outcome {
         let [ok, failed, unknown] = self.operations;
         writeln!(f, "seed         {} ({})", self.seed, self.origin)?;
         writeln!(f, "simulated    {:.1} s", self.simulated.as_secs_f64())?;
-        writeln!(f, "operations   {ok} succeeded, {failed} failed, {unknown} unknown")?;
+        writeln!(
+            f,
+            "operations   {ok} succeeded, {failed} failed, {unknown} unknown"
+        )?;
         for (event, count) in &self.sometimes {
             writeln!(f, "event        {event}: {count}")?;
         }

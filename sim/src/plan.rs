@@ -16,6 +16,11 @@ use kvsvr::config::{Settings, Timing};
 use kvsvr_jepsen::workload::Spec;
 use serde::{Deserialize, Serialize};
 
+use crate::{
+    damage::Target,
+    failpoint::{Action, Point},
+};
+
 /// Written into each plan; another number is refused.
 pub const FORMAT: u32 = 1;
 
@@ -214,14 +219,26 @@ pub enum What {
         /// Of these operations the last one fails.
         after: u64,
     },
-    /// After so many flushes of the engine one goes wrong; the process is started again at the end.
-    Flush {
+    /// Something happens at a failpoint, once; a process that ends by it is started again at the end.
+    Failpoint {
         /// Whose.
         victims: Victims,
-        /// Of these flushes the last one goes wrong.
-        after: u64,
-        /// How.
-        fault: FlushFault,
+        /// Where.
+        point: Point,
+        /// The manieth time from the begin on that it is come by.
+        hit: u64,
+        /// What.
+        action: Action,
+    },
+    /// Something is damaged on those of the victims of whom it may be: a minority of each shard. What is not found and written over
+    /// until then is repaired at the end.
+    Damage {
+        /// Whose.
+        victims: Victims,
+        /// What.
+        target: Target,
+        /// The process is killed before, and begins with it.
+        restart: bool,
     },
     /// The leader hands the shard to another node.
     Transfer {
@@ -248,7 +265,8 @@ impl What {
             What::SlowDisk { .. } => "slow_disk",
             What::DiskFull { .. } => "disk_full",
             What::DiskError { .. } => "disk_error",
-            What::Flush { .. } => "flush",
+            What::Failpoint { .. } => "failpoint",
+            What::Damage { .. } => "damage",
             What::Transfer { .. } => "transfer",
         }
     }
@@ -284,16 +302,6 @@ pub enum DiskOperation {
     Sync,
 }
 
-/// As [`crate::engine::FlushFault`].
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-#[expect(missing_docs, reason = "they are said there")]
-pub enum FlushFault {
-    Fails,
-    KilledBefore,
-    KilledAfter,
-}
-
 impl Plan {
     /// The plan of a seed: the same for ever in one version of this program.
     pub fn from_seed(seed: u64) -> Self {
@@ -307,7 +315,10 @@ impl Plan {
     pub fn from_json(text: &str) -> Result<Self, String> {
         let plan: Plan = serde_json::from_str(text).map_err(|error| format!("not a plan: {error}"))?;
         if plan.format != FORMAT {
-            return Err(format!("the plan has format {}, this program reads {FORMAT}", plan.format));
+            return Err(format!(
+                "the plan has format {}, this program reads {FORMAT}",
+                plan.format
+            ));
         }
         if !(1..=9).contains(&plan.nodes) || !(1..=16).contains(&plan.shards) {
             return Err("a plan has 1 to 9 nodes and 1 to 16 shards".into());
@@ -339,6 +350,15 @@ impl Plan {
         Duration::from_millis(self.length_ms)
     }
 
+    /// By how much wall clocks are set forward or back, all jumps together.
+    pub fn wall_clock_jumps(&self) -> Duration {
+        let jumps = self.faults.iter().map(|fault| match fault.what {
+            What::WallClock { offset_ms, .. } => offset_ms.unsigned_abs(),
+            _ => 0,
+        });
+        Duration::from_millis(jumps.sum())
+    }
+
     /// HOST:PORT of a machine.
     pub fn address(&self, node: usize) -> String {
         format!("node{}:7101", node + 1)
@@ -361,7 +381,8 @@ impl What {
             | What::SlowDisk { victims, .. }
             | What::DiskFull { victims, .. }
             | What::DiskError { victims, .. }
-            | What::Flush { victims, .. } => Some(victims),
+            | What::Failpoint { victims, .. }
+            | What::Damage { victims, .. } => Some(victims),
             What::Transfer { .. } => None,
         }
     }
@@ -378,7 +399,10 @@ mod tests {
             assert_eq!(plan, Plan::from_seed(seed));
             assert_eq!(Plan::from_json(&plan.to_json()).unwrap(), plan, "seed {seed}");
             assert!(plan.faults.is_sorted_by_key(|fault| fault.at_ms), "seed {seed}");
-            assert!(plan.faults.iter().all(|fault| fault.at_ms < plan.length_ms), "seed {seed}");
+            assert!(
+                plan.faults.iter().all(|fault| fault.at_ms < plan.length_ms),
+                "seed {seed}"
+            );
             let knobs = &plan.knobs;
             assert!(knobs.heartbeat_ms * 2 < knobs.election_min_ms, "seed {seed}");
             assert!(knobs.election_min_ms < knobs.election_max_ms, "seed {seed}");
@@ -400,12 +424,15 @@ mod tests {
             }
             origins.insert(plan.origin);
         }
-        assert_eq!(alone.len(), 14, "{alone:?}");
-        assert_eq!(company.len(), 14, "{company:?}");
+        assert_eq!(alone.len(), 15, "{alone:?}");
+        assert_eq!(company.len(), 15, "{company:?}");
         for origin in ["swarm", "calm", "extreme"] {
             assert!(origins.contains(origin), "{origins:?}");
         }
-        assert!(recipe::NAMES.iter().all(|name| origins.contains(*name)), "{origins:?}");
+        assert!(
+            recipe::NAMES.iter().all(|name| origins.contains(*name)),
+            "{origins:?}"
+        );
     }
 
     #[test]
@@ -421,7 +448,11 @@ mod tests {
             for_ms: 0,
             what: What::Kill { victims },
         });
-        assert!(Plan::from_json(&other.to_json()).unwrap_err().contains("does not exist"));
+        assert!(
+            Plan::from_json(&other.to_json())
+                .unwrap_err()
+                .contains("does not exist")
+        );
         assert!(Plan::from_json("{}").unwrap_err().contains("not a plan"));
     }
 }

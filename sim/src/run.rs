@@ -12,25 +12,27 @@ use std::{
     time::Duration,
 };
 
-use kvsvr_client::{Client, ClientConfig};
+use kvsvr_client::{Client, ClientConfig, transport::Method};
 use kvsvr_core::{
     hash::state_hash,
     types::{META_SHARD, ShardId},
 };
 use kvsvr_jepsen::{
-    check::{self, check_all},
+    check::{self, check_all, committed::resolve},
     history::{Event, Step},
+    report::Judgement,
     workload::{self, Env, Finished, Recorder, Run, Stop},
 };
-use kvsvr_proto::v1::BootstrapRequest;
+use kvsvr_proto::v1::{BootstrapRequest, TransferLeadershipRequest};
 use madsim::runtime::{Handle, NodeHandle, Runtime};
 use parking_lot::Mutex;
+use prost::Message as _;
 use tokio::time::{Instant, sleep, timeout};
 
 use crate::{
     faults::{Band, Faults, all_started},
-    invariants::{self, Log, Moment, Watcher},
-    net::SimNet,
+    invariants::{self, HandedOver, Log, Moment, Watcher},
+    net::{self, Direction, SimNet},
     node::{Ended, SimNode},
     outcome::{Failure, Outcome},
     plan::Plan,
@@ -41,6 +43,8 @@ use crate::{
 
 /// Between two looks of the invariants.
 const LOOK: Duration = Duration::from_millis(10);
+/// At every so manieth look they look into the replicas' states.
+const CONTENTS: u64 = 25;
 /// For the beginning: the cluster is made and serves.
 const SETUP: Duration = Duration::from_secs(60);
 /// A healed majority must serve within this time: several elections, a snapshot, and what clients wait between tries.
@@ -48,6 +52,7 @@ const SERVICE: Duration = Duration::from_secs(30);
 /// When all is healed, the replicas must be alike and the final reads made within this time.
 const RECOVERY: Duration = Duration::from_secs(120);
 /// Host of the workloads' clients, and of the one that makes the cluster and probes it.
+pub(crate) const CLIENTS: [&str; 2] = [CLIENT, OPERATOR];
 const CLIENT: &str = "client";
 const OPERATOR: &str = "operator";
 
@@ -62,16 +67,26 @@ pub struct Record {
     pub ended: Vec<(usize, Ended)>,
     /// Changes of what replicas said of themselves.
     pub samples: Vec<(Duration, invariants::Replica)>,
+    /// The history with the unknown outcomes that the checkers resolved, which is what their witnesses are of. The same one if there are
+    /// none.
+    pub resolved: Vec<Event>,
+    /// What the checkers said.
+    pub judgements: Vec<Judgement>,
+    /// When the first invariant broke.
+    pub broken_at: Option<Duration>,
+    /// All messages, if they were asked for.
+    pub messages: Vec<net::Event>,
 }
 
-/// Runs a plan to its end, in this process: at most one in a process if it is to be repeated.
-pub fn run(plan: &Plan) -> (Outcome, Record) {
+/// Runs a plan to its end, in this process: at most one in a process if it is to be repeated. `messages`: those of the network are in the
+/// record.
+pub fn run(plan: &Plan, messages: bool) -> (Outcome, Record) {
     kvsvr::time::skewed::forget_all();
-    Runtime::with_seed_and_config(plan.seed, madsim::Config::default()).block_on(world(plan))
+    Runtime::with_seed_and_config(plan.seed, madsim::Config::default()).block_on(world(plan, messages))
 }
 
-async fn world(plan: &Plan) -> (Outcome, Record) {
-    let world = World::new(plan);
+async fn world(plan: &Plan, messages: bool) -> (Outcome, Record) {
+    let world = World::new(plan, messages);
     let failures = world.play().await;
     world.outcome(failures)
 }
@@ -88,6 +103,7 @@ struct World<'a> {
     operator: Client,
     recorder: Recorder,
     seen: Mutex<Seen>,
+    traffic: Arc<Mutex<Traffic>>,
 }
 
 /// What was seen from outside.
@@ -98,10 +114,11 @@ struct Seen {
     shadow: Option<Shadow>,
     record: Record,
     last: BTreeMap<(u32, usize), invariants::Replica>,
+    looks: u64,
 }
 
 impl<'a> World<'a> {
-    fn new(plan: &'a Plan) -> Self {
+    fn new(plan: &'a Plan, messages: bool) -> Self {
         let begin = Instant::now();
         let net = SimNet::new(plan.seed);
         let settings = plan.knobs.settings();
@@ -127,9 +144,11 @@ impl<'a> World<'a> {
             // The addresses of a plan are well formed.
             Err(error) => panic!("no client: {error}"),
         };
+        let traffic = Traffic::watch(&net, &addresses, messages);
         Self {
             plan,
             begin,
+            traffic,
             client: expect(of_client),
             operator: expect(of_operator),
             net,
@@ -160,17 +179,17 @@ impl<'a> World<'a> {
             self.net.clone(),
             self.nodes.clone(),
             vec![CLIENT.into(), OPERATOR.into()],
-            self.plan.knobs.clone(),
+            self.plan,
             self.begin,
         );
         let shard_of = match timeout(SETUP, self.make()).await {
             Ok(Ok(shard_of)) => shard_of,
-            Ok(Err(text)) => return vec![failure("setup", text)],
-            Err(_) => return vec![failure("setup", format!("no cluster within {SETUP:?}"))],
+            Ok(Err(text)) => return vec![Failure::new("setup", text)],
+            Err(_) => return vec![Failure::new("setup", format!("no cluster within {SETUP:?}"))],
         };
         let mut run = match timeout(SETUP, self.prepare(shard_of.clone())).await {
             Ok(run) => run,
-            Err(_) => return vec![failure("setup", format!("no workload within {SETUP:?}"))],
+            Err(_) => return vec![Failure::new("setup", format!("no workload within {SETUP:?}"))],
         };
         let stop = Stop::new();
         let stopping = stop.clone();
@@ -181,10 +200,10 @@ impl<'a> World<'a> {
         faults.run(self.plan).await;
         let mut failures = Vec::new();
         failures.extend(self.serve_again(&mut faults).await);
-        faults.heal(None);
+        faults.heal(None).await;
         stop.set();
         let Ok(mut run) = working.await else {
-            failures.push(failure("panic", "a client's task ended by itself".into()));
+            failures.push(Failure::new("panic", "a client's task ended by itself".into()));
             return failures;
         };
         let finishing = self.client_host.spawn(async move {
@@ -193,7 +212,9 @@ impl<'a> World<'a> {
         });
         let supervising = async {
             loop {
-                faults.supervise_until(Instant::now() + Duration::from_secs(3600)).await;
+                faults
+                    .supervise_until(Instant::now() + Duration::from_secs(3600))
+                    .await;
             }
         };
         futures::pin_mut!(supervising);
@@ -201,10 +222,17 @@ impl<'a> World<'a> {
             futures::future::Either::Left((finished, _)) => finished.ok(),
             futures::future::Either::Right(_) => None,
         };
-        self.seen.lock().record.bands = faults.bands().to_vec();
+        {
+            let mut seen = self.seen.lock();
+            seen.record.bands = faults.bands().to_vec();
+            seen.sometimes.add("damaged", faults.damaged());
+        }
         match finished {
             Some((run, finished)) => failures.extend(self.check(&run, finished, &shard_of).await),
-            None => failures.push(failure("panic", "the final reads' task ended by itself".into())),
+            None => failures.push(Failure::new(
+                "panic",
+                "the final reads' task ended by itself".into(),
+            )),
         }
         failures
     }
@@ -216,15 +244,22 @@ impl<'a> World<'a> {
         });
         all_started(&self.nodes, SETUP).await;
         let request = BootstrapRequest {
-            addresses: (0..self.plan.nodes).map(|number| self.plan.address(number)).collect(),
+            addresses: (0..self.plan.nodes)
+                .map(|number| self.plan.address(number))
+                .collect(),
             shards: self.plan.shards,
             replication: self.plan.nodes as u32,
             ..Default::default()
         };
         let operator = self.operator.clone();
         let making = self.operator_host.spawn(async move {
-            operator.bootstrap(request).await.map_err(|error| error.to_string())?;
-            workload::shards(&operator).await.map_err(|error| error.to_string())
+            operator
+                .bootstrap(request)
+                .await
+                .map_err(|error| error.to_string())?;
+            workload::shards(&operator)
+                .await
+                .map_err(|error| error.to_string())
         });
         making.await.map_err(|error| error.to_string())?
     }
@@ -254,7 +289,7 @@ impl<'a> World<'a> {
         while core.len() <= self.plan.nodes / 2 {
             core.insert(chance.index(self.plan.nodes));
         }
-        faults.isolate(&core);
+        faults.isolate(&core).await;
         let (operator, shards) = (self.operator.clone(), self.plan.shards);
         let probing = self.operator_host.spawn(async move {
             for number in 0..shards * 8 {
@@ -273,7 +308,12 @@ impl<'a> World<'a> {
                 futures::future::Either::Right(_) => false,
             }
         };
-        (!served).then(|| failure("service", format!("the majority {core:?} did not serve within {SERVICE:?}")))
+        (!served).then(|| {
+            Failure::new(
+                "service",
+                format!("the majority {core:?} did not serve within {SERVICE:?}"),
+            )
+        })
     }
 
     /// Looks on until the end of the simulation.
@@ -285,18 +325,24 @@ impl<'a> World<'a> {
     }
 
     async fn look(&self) {
-        let views: Vec<_> = self
-            .nodes
-            .iter()
-            .enumerate()
-            .flat_map(|(machine, node)| invariants::views(machine, node))
-            .collect();
+        let views = {
+            let mut seen = self.seen.lock();
+            seen.looks += 1;
+            let contents = seen.looks.is_multiple_of(CONTENTS);
+            let handed_over = &self.traffic.lock().handed_over;
+            let machines = self.nodes.iter().enumerate();
+            let views =
+                machines.flat_map(|(machine, node)| invariants::views(machine, node, handed_over, contents));
+            views.collect::<Vec<_>>()
+        };
         let running = self.nodes.iter().filter(|node| node.is_running()).count();
         let mut shadow = {
             let mut seen = self.seen.lock();
             let seen = &mut *seen;
             let at = self.begin.elapsed();
-            let replicas = views.iter().map(|(replica, log)| (replica.clone(), log as &dyn Log));
+            let replicas = views
+                .iter()
+                .map(|(replica, log)| (replica.clone(), log as &dyn Log));
             let moment = Moment {
                 at,
                 replicas: replicas.collect(),
@@ -327,13 +373,18 @@ impl<'a> World<'a> {
         let replicas = match self.replicas().await {
             Ok(replicas) => replicas,
             Err(text) => {
-                failures.push(failure("convergence", text));
+                failures.push(Failure::new("convergence", text));
                 Vec::new()
             }
         };
         self.look().await;
         let committed = self.committed();
-        let commits = self.seen.lock().shadow.as_ref().and_then(|shadow| shadow.commits(&committed));
+        let commits = self
+            .seen
+            .lock()
+            .shadow
+            .as_ref()
+            .and_then(|shadow| shadow.commits(&committed));
         let history = self.recorder.events();
         let shard_of = |partition| shard_of(partition);
         let mut context = run.context(finished, &shard_of);
@@ -341,22 +392,33 @@ impl<'a> World<'a> {
         context.replicas = &replicas;
         // A clock that is a tenth too fast or slow, over the longest span that is checked.
         context.clock_error = 2_000_000_000;
+        context.stamps_ahead = self.plan.wall_clock_jumps().as_nanos() as u64;
         if finished.final_from.is_none() {
-            failures.push(failure("service", format!("no final reads within {RECOVERY:?}")));
+            failures.push(Failure::new(
+                "service",
+                format!("no final reads within {RECOVERY:?}"),
+            ));
         }
         for (name, verdict) in check_all(&self.plan.workload.checks(), &history, &context) {
+            let judgement = Judgement::new(name, &verdict);
+            self.seen.lock().record.judgements.push(judgement);
             if !verdict.is_valid() {
-                failures.push(failure(name, verdict.to_string()));
+                failures.push(Failure::new(name, verdict.to_string()));
             }
         }
-        self.seen.lock().record.history = history;
+        let resolved = match &commits {
+            Some(commits) => resolve(&history, commits, &context).events,
+            _ => history.clone(),
+        };
+        let record = &mut self.seen.lock().record;
+        (record.history, record.resolved) = (history, resolved);
         failures
     }
 
     fn committed(&self) -> BTreeMap<ShardId, u64> {
         let mut committed = BTreeMap::new();
         for (machine, node) in self.nodes.iter().enumerate() {
-            for (replica, _) in invariants::views(machine, node) {
+            for (replica, _) in invariants::views(machine, node, &HandedOver::new(), false) {
                 let highest = committed.entry(replica.shard).or_default();
                 *highest = replica.committed.unwrap_or(0).max(*highest);
             }
@@ -377,7 +439,10 @@ impl<'a> World<'a> {
                 }
             }
             let all_run = nodes.len() == self.nodes.len();
-            if all_run && applied.len() as u32 == self.plan.shards + 1 && applied.values().all(|indexes| indexes.len() == 1) {
+            if all_run
+                && applied.len() as u32 == self.plan.shards + 1
+                && applied.values().all(|indexes| indexes.len() == 1)
+            {
                 break;
             }
             if Instant::now() >= until {
@@ -411,30 +476,38 @@ impl<'a> World<'a> {
     fn outcome(self, mut failures: Vec<Failure>) -> (Outcome, Record) {
         let seen = self.seen.into_inner();
         let (mut sometimes, mut record) = (seen.sometimes, seen.record);
+        record.messages = std::mem::take(&mut self.traffic.lock().messages);
+        record.broken_at = seen.watcher.broken().first().map(|broken| broken.at);
         sometimes.add_network(&self.net);
         for (machine, node) in self.nodes.iter().enumerate() {
-            record.ended.extend(node.ended().into_iter().map(|ended| (machine, ended)));
-        }
-        for (_, ended) in &record.ended {
-            if ended.by_itself {
-                sometimes.count("process_ended_by_itself");
-            }
-            if ended.reason == "power lost" {
-                sometimes.count("power_lost");
-            }
+            record
+                .ended
+                .extend(node.ended().into_iter().map(|ended| (machine, ended)));
+            sometimes.add_machine(node);
         }
         let broken = seen.watcher.broken().iter();
-        failures.splice(0..0, broken.map(|broken| failure(broken.invariant, broken.to_string())));
+        failures.splice(
+            0..0,
+            broken.map(|broken| Failure::new(broken.invariant, broken.to_string())),
+        );
         if record.history.is_empty() {
             record.history = self.recorder.events();
+            record.resolved = record.history.clone();
         }
-        let count = |is: fn(&Step) -> bool| record.history.iter().filter(|event| is(&event.step)).count() as u64;
+        let count =
+            |is: fn(&Step) -> bool| record.history.iter().filter(|event| is(&event.step)).count() as u64;
         let operations = [
             count(|step| matches!(step, Step::Ok { .. })),
             count(|step| matches!(step, Step::Fail { .. })),
             count(|step| matches!(step, Step::Info { .. })),
         ];
-        (0..operations[2]).for_each(|_| sometimes.count("unknown_outcome"));
+        sometimes.add_history(&record.history, &record.resolved);
+        let jumps = record
+            .bands
+            .iter()
+            .filter(|band| band.kind == "wall_clock")
+            .count();
+        sometimes.add("clock_jumped", jumps as u64);
         let outcome = Outcome {
             seed: self.plan.seed,
             origin: self.plan.origin.clone(),
@@ -449,9 +522,33 @@ impl<'a> World<'a> {
     }
 }
 
-fn failure(found_by: &str, text: String) -> Failure {
-    Failure {
-        found_by: found_by.to_owned(),
-        text,
+/// What is seen of the network.
+#[derive(Default)]
+struct Traffic {
+    /// Which machines hand shards over, from what they send.
+    handed_over: HandedOver,
+    messages: Vec<net::Event>,
+}
+
+impl Traffic {
+    fn watch(net: &SimNet, addresses: &[String], messages: bool) -> Arc<Mutex<Self>> {
+        let traffic = Arc::new(Mutex::new(Self::default()));
+        let (noted, addresses) = (traffic.clone(), addresses.to_vec());
+        net.observe(Arc::new(move |event, message| {
+            if messages {
+                noted.lock().messages.push(event.clone());
+            }
+            if (event.method, event.direction) != (Method::RaftTransferLeadership, Direction::Request) {
+                return;
+            }
+            let machine = addresses.iter().position(|address| **address == *event.from);
+            let request = TransferLeadershipRequest::decode(message.clone()).ok();
+            let parts =
+                request.and_then(|request| Some((request.envelope?.shard, request.from_leader?.term)));
+            if let (Some(machine), Some((shard, term))) = (machine, parts) {
+                noted.lock().handed_over.insert((machine, ShardId(shard), term));
+            }
+        }));
+        traffic
     }
 }

@@ -4,13 +4,14 @@
 //! committed log that the checker `committed` resolves unknown outcomes with. It runs the same state machine on an engine in memory: it shows what the
 //! log says, not that the state machine is right; that is what the other checkers are for.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, btree_map::Entry};
 
 use kvsvr::wal::{EntryKind, EntryRecord, Wal};
+use kvsvr_client::Partition;
 use kvsvr_core::{
     engine::Engine,
     event::EventKind,
-    machine::{Entry, Machine, Payload},
+    machine::{self, Machine, Payload},
     mem::MemEngine,
     types::{META_SHARD, ShardId},
 };
@@ -38,28 +39,31 @@ struct Follower {
 }
 
 impl Shadow {
+    fn follower(&mut self, shard: ShardId) -> Option<&mut Follower> {
+        match self.shards.entry(shard) {
+            Entry::Occupied(follower) => Some(follower.into_mut()),
+            Entry::Vacant(place) => {
+                let engine = MemEngine::new();
+                let machine = Machine::load(shard, &engine).ok()?;
+                Some(place.insert(Follower {
+                    shard,
+                    machine,
+                    engine,
+                    next: 0,
+                    commits: Vec::new(),
+                    gap: false,
+                }))
+            }
+        }
+    }
+
     /// Reads what a replica knows to be committed, as far as it is new.
     pub async fn follow(&mut self, replica: &Replica, wal: &Wal) {
         let shard = replica.shard;
         let Some(committed) = replica.committed.filter(|_| shard != META_SHARD) else {
             return;
         };
-        if !self.shards.contains_key(&shard) {
-            let engine = MemEngine::new();
-            let Ok(machine) = Machine::load(shard, &engine) else {
-                return;
-            };
-            let follower = Follower {
-                shard,
-                machine,
-                engine,
-                next: 0,
-                commits: Vec::new(),
-                gap: false,
-            };
-            self.shards.insert(shard, follower);
-        }
-        let Some(follower) = self.shards.get_mut(&shard) else {
+        let Some(follower) = self.follower(shard) else {
             return;
         };
         while follower.next <= committed && !follower.gap {
@@ -97,7 +101,7 @@ impl Follower {
                 // Who is a member changes no key.
                 EntryKind::Blank | EntryKind::Membership => Payload::Blank,
             };
-            let entry = Entry {
+            let entry = machine::Entry {
                 position: record.position,
                 payload,
             };
@@ -115,15 +119,23 @@ impl Follower {
                 let changes = by_revision.entry(event.revision).or_default();
                 let value = (event.kind == EventKind::Put).then_some(&event.value[..]);
                 let expired = event.kind == EventKind::Expire;
-                changes.extend(names::change(&event.partition, &event.key, value, event.revision, expired));
+                let partition = Partition::new(event.partition.region, event.partition.name.clone());
+                changes.extend(names::change(
+                    &partition,
+                    &event.key,
+                    value,
+                    event.revision,
+                    expired,
+                ));
             }
             let shard = self.shard.0;
-            self.commits.extend(by_revision.into_iter().map(|(revision, changes)| Commit {
-                shard,
-                index,
-                revision,
-                changes,
-            }));
+            self.commits
+                .extend(by_revision.into_iter().map(|(revision, changes)| Commit {
+                    shard,
+                    index,
+                    revision,
+                    changes,
+                }));
             self.next = index + 1;
         }
     }

@@ -4,13 +4,17 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use kvsvr_jepsen::history::{self, Call, End, Event, Reply, Seen, paired};
+
 use crate::{
+    failpoint::Step,
     invariants::{Moment, Replica, Role},
     net::{Fate, SimNet},
+    node::{Found, SimNode},
 };
 
 /// All of them.
-pub const EVENTS: [&str; 18] = [
+pub const EVENTS: [&str; 32] = [
     "leader_changed",
     "two_leaders_of_different_terms",
     "leader_without_quorum_stepped_down",
@@ -19,16 +23,30 @@ pub const EVENTS: [&str; 18] = [
     "log_purged",
     "replica_behind_the_purged_log",
     "snapshot_installed",
+    "transfer_interrupted",
+    "installation_interrupted",
     "restart_replayed_the_log",
+    "torn_log_cut",
     "process_ended_by_itself",
+    "log_failed",
+    "failpoint_fired",
+    "failpoint_around_a_snapshot_fired",
+    "damaged",
+    "damaged_node_refused_to_start",
     "all_nodes_down",
     "quorum_lost_then_regained",
     "power_lost",
+    "clock_jumped",
     "message_lost",
     "connection_broken_after_delivery",
     "message_delivered_twice",
     "unknown_outcome",
-    "clock_jumped",
+    "unknown_outcome_was_carried_out",
+    "cas_lost",
+    "watch_resumed",
+    "watch_compacted",
+    "consumer_fenced",
+    "write_refused_for_space",
 ];
 
 /// Counts of events.
@@ -45,14 +63,16 @@ pub struct Sometimes {
 impl Sometimes {
     /// Counts an event of the list.
     pub fn count(&mut self, event: &'static str) {
-        debug_assert!(EVENTS.contains(&event), "{event}");
-        *self.counts.entry(event).or_default() += 1;
+        self.add(event, 1);
     }
 
     /// How often each happened.
     pub fn counts(&self) -> BTreeMap<String, u64> {
         let count = |event: &&'static str| self.counts.get(*event).copied().unwrap_or(0);
-        EVENTS.iter().map(|event| ((*event).to_owned(), count(event))).collect()
+        EVENTS
+            .iter()
+            .map(|event| ((*event).to_owned(), count(event)))
+            .collect()
     }
 
     /// Looks at all replicas, of `running` of so many machines.
@@ -70,25 +90,33 @@ impl Sometimes {
             self.look_at_leader(replica);
             if let Some(before) = self.last.get(&(replica.shard.0, replica.machine)).cloned() {
                 let same = before.process == replica.process;
-                let truncated = before
-                    .log
-                    .last
-                    .is_some_and(|last| same && last.index >= replica.log.first_index && log.position(last.index) != Some(last));
+                let truncated = before.log.last.is_some_and(|last| {
+                    same && last.index >= replica.log.first_index && log.position(last.index) != Some(last)
+                });
                 if truncated && before.log.last > before.log.purged {
                     self.count("conflicting_suffix_truncated");
                 }
                 if same && replica.log.purged > before.log.purged {
                     let jumped = replica.log.purged.map(|p| p.index) > before.log.last.map(|p| p.index);
-                    self.count(if jumped { "snapshot_installed" } else { "log_purged" });
+                    self.count(if jumped {
+                        "snapshot_installed"
+                    } else {
+                        "log_purged"
+                    });
                 }
                 if !same && replica.applied > before.flushed {
                     self.count("restart_replayed_the_log");
                 }
-                if same && before.role == Role::Leader && replica.role != Role::Leader && before.term == replica.term {
+                if same
+                    && before.role == Role::Leader
+                    && replica.role != Role::Leader
+                    && before.term == replica.term
+                {
                     self.count("leader_without_quorum_stepped_down");
                 }
             }
-            self.last.insert((replica.shard.0, replica.machine), replica.clone());
+            self.last
+                .insert((replica.shard.0, replica.machine), replica.clone());
         }
         self.look_at_shards(moment);
     }
@@ -116,19 +144,119 @@ impl Sometimes {
     }
 
     fn look_at_shards(&mut self, moment: &Moment<'_>) {
-        let shards: BTreeSet<u32> = moment.replicas.iter().map(|(replica, _)| replica.shard.0).collect();
+        let shards: BTreeSet<u32> = moment
+            .replicas
+            .iter()
+            .map(|(replica, _)| replica.shard.0)
+            .collect();
         for shard in shards {
-            let of_it = || moment.replicas.iter().map(|(replica, _)| replica).filter(|r| r.shard.0 == shard);
-            let leaders: BTreeSet<u64> = of_it().filter(|r| r.role == Role::Leader).map(|r| r.term).collect();
+            let of_it = || {
+                moment
+                    .replicas
+                    .iter()
+                    .map(|(replica, _)| replica)
+                    .filter(|r| r.shard.0 == shard)
+            };
+            let leaders: BTreeSet<u64> = of_it()
+                .filter(|r| r.role == Role::Leader)
+                .map(|r| r.term)
+                .collect();
             if leaders.len() > 1 {
                 self.count("two_leaders_of_different_terms");
             }
-            let purged = of_it().filter(|r| r.role == Role::Leader).filter_map(|r| r.log.purged).max();
+            let purged = of_it()
+                .filter(|r| r.role == Role::Leader)
+                .filter_map(|r| r.log.purged)
+                .max();
             let last = |r: &Replica| r.log.last.map(|position| position.index);
             if of_it().any(|r| r.role != Role::Leader && last(r) < purged.map(|position| position.index)) {
                 self.count("replica_behind_the_purged_log");
             }
         }
+    }
+
+    /// Adds how a machine's processes ended, and what they found and met.
+    pub fn add_machine(&mut self, node: &SimNode) {
+        for ended in node.ended() {
+            if ended.by_itself {
+                self.count("process_ended_by_itself");
+            }
+            if ended.reason.starts_with("power lost") {
+                self.count("power_lost");
+            }
+            if ended.reason.starts_with("the log failed") {
+                self.count("log_failed");
+            }
+            // The log names its own damage, the engine's is ours.
+            let damaged = ["corrupt", "damaged", "injected checksum"];
+            if ended.reason.starts_with("cannot start")
+                && damaged.iter().any(|word| ended.reason.contains(word))
+            {
+                self.count("damaged_node_refused_to_start");
+            }
+        }
+        for (found, count) in node.found() {
+            let event = match found {
+                Found::TornLog => "torn_log_cut",
+                Found::Installation => "installation_interrupted",
+                Found::Transfer => "transfer_interrupted",
+            };
+            self.add(event, count);
+        }
+        for (point, _) in node.failpoints().fired() {
+            self.count("failpoint_fired");
+            let around = [
+                Step::SnapshotWrite,
+                Step::SnapshotSync,
+                Step::SnapshotMark,
+                Step::SnapshotRemove,
+                Step::EngineClear,
+                Step::CheckpointCreate,
+            ];
+            if around.contains(&point.step) {
+                self.count("failpoint_around_a_snapshot_fired");
+            }
+        }
+    }
+
+    /// Adds what clients met; `resolved` is the history as far as unknown outcomes are known now.
+    pub fn add_history(&mut self, history: &[Event], resolved: &[Event]) {
+        let unknown = |events: &[Event]| {
+            let is_unknown = |event: &&Event| matches!(event.step, history::Step::Info { .. });
+            events.iter().filter(is_unknown).count() as u64
+        };
+        self.add("unknown_outcome", unknown(history));
+        let calls = paired(history).into_iter().zip(paired(resolved));
+        let carried_out =
+            calls.filter(|(told, known)| told.end == End::Unknown && matches!(known.end, End::Ok(..)));
+        self.add("unknown_outcome_was_carried_out", carried_out.count() as u64);
+        for operation in paired(history) {
+            match (&operation.call, &operation.end) {
+                (Call::Cas { .. }, End::Ok(_, Reply::Mismatch { .. })) => self.count("cas_lost"),
+                (Call::Ack { .. }, End::Fail(_, error)) if error.contains("not the owner any more") => {
+                    self.count("consumer_fenced");
+                }
+                (_, End::Fail(_, error)) if error.contains("writes are refused") => {
+                    self.count("write_refused_for_space");
+                }
+                _ => {}
+            }
+        }
+        for event in history {
+            match event.step {
+                history::Step::Seen { seen: Seen::Resumed } => self.count("watch_resumed"),
+                history::Step::Seen {
+                    seen: Seen::Compacted { .. },
+                } => self.count("watch_compacted"),
+                _ => {}
+            }
+        }
+    }
+
+    /// Adds to the count of an event of the list.
+    pub fn add(&mut self, event: &'static str, count: u64) {
+        debug_assert!(EVENTS.contains(&event), "{event}");
+        *self.counts.entry(event).or_default() += count;
     }
 
     /// Adds what the network has seen.
@@ -140,7 +268,7 @@ impl Sometimes {
                 Fate::Duplicated | Fate::Replayed => "message_delivered_twice",
                 _ => continue,
             };
-            *self.counts.entry(event).or_default() += count;
+            self.add(event, count);
         }
     }
 }

@@ -1,17 +1,20 @@
-//! Many seeds, each in a process of its own.
+//! Many seeds or plans, each in a process of its own.
 //!
 //! The runtime under a simulation keeps counts for each process, so a process runs one plan. A run that takes too long, or whose process
 //! dies, is a failure like any other.
 
 use std::{
     collections::BTreeMap,
+    fmt,
     io::{self, Read},
     ops::Range,
+    path::PathBuf,
     process::{Child, Command, Stdio},
     sync::{
         Mutex,
         atomic::{AtomicU64, Ordering},
     },
+    thread::JoinHandle,
     time::{Duration, Instant},
 };
 
@@ -19,11 +22,78 @@ use indicatif::{ProgressBar, ProgressStyle};
 
 use crate::outcome::{Failure, Outcome};
 
+/// What one process runs.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Item {
+    /// A seed.
+    Seed(u64),
+    /// A plan from a file.
+    Plan(PathBuf),
+}
+
+impl Item {
+    /// The arguments that make this program run it.
+    pub fn arguments(&self) -> Vec<String> {
+        match self {
+            Item::Seed(seed) => vec!["run".into(), "--seed".into(), seed.to_string()],
+            Item::Plan(path) => vec!["replay".into(), path.display().to_string()],
+        }
+    }
+
+    /// A name for files.
+    fn name(&self) -> String {
+        match self {
+            Item::Seed(seed) => format!("seed-{seed}"),
+            Item::Plan(path) => path
+                .file_stem()
+                .map_or_else(|| "plan".into(), |name| name.to_string_lossy().into()),
+        }
+    }
+}
+
+impl fmt::Display for Item {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Item::Seed(seed) => write!(f, "seed {seed}"),
+            Item::Plan(path) => write!(f, "{}", path.display()),
+        }
+    }
+}
+
+/// What is run.
+#[derive(Clone, Debug)]
+pub enum Work {
+    /// These seeds.
+    Seeds(Range<u64>),
+    /// These plans.
+    Plans(Vec<PathBuf>),
+}
+
+impl Work {
+    fn len(&self) -> u64 {
+        match self {
+            Work::Seeds(seeds) => seeds.end.saturating_sub(seeds.start),
+            Work::Plans(plans) => plans.len() as u64,
+        }
+    }
+
+    fn item(&self, number: u64) -> Option<Item> {
+        match self {
+            Work::Seeds(seeds) => Some(seeds.start + number)
+                .filter(|seed| *seed < seeds.end)
+                .map(Item::Seed),
+            Work::Plans(plans) => plans.get(number as usize).cloned().map(Item::Plan),
+        }
+    }
+}
+
 /// How a sweep is run.
 #[derive(Clone, Debug)]
 pub struct Sweep {
-    /// Which seeds.
-    pub seeds: Range<u64>,
+    /// Of what.
+    pub work: Work,
+    /// Where reports of failures go; `None` = there are none.
+    pub reports: Option<PathBuf>,
     /// Processes at a time.
     pub jobs: usize,
     /// No new seed is begun after this much real time.
@@ -94,19 +164,21 @@ impl Summary {
 pub fn sweep(sweep: &Sweep) -> io::Result<Summary> {
     let begin = Instant::now();
     let bar = bar(sweep);
-    let next = AtomicU64::new(sweep.seeds.start);
+    let next = AtomicU64::new(0);
     let summary = Mutex::new(Summary::default());
     let over = |summary: &Summary| !sweep.keep_going && !summary.failed.is_empty();
     let worker = || -> io::Result<()> {
         loop {
-            let seed = next.fetch_add(1, Ordering::Relaxed);
             let late = sweep.length.is_some_and(|length| begin.elapsed() >= length);
-            if seed >= sweep.seeds.end || late || over(&lock(&summary)) {
+            let item = sweep.work.item(next.fetch_add(1, Ordering::Relaxed));
+            let Some(item) = item.filter(|_| !late && !over(&lock(&summary))) else {
                 return Ok(());
-            }
-            let outcome = one(seed, sweep)?;
+            };
+            let outcome = one(&item, sweep)?;
             if !outcome.is_clean() {
-                bar.suspend(|| tell(&outcome));
+                bar.suspend(|| tell(&item, &outcome));
+                let report = report(&item, sweep)?;
+                report.iter().for_each(|text| bar.suspend(|| tell_report(text)));
             }
             let mut summary = lock(&summary);
             summary.add(outcome);
@@ -128,7 +200,9 @@ pub fn sweep(sweep: &Sweep) -> io::Result<Summary> {
         })
     })?;
     bar.finish_and_clear();
-    let mut summary = summary.into_inner().unwrap_or_else(std::sync::PoisonError::into_inner);
+    let mut summary = summary
+        .into_inner()
+        .unwrap_or_else(std::sync::PoisonError::into_inner);
     summary.elapsed = begin.elapsed();
     summary.failed.sort_by_key(|outcome| outcome.seed);
     Ok(summary)
@@ -139,71 +213,101 @@ fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
 }
 
 #[expect(clippy::print_stderr, reason = "a failure is told at once")]
-fn tell(outcome: &Outcome) {
+fn tell(item: &Item, outcome: &Outcome) {
     for failure in &outcome.failures {
-        eprintln!("seed {}: {}: {}", outcome.seed, failure.found_by, failure.text);
+        eprintln!("{item}: {}: {}", failure.found_by, failure.text);
     }
+}
+
+#[expect(clippy::print_stderr, reason = "a failure is told at once")]
+fn tell_report(text: &str) {
+    eprintln!("{text}");
+}
+
+/// Runs it again with a report. What the process says of it.
+fn report(item: &Item, sweep: &Sweep) -> io::Result<Option<String>> {
+    let Some(directory) = &sweep.reports else {
+        return Ok(None);
+    };
+    let directory = directory.join(item.name());
+    let mut arguments = item.arguments();
+    arguments.extend(["--report".into(), directory.display().to_string()]);
+    let ended = child(&arguments, sweep.patience)?;
+    let directory = directory.display();
+    Ok(Some(match ended {
+        Ok(_) => format!("{item}: see {directory}"),
+        Err(text) => format!("{item}: no report in {directory}: {text}"),
+    }))
 }
 
 fn bar(sweep: &Sweep) -> ProgressBar {
     let style = ProgressStyle::with_template("{elapsed_precise} {wide_bar} {pos}/{len} ETA {eta} {msg}");
-    let bar = ProgressBar::new(sweep.seeds.end.saturating_sub(sweep.seeds.start));
+    let bar = ProgressBar::new(sweep.work.len());
     match style {
         Ok(style) => bar.with_style(style),
         Err(_) => bar,
     }
 }
 
-fn one(seed: u64, sweep: &Sweep) -> io::Result<Outcome> {
-    let first = run(seed, sweep.patience)?;
+fn one(item: &Item, sweep: &Sweep) -> io::Result<Outcome> {
+    let arguments = item.arguments();
+    let outcome = |found: Result<Outcome, String>| {
+        found.unwrap_or_else(|text| Outcome {
+            seed: if let Item::Seed(seed) = item { *seed } else { 0 },
+            failures: vec![Failure::new("process", text)],
+            ..Outcome::default()
+        })
+    };
+    let first = outcome(child(&arguments, sweep.patience)?);
     if !sweep.twice {
         return Ok(first);
     }
-    let mut second = run(seed, sweep.patience)?;
+    let mut second = outcome(child(&arguments, sweep.patience)?);
     if first.trace() != second.trace() {
-        second.failures.insert(
-            0,
-            Failure {
-                found_by: "determinism".into(),
-                text: format!("two runs differ: {:x?} and {:x?}", first.trace(), second.trace()),
-            },
-        );
+        let text = format!("two runs differ: {:x?} and {:x?}", first.trace(), second.trace());
+        second.failures.insert(0, Failure::new("determinism", text));
     }
     Ok(second)
 }
 
-/// Runs a seed in a process of its own.
-fn run(seed: u64, patience: Duration) -> io::Result<Outcome> {
+/// Runs this program with these arguments, which make it run one plan, in a process of its own. In the result: why there is no outcome.
+///
+/// # Errors
+/// The process cannot be started.
+pub fn child(arguments: &[String], patience: Duration) -> io::Result<Result<Outcome, String>> {
     let mut child = Command::new(std::env::current_exe()?)
-        .args(["run", "-o", "json", "--seed", &seed.to_string()])
+        .args(arguments)
+        .args(["-o", "json"])
         .stdin(Stdio::null())
         .stdout(Stdio::piped())
-        .stderr(Stdio::null())
+        .stderr(Stdio::piped())
         .spawn()?;
-    let mut stdout = child.stdout.take();
-    let reading = std::thread::spawn(move || {
-        let mut text = String::new();
-        stdout.as_mut().map(|stdout| stdout.read_to_string(&mut text)).transpose()?;
-        io::Result::Ok(text)
-    });
+    let (stdout, stderr) = (read_all(child.stdout.take()), read_all(child.stderr.take()));
     let status = wait(&mut child, patience)?;
-    let text = reading
-        .join()
-        .unwrap_or_else(|_| Err(io::Error::other("the reader panicked")))?;
-    if let Ok(outcome) = serde_json::from_str(&text) {
-        return Ok(outcome);
-    }
-    let text = match status {
-        Some(status) => format!("the process ended without an outcome: {status}"),
-        None => format!("no end within {patience:?}"),
+    let text = |reading: JoinHandle<io::Result<String>>| {
+        let read = reading.join();
+        read.unwrap_or_else(|_| Err(io::Error::other("the reader panicked")))
     };
-    Ok(Outcome {
-        seed,
-        failures: vec![Failure {
-            found_by: "process".into(),
-            text,
-        }],
-        ..Outcome::default()
+    let (stdout, stderr) = (text(stdout)?, text(stderr)?);
+    if let Ok(outcome) = serde_json::from_str(&stdout) {
+        return Ok(Ok(outcome));
+    }
+    // A panic says where first.
+    let said = stderr.lines().take(2).collect::<Vec<_>>().join(" ");
+    Ok(Err(match status {
+        Some(status) => format!("no outcome, {status}: {said}"),
+        None => format!("no end within {patience:?}"),
+    }))
+}
+
+/// Reads a stream to its end, so that who writes to it need not wait.
+fn read_all(stream: Option<impl Read + Send + 'static>) -> JoinHandle<io::Result<String>> {
+    std::thread::spawn(move || {
+        let mut bytes = Vec::new();
+        stream
+            .map(|mut stream| stream.read_to_end(&mut bytes))
+            .transpose()?;
+        Ok(String::from_utf8_lossy(&bytes).into_owned())
     })
 }
 

@@ -1,8 +1,8 @@
 //! Keys with a TTL or a lease: not gone before their time, gone after it.
 //!
 //! The time of an end is known within bounds: a TTL begins to run between the invocation and the end of the write, a lease between those of
-//! its grant or its last keep-alive, by a clock that may be off by [`Context::clock_error`] and
-//! [`Context::stamp_jump`]. Rules:
+//! its grant or its last keep-alive, by a clock that may be off by [`Context::clock_error`], and come earlier by
+//! [`Context::stamps_ahead`] or later by [`Context::stamps_behind`]. Rules:
 //! - **early**: a linearizable read that finds nothing, or an event that a key expired, does not come before the earliest time at which
 //!   the key can have ended. Where a deletion, a revocation or an unknown outcome can explain it, nothing is said.
 //! - **late**: with [`Context::final_from`], a final linearizable read does not find a key that must have ended more than
@@ -201,12 +201,8 @@ impl<'a> Ends<'a> {
                 ends.max()?
             }
         };
-        Some(end.saturating_sub(self.error()))
-    }
-
-    /// By how much a shard's time may be off.
-    fn error(&self) -> Nanos {
-        self.context.clock_error.saturating_add(self.context.stamp_jump)
+        let early = self.context.clock_error.saturating_add(self.context.stamps_ahead);
+        Some(end.saturating_sub(early))
     }
 
     /// The latest time at which it ends by itself; `None` if it need not, or it cannot be said.
@@ -231,7 +227,8 @@ impl<'a> Ends<'a> {
                 ends.max()??
             }
         };
-        Some(end.saturating_add(self.error()))
+        let late = self.context.clock_error.saturating_add(self.context.stamps_behind);
+        Some(end.saturating_add(late))
     }
 
     /// A read found nothing by some time.

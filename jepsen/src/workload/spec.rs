@@ -72,6 +72,19 @@ impl Program {
         })
     }
 
+    fn pause_us(&mut self) -> &mut u64 {
+        match self {
+            Program::Register(program) => &mut program.pause_us,
+            Program::SetList(program) => &mut program.pause_us,
+            Program::Counter(program) => &mut program.pause_us,
+            Program::Bank(program) => &mut program.pause_us,
+            Program::Watch(program) => &mut program.pause_us,
+            Program::Consumer(program) => &mut program.pause_us,
+            Program::Session(program) => &mut program.pause_us,
+            Program::Lease(program) => &mut program.pause_us,
+        }
+    }
+
     fn checks(&self) -> &'static [check::Workload] {
         match self {
             Program::Register(program) => program.checks(),
@@ -130,6 +143,15 @@ impl Spec {
             programs: programs.collect(),
             timeout_ms: random.range(1_000, 8_000),
         }
+    }
+
+    /// The same with pauses between operations that are so many times as long.
+    pub fn slowed(mut self, times: f64) -> Self {
+        for program in &mut self.programs {
+            let pause = program.pause_us();
+            *pause = (*pause as f64 * times) as u64;
+        }
+        self
     }
 
     /// What is to be checked.
@@ -198,6 +220,28 @@ mod tests {
             kinds.extend(spec.checks());
         }
         assert_eq!(kinds.len(), 8);
+    }
+
+    #[test]
+    fn sessions_are_checked_where_there_are_such_reads() {
+        let mut spec = Spec::named(&["register", "set_list"]).unwrap();
+        assert!(spec.checks().contains(&check::Workload::Session));
+        for program in &mut spec.programs {
+            match program {
+                Program::Register(register) => register.mix[1] = 0,
+                Program::SetList(set_list) => set_list.mix[4] = 0,
+                _ => {}
+            }
+        }
+        assert!(!spec.checks().contains(&check::Workload::Session));
+    }
+
+    #[test]
+    fn pauses_can_be_longer() {
+        let spec = Spec::named(&Program::NAMES).unwrap();
+        let pauses = |mut spec: Spec| -> Vec<u64> { spec.programs.iter_mut().map(|p| *p.pause_us()).collect() };
+        let twice: Vec<u64> = pauses(spec.clone()).iter().map(|pause| pause * 2).collect();
+        assert_eq!(pauses(spec.slowed(2.0)), twice);
     }
 
     #[test]

@@ -24,7 +24,7 @@ fn lab<T>(test: impl AsyncFnOnce(&Lab) -> T) -> T {
                 *it = OperationSpec::quick(Duration::from_millis(10), Duration::ZERO);
             }
         });
-        let disk = Arc::new(SimDisk::mount(memory.clone(), control.clone(), &node));
+        let disk = Arc::new(SimDisk::mount(memory.clone(), control.clone(), &node, None));
         test(&Lab {
             memory,
             control,
@@ -141,22 +141,6 @@ fn the_operations_of_a_process_end_with_it() {
         writing.await.unwrap_err();
         let after = lab.memory.kill(1);
         assert!(after.read("x").await.unwrap().is_empty());
-    });
-}
-
-#[test]
-fn one_bit_of_a_chosen_file_is_flipped() {
-    lab(async |lab| {
-        for path in ["wal/1", "STORE"] {
-            let file = lab.disk.open(path, true).await.unwrap();
-            file.write_at(0, text("0000"), true).await.unwrap();
-        }
-        let chosen = |path: &str| path.starts_with("wal/");
-        let (path, at, bit) = lab.control.flip_bit(&lab.memory, chosen).await.unwrap();
-        let found = lab.disk.read("wal/1").await.unwrap();
-        assert_eq!((&*path, found[at as usize]), ("wal/1", b'0' ^ (1 << bit)));
-        assert_eq!(lab.disk.read("STORE").await.unwrap(), "0000");
-        assert!(lab.control.flip_bit(&lab.memory, |_| false).await.is_none());
     });
 }
 

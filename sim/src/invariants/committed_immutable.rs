@@ -29,7 +29,9 @@ impl Invariant for CommittedImmutable {
                 .or_insert(0);
             for index in *looked..=committed {
                 // What was purged was looked at before it was, here or elsewhere.
-                let Some(position) = log.position(index) else { continue };
+                let Some(position) = log.position(index) else {
+                    continue;
+                };
                 let first = *self.committed.entry((replica.shard, index)).or_insert(position);
                 if first != position {
                     return Err(format!(

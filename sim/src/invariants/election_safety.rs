@@ -1,14 +1,13 @@
-//! At most one leader in each term (Raft dissertation, section 3.4).
-
-use std::collections::BTreeMap;
-
-use kvsvr_core::types::ShardId;
+//! Nobody leads without a vote: a leader's own log says that a majority has voted for it, in the term that it leads in.
+//!
+//! In Raft there is at most one leader in each term (dissertation, section 3.4). openraft counts leaders by term and node together
+//! (`leader_id_adv`): one term may have several, each greater than the ones before, and an entry's position names the leader that made it.
+//! That no two of these are at odds is looked at by `log_matching` and `leader_completeness`.
 
 use super::{Invariant, Moment, Role};
 
-/// The leaders that were seen.
-#[derive(Default)]
-pub(super) struct ElectionSafety(BTreeMap<(ShardId, u64), usize>);
+/// Remembers nothing.
+pub(super) struct ElectionSafety;
 
 impl Invariant for ElectionSafety {
     fn name(&self) -> &'static str {
@@ -16,19 +15,17 @@ impl Invariant for ElectionSafety {
     }
 
     fn look(&mut self, moment: &Moment<'_>) -> Result<(), String> {
-        let leaders = moment.replicas.iter().filter(|(replica, _)| replica.role == Role::Leader);
-        for (replica, _) in leaders {
-            let first = *self
-                .0
-                .entry((replica.shard, replica.term))
-                .or_insert(replica.machine);
-            if first != replica.machine {
+        for (replica, _) in moment
+            .replicas
+            .iter()
+            .filter(|(replica, _)| replica.role == Role::Leader)
+        {
+            // Its vote may be newer already: then it is about to step down.
+            let vote = replica.log.vote.map(|vote| (vote.term, vote.node));
+            if vote < Some((replica.term, replica.node)) {
                 return Err(format!(
-                    "shard {} has two leaders in term {}: node {} and node {}",
-                    replica.shard,
-                    replica.term,
-                    first + 1,
-                    replica.machine + 1
+                    "shard {}: node {} leads in term {}, and its vote is {:?}",
+                    replica.shard, replica.node, replica.term, replica.log.vote
                 ));
             }
         }
@@ -39,20 +36,22 @@ impl Invariant for ElectionSafety {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::invariants::testing::{World, replica};
+    use crate::invariants::testing::{World, replica, voted};
 
     #[test]
-    fn one_leader_for_each_term() {
-        let mut world = World::new(ElectionSafety::default());
-        let leader = |machine, term| {
-            let mut leader = replica(machine, term);
+    fn a_leader_has_voted_for_itself() {
+        let mut world = World::new(ElectionSafety);
+        let leader = |machine, term, node| {
+            let mut leader = voted(replica(machine, term), node);
             leader.role = Role::Leader;
             leader
         };
-        world.holds(&[leader(0, 1), replica(1, 1)]);
-        // An old leader that has not heard of the new one.
-        world.holds(&[leader(0, 1), leader(1, 2)]);
-        // Later, in the term of another one.
-        world.breaks(&[leader(2, 1)], "two leaders in term 1");
+        world.holds(&[leader(0, 1, 1), replica(1, 1)]);
+        // One that has not heard of the next.
+        world.holds(&[leader(0, 1, 1), leader(1, 1, 2), leader(2, 2, 3)]);
+        world.breaks(&[leader(2, 1, 2)], "node 3 leads in term 1");
+        let mut unvoted = replica(0, 1);
+        unvoted.role = Role::Leader;
+        World::new(ElectionSafety).breaks(&[unvoted], "its vote is None");
     }
 }

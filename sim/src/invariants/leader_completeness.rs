@@ -10,7 +10,8 @@ use super::{Invariant, Moment, Role};
 #[derive(Default)]
 pub(super) struct LeaderCompleteness {
     committed: BTreeMap<ShardId, LogPosition>,
-    looked: BTreeMap<ShardId, u64>,
+    /// Term and node of the greatest one.
+    looked: BTreeMap<ShardId, (u64, u64)>,
 }
 
 impl Invariant for LeaderCompleteness {
@@ -19,19 +20,26 @@ impl Invariant for LeaderCompleteness {
     }
 
     fn look(&mut self, moment: &Moment<'_>) -> Result<(), String> {
-        for (leader, log) in moment.replicas.iter().filter(|(replica, _)| replica.role == Role::Leader) {
-            let looked = self.looked.entry(leader.shard).or_insert(0);
-            if *looked >= leader.term {
+        for (leader, log) in moment
+            .replicas
+            .iter()
+            .filter(|(replica, _)| replica.role == Role::Leader)
+        {
+            let looked = self.looked.entry(leader.shard).or_insert((0, 0));
+            if *looked >= (leader.term, leader.node) {
                 continue;
             }
-            *looked = leader.term;
+            *looked = (leader.term, leader.node);
             let Some(committed) = self.committed.get(&leader.shard) else {
                 continue;
             };
             // By log matching the last one stands for all before it. A later term's may have been committed since this leader began.
-            let is_older = committed.term < leader.term;
+            let is_older = (committed.term, committed.node) < (leader.term, leader.node);
             let is_there = log.position(committed.index) == Some(*committed)
-                || leader.log.purged.is_some_and(|purged| purged.index >= committed.index);
+                || leader
+                    .log
+                    .purged
+                    .is_some_and(|purged| purged.index >= committed.index);
             if is_older && !is_there {
                 return Err(format!(
                     "shard {}: node {} leads in term {} without {committed:?}, which was committed before",

@@ -1,11 +1,11 @@
-//! What a replica has said stays said: its vote and term never go back, not even over a restart; within a process what it has committed
-//! and applied, and its revision, do not either; and what an earlier process had made durable is there in the next one.
+//! Within a process a replica's vote never goes back, nor does what it has committed, applied and purged, nor its revision; and what an
+//! earlier process had made durable is there in the next one.
 
 use std::collections::BTreeMap;
 
 use kvsvr_core::types::ShardId;
 
-use super::{Invariant, Moment, Replica, term_of};
+use super::{Invariant, Moment, Replica};
 
 /// The last look at each replica, with the highest durable index.
 #[derive(Default)]
@@ -33,12 +33,16 @@ fn compare(before: &Replica, now: &Replica) -> Result<(), String> {
         ("flushed index", before.flushed, now.flushed, true),
         ("committed index", before.committed, now.committed, same_process),
         ("applied index", before.applied, now.applied, same_process),
-        ("revision", Some(before.revision), Some(now.revision), same_process),
-        ("purged index", before.log.purged.map(|p| p.index), now.log.purged.map(|p| p.index), same_process),
         (
-            "vote's term",
-            Some(term_of(before.log.vote)),
-            Some(term_of(now.log.vote)),
+            "revision",
+            Some(before.revision),
+            Some(now.revision),
+            same_process,
+        ),
+        (
+            "purged index",
+            before.log.purged.map(|p| p.index),
+            now.log.purged.map(|p| p.index),
             same_process,
         ),
     ];
@@ -51,18 +55,21 @@ fn compare(before: &Replica, now: &Replica) -> Result<(), String> {
             ));
         }
     }
-    let votes = (before.log.vote, now.log.vote);
-    if let (Some(was), Some(is)) = votes {
-        if same_process && was.term == is.term && was.node != is.node && was.committed {
-            return Err(format!(
-                "shard {}, node {}: voted for node {} in term {}, and then for node {}",
-                now.shard,
-                now.machine + 1,
-                was.node,
-                was.term,
-                is.node
-            ));
-        }
+    // openraft orders leaders of one term by their nodes.
+    let vote = |replica: &Replica| {
+        replica
+            .log
+            .vote
+            .map(|vote| (vote.term, vote.node, vote.committed))
+    };
+    if same_process && vote(now) < vote(before) {
+        return Err(format!(
+            "shard {}, node {}: the vote was {:?}, is {:?}",
+            now.shard,
+            now.machine + 1,
+            before.log.vote,
+            now.log.vote
+        ));
     }
     Ok(())
 }
@@ -70,7 +77,7 @@ fn compare(before: &Replica, now: &Replica) -> Result<(), String> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::invariants::testing::{World, replica};
+    use crate::invariants::testing::{World, replica, voted};
 
     #[test]
     fn nothing_goes_back_within_a_process() {
@@ -86,5 +93,14 @@ mod tests {
         world.holds(&[at(2, 9, 4)]);
         world.breaks(&[at(2, 8, 4)], "applied index was Some(9), is Some(8)");
         world.breaks(&[at(3, 8, 3)], "flushed index");
+    }
+
+    #[test]
+    fn a_vote_is_kept() {
+        let mut world = World::new(Monotonic::default());
+        world.holds(&[voted(replica(0, 1), 2)]);
+        world.holds(&[voted(replica(0, 1), 3)]);
+        world.holds(&[voted(replica(0, 2), 1)]);
+        world.breaks(&[voted(replica(0, 1), 3)], "the vote was");
     }
 }

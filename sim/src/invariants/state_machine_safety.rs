@@ -19,10 +19,7 @@ impl Invariant for StateMachineSafety {
     fn look(&mut self, moment: &Moment<'_>) -> Result<(), String> {
         for (replica, _) in &moment.replicas {
             let Some(applied) = replica.applied else { continue };
-            let first = *self
-                .0
-                .entry((replica.shard, applied))
-                .or_insert(replica.revision);
+            let first = *self.0.entry((replica.shard, applied)).or_insert(replica.revision);
             if first != replica.revision {
                 return Err(format!(
                     "shard {} after entry {applied}: revision {first} on one replica, {} on node {}",

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use kvsvr::wal::ShardLog;
+use kvsvr::wal::{ShardLog, VoteRecord};
 use kvsvr_core::types::{LogPosition, ShardId};
 
 use super::{Invariant, Log, Moment, Replica, Role};
@@ -13,7 +13,11 @@ pub(super) struct Terms(Vec<u64>);
 impl Log for Terms {
     fn position(&self, index: u64) -> Option<LogPosition> {
         let term = *self.0.get(index as usize)?;
-        Some(LogPosition { index, term, node: term })
+        Some(LogPosition {
+            index,
+            term,
+            node: term,
+        })
     }
 }
 
@@ -21,7 +25,9 @@ impl Log for Terms {
 pub(super) fn replica(machine: usize, term: u64) -> Replica {
     Replica {
         machine,
+        node: machine as u64 + 1,
         process: 1,
+        installing: false,
         shard: ShardId(1),
         role: Role::Follower,
         term,
@@ -29,8 +35,20 @@ pub(super) fn replica(machine: usize, term: u64) -> Replica {
         applied: None,
         flushed: None,
         revision: 0,
+        lease: false,
         log: ShardLog::default(),
+        contents: None,
     }
+}
+
+/// With a vote for a node, in its term.
+pub(super) fn voted(mut replica: Replica, node: u64) -> Replica {
+    replica.log.vote = Some(VoteRecord {
+        term: replica.term,
+        node,
+        committed: true,
+    });
+    replica
 }
 
 /// With the entries of these terms.
@@ -49,7 +67,9 @@ impl<I: Invariant> World<I> {
     }
 
     fn look(&mut self, replicas: &[(Replica, Terms)]) -> Result<(), String> {
-        let replicas = replicas.iter().map(|(replica, log)| (replica.clone(), log as &dyn Log));
+        let replicas = replicas
+            .iter()
+            .map(|(replica, log)| (replica.clone(), log as &dyn Log));
         self.0.look(&Moment {
             at: Duration::ZERO,
             replicas: replicas.collect(),
@@ -74,6 +94,9 @@ impl<I: Invariant> World<I> {
     }
 
     fn without_logs(replicas: &[Replica]) -> Vec<(Replica, Terms)> {
-        replicas.iter().map(|replica| (replica.clone(), Terms(Vec::new()))).collect()
+        replicas
+            .iter()
+            .map(|replica| (replica.clone(), Terms(Vec::new())))
+            .collect()
     }
 }

@@ -107,6 +107,14 @@ pub(super) enum Ending {
     AfterWhatWasSent,
 }
 
+/// A frame on its way.
+pub(super) struct Flight {
+    arrival: Instant,
+    /// Since the begin of the simulation.
+    pub(super) sent: Duration,
+    pub(super) frame: Frame,
+}
+
 struct Pipe {
     state: Mutex<PipeState>,
     wake: Notify,
@@ -114,7 +122,7 @@ struct Pipe {
 
 struct PipeState {
     /// With their arrivals; one that would overtake the one before it waits for that.
-    frames: VecDeque<(Instant, Frame)>,
+    frames: VecDeque<Flight>,
     /// Counts how often what was on the way was thrown away.
     epoch: u64,
     closed: bool,
@@ -377,16 +385,17 @@ impl Connection {
         pipe.wake.notify_one();
         dropped
             .iter()
-            .for_each(|(_, frame)| self.trace(side, frame, Fate::Dropped));
+            .for_each(|flight| self.trace(side, flight, Fate::Dropped));
     }
 
     /// Notes what became of a frame, if it is one with a message.
-    pub(super) fn trace(&self, from: Side, frame: &Frame, fate: Fate) {
-        let Some((_, method, message)) = frame.message() else {
+    pub(super) fn trace(&self, from: Side, flight: &Flight, fate: Fate) {
+        let Some((_, method, message)) = flight.frame.message() else {
             return;
         };
         let (here, there) = (&self.peer(from).host, &self.peer(from.other()).host);
         let mut event = self.net.event(here, there, method, self.class, from.direction());
+        event.sent = flight.sent;
         event.bytes = message.len();
         event.fate = fate;
         self.net.record(&event, &message);
@@ -394,38 +403,38 @@ impl Connection {
 
     /// Takes the frames of one direction to the other side.
     async fn carry(self: Arc<Self>, from: Side) {
-        while let Some((at, epoch, frame)) = self.next(from).await {
-            sleep_exactly(at).await;
+        while let Some((epoch, flight)) = self.next(from).await {
+            sleep_exactly(flight.arrival).await;
             let (here, there) = (&self.peer(from).host, self.peer(from.other()));
             if !self
                 .net
-                .pass(here, &there.host, !matches!(frame, Frame::Reset))
+                .pass(here, &there.host, !matches!(flight.frame, Frame::Reset))
                 .await
             {
                 continue;
             }
             let reached = self.net.reach(&there.host, Some(there.incarnation)).await;
             if self.pipes[from as usize].state.lock().epoch != epoch {
-                self.trace(from, &frame, Fate::Dropped);
+                self.trace(from, &flight, Fate::Dropped);
                 continue;
             }
             match reached {
                 super::Reached::Process(process) if !self.is_broken(from.other()) => {
-                    self.deliver(from, frame, &process);
+                    self.deliver(from, flight, &process);
                 }
                 _ => self.bounce(from),
             }
         }
     }
 
-    async fn next(&self, from: Side) -> Option<(Instant, u64, Frame)> {
+    async fn next(&self, from: Side) -> Option<(u64, Flight)> {
         let pipe = &self.pipes[from as usize];
         loop {
             {
                 let mut state = pipe.state.lock();
                 let epoch = state.epoch;
                 match state.frames.pop_front() {
-                    Some((at, frame)) => return Some((at, epoch, frame)),
+                    Some(flight) => return Some((epoch, flight)),
                     None if state.closed => return None,
                     None => {}
                 }
@@ -475,7 +484,8 @@ impl Connection {
 impl PipeState {
     fn push(&mut self, arrival: Instant, frame: Frame) {
         if !self.closed {
-            self.frames.push_back((arrival, frame));
+            let sent = madsim::time::TimeHandle::current().elapsed();
+            self.frames.push_back(Flight { arrival, sent, frame });
         }
     }
 }

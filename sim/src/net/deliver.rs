@@ -15,37 +15,38 @@ use tokio::{
 
 use super::{
     Fate, MOMENT, Process,
-    connection::{Connection, Frame, Item, Side, StreamEnd},
+    connection::{Connection, Flight, Frame, Item, Side, StreamEnd},
     link::Accident,
     replay,
 };
 
 impl Connection {
     /// A frame has arrived at the process of the other side, which is the one that the connection is with.
-    pub(super) fn deliver(self: &Arc<Self>, from: Side, frame: Frame, process: &Process) {
+    pub(super) fn deliver(self: &Arc<Self>, from: Side, flight: Flight, process: &Process) {
         self.state.lock().ends[from.other() as usize].heard = Instant::now();
+        let frame = &flight.frame;
         match frame.message() {
-            None => self.deliver_control(from, frame, process),
+            None => self.deliver_control(from, flight.frame, process),
             Some((stream, ..)) => {
-                let accident = self.accident(from, &frame);
+                let accident = self.accident(from, frame);
                 let lost = self.state.lock().lose_answers.remove(&stream);
                 if accident == Accident::ResetBefore || lost {
                     let fate = if lost { Fate::Dropped } else { Fate::ResetBefore };
-                    self.trace(from, &frame, fate);
+                    self.trace(from, &flight, fate);
                     self.reset("connection reset");
                     return;
                 }
                 let after = accident == Accident::ResetAfter;
                 self.trace(
                     from,
-                    &frame,
+                    &flight,
                     if after { Fate::ResetAfter } else { Fate::Delivered },
                 );
                 if from == Side::Client {
-                    replay::consider(self, &frame, stream);
+                    replay::consider(self, frame, stream);
                 }
                 let call = matches!(frame, Frame::Call(..));
-                self.deliver_message(from, frame, process);
+                self.deliver_message(from, flight.frame, process);
                 if after && call {
                     self.state.lock().lose_answers.insert(stream);
                 } else if after {

@@ -329,7 +329,7 @@ impl SimNet {
     fn record(&self, event: &Event, payload: &Bytes) {
         let observer = self.0.state.lock().trace.add(event, payload);
         if let Some(observer) = observer {
-            observer(event);
+            observer(event, payload);
         }
     }
 
@@ -341,8 +341,10 @@ impl SimNet {
         class: Class,
         direction: Direction,
     ) -> Event {
+        let at = madsim::time::TimeHandle::current().elapsed();
         Event {
-            at: madsim::time::TimeHandle::current().elapsed(),
+            at,
+            sent: at,
             from: from.clone(),
             to: to.clone(),
             class,

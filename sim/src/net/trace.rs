@@ -37,6 +37,8 @@ pub enum Fate {
 pub struct Event {
     /// Since the begin of the simulation.
     pub at: Duration,
+    /// When it was sent.
+    pub sent: Duration,
     /// The host that sent it.
     pub from: Arc<str>,
     /// The host that it was for.
@@ -53,8 +55,8 @@ pub struct Event {
     pub fate: Fate,
 }
 
-/// Called for each message, outside of all locks of the network.
-pub type Observer = Arc<dyn Fn(&Event) + Send + Sync>;
+/// Called for each message with what it carries, outside of all locks of the network.
+pub type Observer = Arc<dyn Fn(&Event, &Bytes) + Send + Sync>;
 
 /// How many messages of each kind had which fate.
 pub type Counts = BTreeMap<(Method, Direction, Fate), u64>;

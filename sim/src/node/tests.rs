@@ -7,7 +7,7 @@ use madsim::runtime::Runtime;
 use tokio::time::sleep;
 
 use super::*;
-use crate::{disk::Operation, engine::FlushFault};
+use crate::{disk::Operation, failpoint::Step};
 
 const ADDRESS: &str = "node:7101";
 
@@ -105,7 +105,9 @@ fn a_failed_sync_of_the_log_ends_the_process_before_it_answers() {
 #[test]
 fn a_failed_flush_ends_the_process() {
     lab(|lab| async move {
-        lab.node.engine().fault_at_flush(1, FlushFault::Fails);
+        lab.node
+            .failpoints()
+            .arm(0, Step::EngineFlush.before(), 1, Action::Error);
         let node = lab.node.node().unwrap();
         let host = lab.node.0.state.lock().running.as_ref().unwrap().host.clone();
         host.spawn(async move {
@@ -114,7 +116,7 @@ fn a_failed_flush_ends_the_process() {
             }
         });
         let reason = lab.ended().await;
-        assert!(reason.contains("injected flush failure"), "{reason}");
+        assert!(reason.contains("at engine_flush.before"), "{reason}");
         lab.node.start();
         assert_eq!(lab.get("key").await.unwrap(), "first");
     });
@@ -122,10 +124,13 @@ fn a_failed_flush_ends_the_process() {
 
 #[test]
 fn a_kill_around_a_flush_stops_the_process_there() {
-    for (fault, durable) in [(FlushFault::KilledBefore, false), (FlushFault::KilledAfter, true)] {
+    for (point, durable) in [
+        (Step::EngineFlush.before(), false),
+        (Step::EngineFlush.after(), true),
+    ] {
         lab(|lab| async move {
             let engine = lab.node.engine();
-            engine.fault_at_flush(1, fault);
+            lab.node.failpoints().arm(0, point, 1, Action::Kill);
             let node = lab.node.node().unwrap();
             let host = lab.node.0.state.lock().running.as_ref().unwrap().host.clone();
             let flushing = host.spawn(async move {
@@ -136,11 +141,39 @@ fn a_kill_around_a_flush_stops_the_process_there() {
             flushing.await.unwrap_err();
             assert!(!lab.node.is_running());
             let rows = |engine: &SimEngine| !engine.is_empty();
-            assert_eq!(rows(&lab.node.engine()), durable, "{fault:?}");
+            assert_eq!(rows(&lab.node.engine()), durable, "{point}");
             lab.node.start();
-            assert_eq!(lab.get("key").await.unwrap(), "first", "{fault:?}");
+            assert_eq!(lab.get("key").await.unwrap(), "first", "{point}");
             drop(engine);
         });
+    }
+}
+
+#[test]
+fn at_each_point_around_a_write_of_the_log_what_was_acknowledged_survives() {
+    let steps = [Step::WalWrite, Step::WalSync];
+    for point in steps.into_iter().flat_map(|step| [step.before(), step.after()]) {
+        for action in [Action::Kill, Action::PowerLoss, Action::Error] {
+            lab(|lab| async move {
+                lab.node.failpoints().arm(0, point, 1, action);
+                let (acknowledged, reason) = futures::join!(lab.put("key", "second"), lab.ended());
+                assert!(!acknowledged, "{point} {action:?}");
+                let is_told = reason.contains(&point.to_string());
+                assert!(
+                    is_told || action == Action::Error && reason.contains("the log failed"),
+                    "{reason}"
+                );
+                lab.node.start();
+                let found = lab.get("key").await.unwrap();
+                // Nobody was told of the second one: it may be there or not.
+                assert!(
+                    found == "first" || found == "second",
+                    "{point} {action:?}: {found:?}"
+                );
+                assert!(lab.put("key", "third").await);
+                assert_eq!(lab.node.failpoints().fired(), [(point, action)]);
+            });
+        }
     }
 }
 

@@ -4,8 +4,12 @@ use std::{collections::BTreeSet, time::Duration};
 
 use kvsvr_jepsen::workload::{Random, Spec};
 
-use super::{BadLinks, DiskOperation, FORMAT, Fault, FlushFault, Knobs, Plan, Victims, What, recipe};
-use crate::random::Stream;
+use super::{BadLinks, DiskOperation, FORMAT, Fault, Knobs, Plan, Victims, What, recipe};
+use crate::{
+    damage::Target,
+    failpoint::{Action, Point, Step},
+    random::Stream,
+};
 
 /// Of a hundred plans.
 const CALM: u64 = 5;
@@ -13,7 +17,7 @@ const EXTREME: u64 = 10;
 const RECIPES: u64 = 15;
 
 /// Names of the kinds, as in [`What::kind`].
-const KINDS: [&str; 14] = [
+const KINDS: [&str; 15] = [
     "kill",
     "power_loss",
     "restart",
@@ -26,13 +30,18 @@ const KINDS: [&str; 14] = [
     "slow_disk",
     "disk_full",
     "disk_error",
-    "flush",
+    "failpoint",
+    "damage",
     "transfer",
 ];
 
 pub(super) fn plan(seed: u64) -> Plan {
     let mut chance = Stream::new(seed, &[&"plan"]);
     let nodes = if chance.chance(0.25) { 5 } else { 3 };
+    // Clients in a hurry find races, idle ones find time-outs; most of the time of a run goes into operations.
+    let pace = chance
+        .log_uniform(Duration::from_secs(4), Duration::from_secs(80))
+        .as_secs_f64();
     let mut plan = Plan {
         format: FORMAT,
         seed,
@@ -40,8 +49,8 @@ pub(super) fn plan(seed: u64) -> Plan {
         nodes,
         shards: chance.range(1, 4) as u32,
         knobs: knobs(&mut Stream::new(seed, &[&"plan", &"knobs"])),
-        length_ms: chance.range(20_000, 60_000),
-        workload: Spec::draw(&mut Random::new(seed, &[])),
+        length_ms: chance.range(40_000, 280_000),
+        workload: Spec::draw(&mut Random::new(seed, &[])).slowed(pace),
         faults: Vec::new(),
     };
     let dice = chance.below(100);
@@ -195,14 +204,15 @@ impl Draw {
             },
             "disk_error" => What::DiskError {
                 victims,
-                operation: [DiskOperation::Read, DiskOperation::Write, DiskOperation::Sync][self.chance.index(3)],
+                operation: [DiskOperation::Read, DiskOperation::Write, DiskOperation::Sync]
+                    [self.chance.index(3)],
                 after: self.chance.range(1, 50),
             },
-            "flush" => What::Flush {
+            "failpoint" => self.failpoint(victims),
+            "damage" => What::Damage {
                 victims,
-                after: self.chance.range(1, 4),
-                fault: [FlushFault::Fails, FlushFault::KilledBefore, FlushFault::KilledAfter]
-                    [self.chance.index(3)],
+                target: [Target::Log, Target::Log, Target::Engine, Target::Staging][self.chance.index(4)],
+                restart: self.chance.chance(0.5),
             },
             _ => What::Transfer {
                 shard: self.shard(),
@@ -211,11 +221,41 @@ impl Draw {
         }
     }
 
+    fn failpoint(&mut self, victims: Victims) -> What {
+        let (step, _) = Step::ALL[self.chance.index(Step::ALL.len())];
+        let point = Point {
+            step,
+            after: self.chance.chance(0.5),
+        };
+        // The log is written all the time, the rest seldom.
+        let most = if matches!(step, Step::WalWrite | Step::WalSync) {
+            100
+        } else {
+            4
+        };
+        let action = match self.chance.below(if step.is_of_engine() { 3 } else { 4 }) {
+            0 => Action::Kill,
+            1 => Action::PowerLoss,
+            2 => Action::Error,
+            _ => Action::Delay(self.millis(1, 3_000)),
+        };
+        What::Failpoint {
+            victims,
+            point,
+            hit: self.chance.range(1, most),
+            action,
+        }
+    }
+
     /// Each way to be bad is on or off.
     fn bad_links(&mut self) -> BadLinks {
         let mut some = |most: f64| {
             let share = self.chance.unit();
-            if self.chance.chance(0.5) { most * share } else { 0.0 }
+            if self.chance.chance(0.5) {
+                most * share
+            } else {
+                0.0
+            }
         };
         BadLinks {
             mean_us: some(20_000.0) as u64,

@@ -53,6 +53,15 @@ fn an_unknown_write_that_is_in_the_log_gets_its_reply() {
 }
 
 #[test]
+fn a_revision_that_changed_nothing_of_a_workload_is_no_gap() {
+    let script = Script::new()
+        .ok(1, (1, 2), write(k(1), 10, 1, 1))
+        .unknown(2, (3, 9), call_write(k(1), 11));
+    let operations = good(script, &log(&[&[put(1, 1, 10)], &[], &[put(3, 1, 11)]]));
+    assert!(matches!(operations[1].end, End::Ok(..)), "{:?}", operations[1]);
+}
+
+#[test]
 fn an_unknown_write_that_is_not_in_the_log_has_failed() {
     let script = Script::new()
         .ok(1, (1, 2), write(k(1), 10, 1, 1))

@@ -40,6 +40,11 @@ fn a_good_counter() {
 }
 
 #[test]
+fn a_counter_that_nobody_changed_needs_no_final_read() {
+    valid(at_end(Script::new().ok(1, (1, 2), count(0))));
+}
+
+#[test]
 fn an_increment_twice() {
     let script = Script::new().ok(1, (1, 2), add(2, 1, 4));
     broken("sum", script.check(check));

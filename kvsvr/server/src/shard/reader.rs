@@ -160,7 +160,7 @@ impl ReadContext {
     }
 
     /// Maximum age of a quorum's acknowledgement for a lease read.
-    fn lease(&self) -> Duration {
+    pub fn lease(&self) -> Duration {
         let mut lease = self.promises.shortest() * (100 - LEASE_DRIFT_PERCENT) / 100;
         if kvsvr_core::mutant!("lease-longer-than-promised") {
             lease *= 10;

@@ -8,7 +8,7 @@
 //! begins another one. The monotonic clock never goes back: the methods of [`Clock`] cannot make it.
 
 use std::{
-    cell::RefCell,
+    cell::{Cell, RefCell},
     collections::BTreeMap,
     fmt,
     future::Future,
@@ -95,6 +95,21 @@ struct Table {
 
 thread_local! {
     static TABLE: RefCell<Table> = RefCell::default();
+    /// Whose clocks count instead of those of the task's node.
+    static ACTING: Cell<Option<NodeId>> = const { Cell::new(None) };
+}
+
+/// Whose clocks count.
+fn asking() -> NodeId {
+    ACTING.get().unwrap_or_else(madsim::plugin::node)
+}
+
+/// Runs `look` with the clocks of a node: for who looks at it from outside.
+pub fn as_node<T>(node: NodeId, look: impl FnOnce() -> T) -> T {
+    let before = ACTING.replace(Some(node));
+    let result = look();
+    ACTING.set(before);
+    result
 }
 
 /// Nothing while the thread ends: what is dropped then has no use for a clock.
@@ -138,7 +153,7 @@ pub struct Instant(Duration);
 impl Instant {
     /// Now, by the clock of the node whose task asks.
     pub fn now() -> Self {
-        Self(clock(madsim::plugin::node()).monotonic(now()))
+        Self(clock(asking()).monotonic(now()))
     }
 
     /// Time since then; zero if it is to come.

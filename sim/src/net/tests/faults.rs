@@ -187,7 +187,7 @@ fn observers_see_every_message_with_its_fate() {
         let seen: Arc<Mutex<Vec<Event>>> = Arc::default();
         let sink = seen.clone();
         lab.net
-            .observe(Arc::new(move |event| sink.lock().push(event.clone())));
+            .observe(Arc::new(move |event, _| sink.lock().push(event.clone())));
         lab.call(Method::KvGet, "hello").await.0.unwrap();
         let seen = seen.lock();
         let told: Vec<_> = seen

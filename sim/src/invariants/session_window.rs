@@ -1,0 +1,113 @@
+//! A session's outcomes stay remembered until its client says that it has them: over restarts, snapshots and changes of the leader. What
+//! is forgotten earlier could be applied twice.
+//!
+//! States of a shard are compared by the index of the entry that they are after, on whatever replica they are. Sessions of a simulation are
+//! neither idle for long nor too many, so none is closed.
+
+use std::{collections::BTreeMap, sync::Arc};
+
+use kvsvr_core::types::ShardId;
+
+use super::{Applied, Invariant, Moment};
+
+/// The newest state that was seen of each shard.
+#[derive(Default)]
+pub(super) struct SessionWindow(BTreeMap<ShardId, Arc<Applied>>);
+
+impl Invariant for SessionWindow {
+    fn name(&self) -> &'static str {
+        "session_window"
+    }
+
+    fn look(&mut self, moment: &Moment<'_>) -> Result<(), String> {
+        for (replica, _) in &moment.replicas {
+            let Some(now) = &replica.contents else { continue };
+            let place = format!("shard {}, node {}", replica.shard, replica.machine + 1);
+            match self.0.get(&replica.shard) {
+                Some(newest) if newest.index > now.index => {
+                    compare(now, newest).map_err(|text| format!("{place} against a later state: {text}"))?;
+                }
+                Some(newest) => {
+                    compare(newest, now).map_err(|text| format!("{place}: {text}"))?;
+                    self.0.insert(replica.shard, now.clone());
+                }
+                None => {
+                    self.0.insert(replica.shard, now.clone());
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
+fn compare(before: &Applied, after: &Applied) -> Result<(), String> {
+    let at = format!("after entry {} and not after entry {}", before.index, after.index);
+    for (id, session) in &before.sessions {
+        let Some(later) = after.sessions.get(id) else {
+            return Err(format!("session {id} is there {at}"));
+        };
+        if later.acked_below < session.acked_below {
+            return Err(format!(
+                "session {id} has outcomes below {} {at}: {} there",
+                session.acked_below, later.acked_below
+            ));
+        }
+        let forgotten = session.remembered.range(later.acked_below..);
+        if let Some(seq) = forgotten.clone().find(|seq| !later.remembered.contains(seq)) {
+            return Err(format!(
+                "the outcome of command {seq} of session {id} is remembered {at}"
+            ));
+        }
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::invariants::{
+        Session,
+        testing::{World, replica},
+    };
+
+    #[test]
+    fn only_what_the_client_has_is_forgotten() {
+        let at = |machine, index, acked_below, remembered: &[u64]| {
+            let session = Session {
+                acked_below,
+                remembered: remembered.iter().copied().collect(),
+            };
+            let mut replica = replica(machine, 1);
+            replica.contents = Some(Arc::new(Applied {
+                index,
+                sessions: [(7, session)].into(),
+                ..Applied::default()
+            }));
+            replica
+        };
+        let mut world = World::new(SessionWindow::default());
+        world.holds(&[at(0, 5, 1, &[1, 2]), at(1, 3, 1, &[1])]);
+        world.holds(&[at(0, 6, 2, &[2, 3])]);
+        // Another one is behind, and that is all.
+        world.holds(&[at(1, 4, 1, &[1, 2])]);
+        world.breaks(&[at(2, 6, 2, &[3])], "command 2 of session 7");
+    }
+
+    #[test]
+    fn a_session_stays() {
+        let mut with = replica(0, 1);
+        with.contents = Some(Arc::new(Applied {
+            index: 4,
+            sessions: [(7, Session::default())].into(),
+            ..Applied::default()
+        }));
+        let mut without = replica(1, 1);
+        without.contents = Some(Arc::new(Applied {
+            index: 5,
+            ..Applied::default()
+        }));
+        let mut world = World::new(SessionWindow::default());
+        world.holds(&[with]);
+        world.breaks(&[without], "session 7");
+    }
+}

@@ -1,0 +1,291 @@
+//! Makes a failing plan smaller as long as it fails in the same way.
+//!
+//! Delta debugging (Zeller, Hildebrandt: Simplifying and Isolating Failure-Inducing Input, TSE 2002, section 3) over the faults, then
+//! over programs, clients, shards, nodes and the length; again until nothing more can go. It works because what is left to chance comes
+//! from streams by name: taking a fault away leaves the rest much as it was. A smaller plan counts only if the same checker finds the same
+//! rule broken ([`Failure::property`](crate::outcome::Failure::property)).
+
+use std::{
+    collections::BTreeSet,
+    fs, io,
+    path::PathBuf,
+    time::{Duration, Instant},
+};
+
+use kvsvr_jepsen::workload::Program;
+use serde_json::Value;
+
+use crate::{
+    outcome::Outcome,
+    plan::{Fault, Plan, Victims, What},
+    sweep,
+};
+
+/// How far shrinking may go.
+pub struct Shrink<'a> {
+    /// Real time in all.
+    pub budget: Duration,
+    /// Real time of one run.
+    pub patience: Duration,
+    /// Told of each plan that was tried: how many so far, whether it still fails, and the smallest one so far.
+    pub progress: &'a dyn Fn(u64, bool, &Plan),
+}
+
+/// What came of it.
+#[derive(Debug)]
+pub struct Shrunk {
+    /// The smallest plan that still fails.
+    pub plan: Plan,
+    /// What came of that.
+    pub outcome: Outcome,
+    /// Runs.
+    pub tried: u64,
+    /// The budget ended before everything was tried.
+    pub cut_short: bool,
+}
+
+/// Shrinks a plan. `None`: it does not fail.
+///
+/// # Errors
+/// Processes cannot be started, or plans not be kept in temporary files.
+pub fn shrink(plan: &Plan, how: &Shrink<'_>) -> io::Result<Option<Shrunk>> {
+    let mut search = Search {
+        how,
+        until: Instant::now() + how.budget,
+        file: std::env::temp_dir().join(format!("kvsvr-sim-shrink-{}.json", std::process::id())),
+        property: String::new(),
+        best: plan.clone(),
+        outcome: Outcome::default(),
+        tried: 0,
+    };
+    search.outcome = search.run(plan)?;
+    let Some(first) = search.outcome.failures.first() else {
+        return Ok(None);
+    };
+    search.property = first.property();
+    loop {
+        let before = search.best.clone();
+        search.faults()?;
+        search.rest()?;
+        if search.best == before || search.is_over() {
+            break;
+        }
+    }
+    let cut_short = search.is_over();
+    // Nothing is left to look at in it.
+    let _ = fs::remove_file(&search.file);
+    Ok(Some(Shrunk {
+        plan: search.best,
+        outcome: search.outcome,
+        tried: search.tried,
+        cut_short,
+    }))
+}
+
+struct Search<'a> {
+    how: &'a Shrink<'a>,
+    until: Instant,
+    /// Plans on their way to a process.
+    file: PathBuf,
+    property: String,
+    best: Plan,
+    outcome: Outcome,
+    tried: u64,
+}
+
+impl Search<'_> {
+    fn is_over(&self) -> bool {
+        Instant::now() >= self.until
+    }
+
+    fn run(&self, plan: &Plan) -> io::Result<Outcome> {
+        fs::write(&self.file, plan.to_json())?;
+        let item = sweep::Item::Plan(self.file.clone());
+        let outcome = sweep::child(&item.arguments(), self.how.patience)?;
+        Ok(outcome.unwrap_or_else(|text| Outcome {
+            failures: vec![crate::outcome::Failure::new("process", text)],
+            ..Outcome::default()
+        }))
+    }
+
+    /// Keeps the plan if it fails in the same way.
+    fn attempt(&mut self, plan: Plan) -> io::Result<bool> {
+        if plan == self.best || self.is_over() {
+            return Ok(false);
+        }
+        let outcome = self.run(&plan)?;
+        self.tried += 1;
+        let fails = outcome
+            .failures
+            .iter()
+            .any(|failure| failure.property() == self.property);
+        if fails {
+            (self.best, self.outcome) = (plan, outcome);
+        }
+        (self.how.progress)(self.tried, fails, &self.best);
+        Ok(fails)
+    }
+
+    /// Takes faults away: halves, quarters, and so on down to single ones.
+    fn faults(&mut self) -> io::Result<()> {
+        let mut chunk = self.best.faults.len();
+        while chunk > 0 && !self.is_over() {
+            let mut from = 0;
+            while from < self.best.faults.len() {
+                let mut plan = self.best.clone();
+                plan.faults.drain(from..(from + chunk).min(plan.faults.len()));
+                // What was behind the chunk is in its place now.
+                if !self.attempt(plan)? {
+                    from += chunk;
+                }
+            }
+            chunk /= 2;
+        }
+        Ok(())
+    }
+
+    fn rest(&mut self) -> io::Result<()> {
+        for number in (0..self.best.workload.programs.len()).rev() {
+            self.attempt_if(|plan| {
+                (plan.workload.programs.len() > 1)
+                    .then(|| plan.workload.programs.remove(number))
+                    .is_some()
+            })?;
+        }
+        for name in ["clients", "partitions", "keys"] {
+            for number in 0..self.best.workload.programs.len() {
+                while self.attempt_if(|plan| halve(&mut plan.workload.programs[number], name))? {}
+            }
+        }
+        while self.attempt_if(without_a_shard)? {}
+        while self.attempt_if(without_a_node)? {}
+        while self.attempt_if(|plan| cut_length(plan, 2, 3))? {}
+        while self.attempt_if(|plan| cut_length(plan, 9, 10))? {}
+        for number in 0..self.best.faults.len() {
+            while self.attempt_if(|plan| shorten(&mut plan.faults[number]))? {}
+        }
+        Ok(())
+    }
+
+    /// Tries a change; `change` says whether there is one.
+    fn attempt_if(&mut self, change: impl FnOnce(&mut Plan) -> bool) -> io::Result<bool> {
+        let mut plan = self.best.clone();
+        if !change(&mut plan) {
+            return Ok(false);
+        }
+        self.attempt(plan)
+    }
+}
+
+/// Halves a parameter of a program. False if it has none of this name, or it is 1.
+fn halve(program: &mut Program, name: &str) -> bool {
+    let Ok(mut value) = serde_json::to_value(&*program) else {
+        return false;
+    };
+    let half = value
+        .get(name)
+        .and_then(Value::as_u64)
+        .map(|now| now / 2)
+        .filter(|half| *half > 0);
+    let Some(half) = half else { return false };
+    value[name] = half.into();
+    match serde_json::from_value(value) {
+        Ok(smaller) => {
+            *program = smaller;
+            true
+        }
+        Err(_) => false,
+    }
+}
+
+/// The shard that a fault is about.
+fn shard_of(what: &What) -> u32 {
+    match (what, what.victims()) {
+        (What::Transfer { shard, .. }, _) => *shard,
+        (_, Some(Victims::Leader(shard) | Victims::Follower(shard, _))) => *shard,
+        _ => 0,
+    }
+}
+
+fn without_a_shard(plan: &mut Plan) -> bool {
+    let last = plan.shards;
+    plan.shards -= 1;
+    plan.shards > 0 && plan.faults.iter().all(|fault| shard_of(&fault.what) < last)
+}
+
+/// Takes two, so that their number stays odd.
+fn without_a_node(plan: &mut Plan) -> bool {
+    if plan.nodes <= 3 {
+        return false;
+    }
+    plan.nodes -= 2;
+    let nodes = plan.nodes;
+    let stays = |nodes: usize, victims: &BTreeSet<usize>| victims.iter().all(|victim| *victim < nodes);
+    plan.faults
+        .iter()
+        .all(|fault| match (&fault.what, fault.what.victims()) {
+            (What::Transfer { to, .. }, _) => *to < nodes,
+            (_, Some(Victims::Nodes(victims))) => stays(nodes, victims),
+            _ => true,
+        })
+}
+
+fn cut_length(plan: &mut Plan, part: u64, of: u64) -> bool {
+    let shorter = plan.length_ms * part / of;
+    let is_shorter = shorter >= 1_000 && shorter < plan.length_ms;
+    plan.length_ms = shorter;
+    plan.faults.retain(|fault| fault.at_ms < shorter);
+    is_shorter
+}
+
+fn shorten(fault: &mut Fault) -> bool {
+    fault.for_ms /= 2;
+    fault.for_ms >= 10
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_plan_gets_smaller_in_each_way() {
+        let mut plan = (0..)
+            .map(Plan::from_seed)
+            .find(|plan| plan.nodes == 5 && plan.shards > 1)
+            .unwrap();
+        plan.faults.truncate(1);
+        plan.faults[0].what = What::Kill {
+            victims: Victims::Leader(1),
+        };
+        assert!(without_a_node(&mut plan) && plan.nodes == 3);
+        assert!(!without_a_node(&mut plan));
+        plan.shards = 2;
+        assert!(without_a_shard(&mut plan) && plan.shards == 1);
+        assert!(
+            !without_a_shard(&mut plan.clone()),
+            "a fault is about the last one"
+        );
+        let mut program = Program::by_name("register").unwrap();
+        assert!(halve(&mut program, "clients") && halve(&mut program, "clients"));
+        assert!(!halve(&mut program, "clients") && !halve(&mut program, "unheard_of"));
+        plan.length_ms = 1_400;
+        assert!(!cut_length(&mut plan.clone(), 2, 3));
+        assert!(cut_length(&mut plan, 9, 10) && plan.length_ms == 1_260);
+    }
+
+    #[test]
+    fn nodes_that_a_fault_names_stay() {
+        let mut plan = Plan::from_seed(1);
+        plan.nodes = 5;
+        let victims = Victims::Nodes([4].into());
+        plan.faults = vec![Fault {
+            at_ms: 1,
+            for_ms: 40,
+            what: What::Pause { victims },
+        }];
+        assert!(!without_a_node(&mut plan));
+        assert!(
+            shorten(&mut plan.faults[0]) && shorten(&mut plan.faults[0]) && !shorten(&mut plan.faults[0])
+        );
+    }
+}
