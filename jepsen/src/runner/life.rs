@@ -95,8 +95,7 @@ impl Outcome {
             drained: self.finished.drained,
             monotonic: self.monotonic.clone(),
             clock_error: nanos(CLOCK_ERROR_MS + plan.drift_ms()),
-            stamps_ahead: nanos(plan.stamp_jump_ms()),
-            stamps_behind: nanos(plan.stamp_jump_ms()),
+            stamp_jump: nanos(plan.stamp_jump_ms()),
             replicas: self.replicas.iter().map(replica).collect(),
         }
     }

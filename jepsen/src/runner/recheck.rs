@@ -33,7 +33,7 @@ pub struct Facts {
     pub monotonic: BTreeSet<Process>,
     /// See [`Context::clock_error`].
     pub clock_error: Nanos,
-    /// See [`Context::stamp_jump`].
+    /// See [`Context::stamps_ahead`] and [`Context::stamps_behind`].
     pub stamp_jump: Nanos,
     /// Node, shard, index and hash of replicas at the end.
     pub replicas: Vec<(u64, u32, u64, u64)>,
@@ -68,7 +68,8 @@ impl Facts {
             accounts: self.workload.accounts(),
             monotonic: self.monotonic.clone(),
             clock_error: self.clock_error,
-            stamp_jump: self.stamp_jump,
+            stamps_ahead: self.stamp_jump,
+            stamps_behind: self.stamp_jump,
             replicas: &replicas,
             ..Context::new(&shard_of)
         };

@@ -94,7 +94,7 @@ fn a_key_that_is_gone_too_early() {
     broken("early", verdict(gone_at(with_ttl(), 100)));
     let late_clock = || gone_at(with_ttl(), 100);
     valid(late_clock().check_with(check, |context| context.clock_error = 2 * MS));
-    valid(late_clock().check_with(check, |context| context.stamp_jump = 2 * MS));
+    valid(late_clock().check_with(check, |context| context.stamps_ahead = 2 * MS));
 }
 
 #[test]
