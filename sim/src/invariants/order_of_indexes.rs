@@ -43,7 +43,8 @@ mod tests {
 
     fn at(flushed: u64, applied: u64, committed: u64) -> Replica {
         let mut replica = replica(0, 1);
-        (replica.flushed, replica.applied, replica.committed) = (Some(flushed), Some(applied), Some(committed));
+        (replica.flushed, replica.applied, replica.committed) =
+            (Some(flushed), Some(applied), Some(committed));
         replica
     }
 
