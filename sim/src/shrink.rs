@@ -157,6 +157,7 @@ impl Search<'_> {
                 while self.attempt_if(|plan| halve(&mut plan.workload.programs[number], name))? {}
             }
         }
+        self.attempt_if(|plan| plan.ballast.take().is_some())?;
         while self.attempt_if(without_a_shard)? {}
         while self.attempt_if(without_a_node)? {}
         while self.attempt_if(|plan| cut_length(plan, 2, 3))? {}
