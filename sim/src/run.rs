@@ -190,7 +190,7 @@ impl<'a> World<'a> {
         failures.extend(self.serve_again(&mut faults).await);
         faults.heal(None).await;
         stop.set();
-        let Ok(mut run) = working.await else {
+        let Ok(mut run) = faults.supervising(working).await else {
             failures.push(Failure::new("panic", "a client's task ended by itself".into()));
             return failures;
         };
@@ -198,25 +198,15 @@ impl<'a> World<'a> {
             let finished = run.finish(RECOVERY).await;
             (run, finished)
         });
-        let supervising = async {
-            loop {
-                faults
-                    .supervise_until(Instant::now() + Duration::from_secs(3600))
-                    .await;
-            }
-        };
-        futures::pin_mut!(supervising);
-        let finished = match futures::future::select(finishing, supervising).await {
-            futures::future::Either::Left((finished, _)) => finished.ok(),
-            futures::future::Either::Right(_) => None,
-        };
+        let finished = faults.supervising(finishing).await.ok();
+        let replicas = faults.supervising(self.replicas()).await;
         {
             let mut seen = self.seen.lock();
             seen.record.bands = faults.bands().to_vec();
             seen.sometimes.add("damaged", faults.damaged());
         }
         match finished {
-            Some((run, finished)) => failures.extend(self.check(&run, finished, &shard_of).await),
+            Some((run, finished)) => failures.extend(self.check(&run, finished, replicas, &shard_of).await),
             None => failures.push(Failure::new(
                 "panic",
                 "the final reads' task ended by itself".into(),
@@ -355,10 +345,16 @@ impl<'a> World<'a> {
         self.seen.lock().shadow = shadow;
     }
 
-    /// Compares the replicas, and has the history checked.
-    async fn check(&self, run: &Run, finished: Finished, shard_of: &workload::ShardOf) -> Vec<Failure> {
+    /// Has the history and the replicas' states checked.
+    async fn check(
+        &self,
+        run: &Run,
+        finished: Finished,
+        replicas: Result<Vec<check::Replica>, String>,
+        shard_of: &workload::ShardOf,
+    ) -> Vec<Failure> {
         let mut failures = Vec::new();
-        let replicas = match self.replicas().await {
+        let replicas = match replicas {
             Ok(replicas) => replicas,
             Err(text) => {
                 failures.push(Failure::new("convergence", text));
