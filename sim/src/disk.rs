@@ -133,6 +133,11 @@ impl DiskControl {
         self.0.lock().fails_after.insert(kind, count.max(1));
     }
 
+    /// Takes back what [`DiskControl::fail_after`] ordered.
+    pub fn fail_no_more(&self, kind: Operation) {
+        self.0.lock().fails_after.remove(&kind);
+    }
+
     /// How long the next operation takes, and whether it fails.
     fn next(&self, kind: Operation) -> (Duration, bool) {
         let control = &mut *self.0.lock();

@@ -4,8 +4,9 @@
 //! link is cut as long as one of them cuts it, a process is down as long as one of them keeps it down. A process that ended by itself
 //! is started again after a while, as a supervisor would, unless a fault keeps it down.
 
-use std::{collections::BTreeSet, time::Duration};
+use std::{collections::BTreeSet, pin::pin, time::Duration};
 
+use futures::future::{Either, select};
 use kvsvr_core::types::ShardId;
 use openraft_rt::WatchReceiver as _;
 use tokio::time::{Instant, sleep, sleep_until};
@@ -134,6 +135,18 @@ impl Faults {
         }
     }
 
+    /// Starts processes that ended by themselves, until this is done.
+    pub async fn supervising<T>(&self, doing: impl Future<Output = T>) -> T {
+        let mut doing = pin!(doing);
+        loop {
+            let next = pin!(self.supervise_until(Instant::now() + Duration::from_secs(60)));
+            match select(doing, next).await {
+                Either::Left((done, _)) => return done,
+                Either::Right(((), again)) => doing = again,
+            }
+        }
+    }
+
     /// Ends the faults that hurt one of these machines, or all if it is `None`.
     pub async fn heal(&mut self, core: Option<&BTreeSet<usize>>) {
         let over: Vec<usize> = self
@@ -231,6 +244,11 @@ impl Faults {
         self.bands[ended.band].until = Some(self.begin.elapsed());
         for victim in &ended.victims {
             self.nodes[*victim].failpoints().disarm(number);
+            if let What::DiskError { operation, .. } = ended.what {
+                self.nodes[*victim]
+                    .disk_control()
+                    .fail_no_more(operation_of(operation));
+            }
         }
         for (victim, damage) in &ended.damage {
             let node = &self.nodes[*victim];
@@ -263,12 +281,7 @@ impl Faults {
                 node.set_disk_capacity(node.disk().used().saturating_add(*room));
             }
             What::DiskError { operation, after, .. } => {
-                let operation = match operation {
-                    DiskOperation::Read => disk::Operation::Read,
-                    DiskOperation::Write => disk::Operation::Write,
-                    DiskOperation::Sync => disk::Operation::Sync,
-                };
-                node.disk_control().fail_after(operation, *after);
+                node.disk_control().fail_after(operation_of(*operation), *after);
             }
             What::Failpoint {
                 point, hit, action, ..
@@ -420,6 +433,14 @@ impl Faults {
                 let _ = replica.raft().trigger().transfer_leader(identity.node_id).await;
             });
         }
+    }
+}
+
+fn operation_of(operation: DiskOperation) -> disk::Operation {
+    match operation {
+        DiskOperation::Read => disk::Operation::Read,
+        DiskOperation::Write => disk::Operation::Write,
+        DiskOperation::Sync => disk::Operation::Sync,
     }
 }
 

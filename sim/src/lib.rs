@@ -5,6 +5,7 @@
 //! the product; a machine made of them ([`node`]); a run to look at ([`demo`]). One simulation runs on a thread, and one in a
 //! process if it is to be repeatable: the runtime keeps counts of its own for each process.
 
+pub mod ballast;
 pub mod clock;
 pub mod damage;
 pub mod demo;

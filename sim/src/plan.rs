@@ -17,6 +17,7 @@ use kvsvr_jepsen::workload::Spec;
 use serde::{Deserialize, Serialize};
 
 use crate::{
+    ballast::Ballast,
     damage::Target,
     failpoint::{Action, Point},
 };
@@ -44,6 +45,8 @@ pub struct Plan {
     pub length_ms: u64,
     /// What the clients do.
     pub workload: Spec,
+    /// Large values that are written besides.
+    pub ballast: Option<Ballast>,
     /// In the order of their begin.
     pub faults: Vec<Fault>,
 }

@@ -6,40 +6,45 @@
 //! 4. All is healed: all replicas must come to the same state, and the workloads read what must be there.
 //! 5. The checkers look at the history, with the committed log and the replicas' states.
 
+mod seen;
+
 use std::{
     collections::{BTreeMap, BTreeSet},
     sync::Arc,
     time::Duration,
 };
 
-use kvsvr_client::{Client, ClientConfig, transport::Method};
+use kvsvr_client::{Client, ClientConfig};
 use kvsvr_core::{
     hash::state_hash,
     types::{META_SHARD, ShardId},
 };
 use kvsvr_jepsen::{
     check::{self, check_all, committed::resolve},
-    history::{Event, Step},
+    history::Step,
     report::Judgement,
     workload::{self, Env, Finished, Recorder, Run, Stop},
 };
-use kvsvr_proto::v1::{BootstrapRequest, TransferLeadershipRequest};
+use kvsvr_proto::v1::BootstrapRequest;
 use madsim::runtime::{Handle, NodeHandle, Runtime};
 use parking_lot::Mutex;
-use prost::Message as _;
 use tokio::time::{Instant, sleep, timeout};
 
 use crate::{
-    faults::{Band, Faults, all_started},
+    ballast,
+    faults::{Faults, all_started},
     invariants::{self, HandedOver, Log, Moment, Watcher},
-    net::{self, Direction, SimNet},
-    node::{Ended, SimNode},
+    net::SimNet,
+    node::SimNode,
     outcome::{Failure, Outcome},
     plan::Plan,
     random::Stream,
     shadow::Shadow,
     sometimes::Sometimes,
 };
+
+pub use self::seen::Record;
+use self::seen::Traffic;
 
 /// Between two looks of the invariants.
 const LOOK: Duration = Duration::from_millis(10);
@@ -55,28 +60,6 @@ const RECOVERY: Duration = Duration::from_secs(120);
 pub(crate) const CLIENTS: [&str; 2] = [CLIENT, OPERATOR];
 const CLIENT: &str = "client";
 const OPERATOR: &str = "operator";
-
-/// All that was seen of a run: for pictures.
-#[derive(Debug, Default)]
-pub struct Record {
-    /// The clients' history.
-    pub history: Vec<Event>,
-    /// When which fault held.
-    pub bands: Vec<Band>,
-    /// How processes ended, by machine.
-    pub ended: Vec<(usize, Ended)>,
-    /// Changes of what replicas said of themselves.
-    pub samples: Vec<(Duration, invariants::Replica)>,
-    /// The history with the unknown outcomes that the checkers resolved, which is what their witnesses are of. The same one if there are
-    /// none.
-    pub resolved: Vec<Event>,
-    /// What the checkers said.
-    pub judgements: Vec<Judgement>,
-    /// When the first invariant broke.
-    pub broken_at: Option<Duration>,
-    /// All messages, if they were asked for.
-    pub messages: Vec<net::Event>,
-}
 
 /// Runs a plan to its end, in this process: at most one in a process if it is to be repeated. `messages`: those of the network are in the
 /// record.
@@ -197,12 +180,17 @@ impl<'a> World<'a> {
             run.work(&stopping).await;
             run
         });
+        if let Some(ballast) = self.plan.ballast.clone() {
+            let chance = Stream::new(self.plan.seed, &[&"ballast"]);
+            let writing = ballast::write(self.operator.clone(), ballast, chance, stop.clone());
+            self.operator_host.spawn(writing);
+        }
         faults.run(self.plan).await;
         let mut failures = Vec::new();
         failures.extend(self.serve_again(&mut faults).await);
         faults.heal(None).await;
         stop.set();
-        let Ok(mut run) = working.await else {
+        let Ok(mut run) = faults.supervising(working).await else {
             failures.push(Failure::new("panic", "a client's task ended by itself".into()));
             return failures;
         };
@@ -210,25 +198,15 @@ impl<'a> World<'a> {
             let finished = run.finish(RECOVERY).await;
             (run, finished)
         });
-        let supervising = async {
-            loop {
-                faults
-                    .supervise_until(Instant::now() + Duration::from_secs(3600))
-                    .await;
-            }
-        };
-        futures::pin_mut!(supervising);
-        let finished = match futures::future::select(finishing, supervising).await {
-            futures::future::Either::Left((finished, _)) => finished.ok(),
-            futures::future::Either::Right(_) => None,
-        };
+        let finished = faults.supervising(finishing).await.ok();
+        let replicas = faults.supervising(self.replicas()).await;
         {
             let mut seen = self.seen.lock();
             seen.record.bands = faults.bands().to_vec();
             seen.sometimes.add("damaged", faults.damaged());
         }
         match finished {
-            Some((run, finished)) => failures.extend(self.check(&run, finished, &shard_of).await),
+            Some((run, finished)) => failures.extend(self.check(&run, finished, replicas, &shard_of).await),
             None => failures.push(Failure::new(
                 "panic",
                 "the final reads' task ended by itself".into(),
@@ -367,10 +345,16 @@ impl<'a> World<'a> {
         self.seen.lock().shadow = shadow;
     }
 
-    /// Compares the replicas, and has the history checked.
-    async fn check(&self, run: &Run, finished: Finished, shard_of: &workload::ShardOf) -> Vec<Failure> {
+    /// Has the history and the replicas' states checked.
+    async fn check(
+        &self,
+        run: &Run,
+        finished: Finished,
+        replicas: Result<Vec<check::Replica>, String>,
+        shard_of: &workload::ShardOf,
+    ) -> Vec<Failure> {
         let mut failures = Vec::new();
-        let replicas = match self.replicas().await {
+        let replicas = match replicas {
             Ok(replicas) => replicas,
             Err(text) => {
                 failures.push(Failure::new("convergence", text));
@@ -519,36 +503,5 @@ impl<'a> World<'a> {
             unseed: madsim::rand::random(),
         };
         (outcome, record)
-    }
-}
-
-/// What is seen of the network.
-#[derive(Default)]
-struct Traffic {
-    /// Which machines hand shards over, from what they send.
-    handed_over: HandedOver,
-    messages: Vec<net::Event>,
-}
-
-impl Traffic {
-    fn watch(net: &SimNet, addresses: &[String], messages: bool) -> Arc<Mutex<Self>> {
-        let traffic = Arc::new(Mutex::new(Self::default()));
-        let (noted, addresses) = (traffic.clone(), addresses.to_vec());
-        net.observe(Arc::new(move |event, message| {
-            if messages {
-                noted.lock().messages.push(event.clone());
-            }
-            if (event.method, event.direction) != (Method::RaftTransferLeadership, Direction::Request) {
-                return;
-            }
-            let machine = addresses.iter().position(|address| **address == *event.from);
-            let request = TransferLeadershipRequest::decode(message.clone()).ok();
-            let parts =
-                request.and_then(|request| Some((request.envelope?.shard, request.from_leader?.term)));
-            if let (Some(machine), Some((shard, term))) = (machine, parts) {
-                noted.lock().handed_over.insert((machine, ShardId(shard), term));
-            }
-        }));
-        traffic
     }
 }

@@ -157,8 +157,10 @@ impl Search<'_> {
                 while self.attempt_if(|plan| halve(&mut plan.workload.programs[number], name))? {}
             }
         }
+        self.attempt_if(|plan| plan.ballast.take().is_some())?;
         while self.attempt_if(without_a_shard)? {}
         while self.attempt_if(without_a_node)? {}
+        while self.attempt_if(begin_earlier)? {}
         while self.attempt_if(|plan| cut_length(plan, 2, 3))? {}
         while self.attempt_if(|plan| cut_length(plan, 9, 10))? {}
         for number in 0..self.best.faults.len() {
@@ -238,6 +240,13 @@ fn cut_length(plan: &mut Plan, part: u64, of: u64) -> bool {
     is_shorter
 }
 
+/// Moves all faults half of the way to the begin.
+fn begin_earlier(plan: &mut Plan) -> bool {
+    let earlier = plan.faults.first().map_or(0, |fault| fault.at_ms / 2);
+    plan.faults.iter_mut().for_each(|fault| fault.at_ms -= earlier);
+    earlier >= 100
+}
+
 fn shorten(fault: &mut Fault) -> bool {
     fault.for_ms /= 2;
     fault.for_ms >= 10
@@ -268,6 +277,9 @@ mod tests {
         let mut program = Program::by_name("register").unwrap();
         assert!(halve(&mut program, "clients") && halve(&mut program, "clients"));
         assert!(!halve(&mut program, "clients") && !halve(&mut program, "unheard_of"));
+        plan.faults[0].at_ms = 300;
+        assert!(begin_earlier(&mut plan) && plan.faults[0].at_ms == 150);
+        assert!(!begin_earlier(&mut plan.clone()));
         plan.length_ms = 1_400;
         assert!(!cut_length(&mut plan.clone(), 2, 3));
         assert!(cut_length(&mut plan, 9, 10) && plan.length_ms == 1_260);

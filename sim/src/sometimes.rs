@@ -14,7 +14,7 @@ use crate::{
 };
 
 /// All of them.
-pub const EVENTS: [&str; 32] = [
+pub const EVENTS: [&str; 31] = [
     "leader_changed",
     "two_leaders_of_different_terms",
     "leader_without_quorum_stepped_down",
@@ -43,7 +43,6 @@ pub const EVENTS: [&str; 32] = [
     "unknown_outcome",
     "unknown_outcome_was_carried_out",
     "cas_lost",
-    "watch_resumed",
     "watch_compacted",
     "consumer_fenced",
     "write_refused_for_space",
@@ -242,15 +241,15 @@ impl Sometimes {
                 _ => {}
             }
         }
-        for event in history {
-            match event.step {
-                history::Step::Seen { seen: Seen::Resumed } => self.count("watch_resumed"),
+        let compacted = |event: &&Event| {
+            matches!(
+                event.step,
                 history::Step::Seen {
-                    seen: Seen::Compacted { .. },
-                } => self.count("watch_compacted"),
-                _ => {}
-            }
-        }
+                    seen: Seen::Compacted { .. }
+                }
+            )
+        };
+        self.add("watch_compacted", history.iter().filter(compacted).count() as u64);
     }
 
     /// Adds to the count of an event of the list.

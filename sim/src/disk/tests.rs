@@ -100,6 +100,9 @@ fn errors_come_by_order() {
         file.read_at(0, 1).await.unwrap();
         file.write_at(0, text("a"), false).await.unwrap_err();
         file.write_at(0, text("a"), false).await.unwrap();
+        lab.control.fail_after(Operation::Write, 1);
+        lab.control.fail_no_more(Operation::Write);
+        file.write_at(0, text("a"), false).await.unwrap();
     });
 }
 

@@ -178,6 +178,22 @@ fn at_each_point_around_a_write_of_the_log_what_was_acknowledged_survives() {
 }
 
 #[test]
+fn a_power_loss_before_a_sync_may_tear_the_log_and_the_next_start_cuts_it() {
+    lab(|lab| async move {
+        let large = "x".repeat(5_000);
+        for _ in 0..20 {
+            lab.node
+                .failpoints()
+                .arm(0, Step::WalSync.before(), 1, Action::PowerLoss);
+            futures::join!(lab.put("key", &large), lab.ended());
+            lab.node.start();
+            assert!(lab.get("key").await.is_some());
+        }
+        assert!(lab.node.found()[&Found::TornLog] > 2, "{:?}", lab.node.found());
+    });
+}
+
+#[test]
 fn a_wiped_node_begins_as_a_stranger() {
     lab(|lab| async move {
         lab.node.wipe();

@@ -6,6 +6,7 @@ use kvsvr_jepsen::workload::{Random, Spec};
 
 use super::{BadLinks, DiskOperation, FORMAT, Fault, Knobs, Plan, Victims, What, recipe};
 use crate::{
+    ballast::Ballast,
     damage::Target,
     failpoint::{Action, Point, Step},
     random::Stream,
@@ -51,6 +52,7 @@ pub(super) fn plan(seed: u64) -> Plan {
         knobs: knobs(&mut Stream::new(seed, &[&"plan", &"knobs"])),
         length_ms: chance.range(40_000, 280_000),
         workload: Spec::draw(&mut Random::new(seed, &[])).slowed(pace),
+        ballast: ballast(&mut Stream::new(seed, &[&"plan", &"ballast"])),
         faults: Vec::new(),
     };
     let dice = chance.below(100);
@@ -79,6 +81,17 @@ pub(super) fn plan(seed: u64) -> Plan {
     }
     plan.faults.sort_by_key(|fault| fault.at_ms);
     plan
+}
+
+fn ballast(chance: &mut Stream) -> Option<Ballast> {
+    let micros = |chance: &mut Stream, low: u64, high: u64| {
+        let (low, high) = (Duration::from_micros(low), Duration::from_micros(high));
+        chance.log_uniform(low, high).as_micros() as u64
+    };
+    chance.chance(0.7).then(|| Ballast {
+        bytes: micros(chance, 500, 50_000),
+        pause_us: micros(chance, 20_000, 500_000),
+    })
 }
 
 fn knobs(chance: &mut Stream) -> Knobs {
