@@ -29,6 +29,8 @@ pub mod raft;
 pub mod service;
 pub mod shard;
 pub mod store;
+#[cfg(test)]
+mod test_keys;
 pub mod topology;
 pub mod wal;
 pub mod watch;

@@ -133,7 +133,8 @@ struct Applier {
 }
 
 impl StateMachine {
-    /// Loads the shard's state from the engine. `buffer`: what to wait for before writing, if it is part of the engine. Watchers are served from `hub_bytes` of recent events.
+    /// Loads the shard's state. `buffer`: the engine's write buffer, if it has one; until [`StateMachine::end_replay`] what is applied goes there,
+    /// past what lies before it. Watchers are served from `hub_bytes` of recent events.
     pub fn load(
         shard: ShardId,
         engine: Arc<dyn Engine>,
