@@ -227,7 +227,10 @@ impl<'a> Ends<'a> {
                 ends.max()??
             }
         };
-        let late = self.context.clock_error.saturating_add(self.context.stamps_behind);
+        let late = self
+            .context
+            .clock_error
+            .saturating_add(self.context.stamps_behind);
         Some(end.saturating_add(late))
     }
 

@@ -239,7 +239,8 @@ mod tests {
     #[test]
     fn pauses_can_be_longer() {
         let spec = Spec::named(&Program::NAMES).unwrap();
-        let pauses = |mut spec: Spec| -> Vec<u64> { spec.programs.iter_mut().map(|p| *p.pause_us()).collect() };
+        let pauses =
+            |mut spec: Spec| -> Vec<u64> { spec.programs.iter_mut().map(|p| *p.pause_us()).collect() };
         let twice: Vec<u64> = pauses(spec.clone()).iter().map(|pause| pause * 2).collect();
         assert_eq!(pauses(spec.slowed(2.0)), twice);
     }

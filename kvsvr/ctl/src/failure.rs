@@ -145,7 +145,9 @@ impl Failure {
             "not_ready" => "`kvctl cluster status` says what each node waits for",
             "compacted" => "ask for a newer revision; what is older than the compaction floor is gone",
             "overloaded" => "try again later, with fewer requests at a time",
-            "too_stale" => "allow a greater age, or read linearizably once there is a leader",
+            "too_stale" => {
+                "allow a greater age or an older revision, or read linearizably once there is a leader"
+            }
             "wrong_type" => {
                 "the value must be a number made by incr: 8 bytes, big-endian; get the key to see what it is"
             }

@@ -31,6 +31,8 @@ pub mod raft;
 pub mod service;
 pub mod shard;
 pub mod store;
+#[cfg(test)]
+mod test_keys;
 pub mod time;
 pub mod topology;
 pub mod wal;

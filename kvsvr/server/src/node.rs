@@ -189,7 +189,9 @@ impl Node {
     /// Applies the log of every shard that this node had a part in: until it may take part again there is nothing else to do.
     async fn recover_shards(&self, identity: Identity) -> io::Result<()> {
         for id in self.wal.shards() {
-            let machine = Shard::recover(&self.shard_parts(id, identity)).await?;
+            let machine = Shard::recover(&self.shard_parts(id, identity)).await;
+            let machine = machine
+                .map_err(|e| io::Error::new(e.kind(), format!("shard {id}: the log is not replayed: {e}")))?;
             self.recovered.lock().insert(id, machine);
         }
         Ok(())

@@ -8,8 +8,9 @@ use std::{
     io,
     sync::{
         Arc,
-        atomic::{AtomicBool, AtomicU64, Ordering},
+        atomic::{AtomicU64, Ordering},
     },
+    time::Duration,
 };
 
 use futures::{FutureExt, Stream, StreamExt, TryStreamExt};
@@ -119,17 +120,22 @@ struct Shared {
     engine: Arc<dyn Engine>,
     /// The part of the engine that takes writes in.
     buffer: Option<Arc<BufferedEngine>>,
-    /// The log is being applied anew after a start, see [`StateMachine::end_replay`]. Changes only while `machine` is locked.
-    replaying: AtomicBool,
     /// Owned by openraft's state machine task; others look at it for status and the expiry driver.
-    machine: Mutex<Machine>,
+    applier: Mutex<Applier>,
     head: Arc<Head>,
     hub: Arc<Hub>,
     metrics: Arc<ShardMetrics>,
 }
 
+struct Applier {
+    machine: Machine,
+    /// What is read and written to apply: the write buffer at first, after [`StateMachine::end_replay`] the whole engine.
+    engine: Arc<dyn Engine>,
+}
+
 impl StateMachine {
-    /// Loads the shard's state from the engine. `buffer`: what to wait for before writing, if it is part of the engine. Watchers are served from `hub_bytes` of recent events.
+    /// Loads the shard's state. `buffer`: the engine's write buffer, if it has one; until [`StateMachine::end_replay`] what is applied goes there,
+    /// past what lies before it. Watchers are served from `hub_bytes` of recent events.
     pub fn load(
         shard: ShardId,
         engine: Arc<dyn Engine>,
@@ -137,7 +143,12 @@ impl StateMachine {
         hub_bytes: usize,
         metrics: Arc<ShardMetrics>,
     ) -> io::Result<Self> {
-        let machine = Machine::load(shard, &*engine).map_err(io::Error::other)?;
+        let applied_to: Arc<dyn Engine> = match &buffer {
+            Some(buffer) => buffer.clone(),
+            None => engine.clone(),
+        };
+        // Not through the row cache: it would keep what this reads, and not hear of what the replay changes.
+        let machine = Machine::load(shard, &*applied_to).map_err(io::Error::other)?;
         let head = Arc::new(Head::default());
         head.publish(&machine);
         let history = ShardHistory::new(shard, engine.clone(), head.clone());
@@ -145,9 +156,11 @@ impl StateMachine {
         let shared = Shared {
             shard,
             engine,
-            replaying: AtomicBool::new(buffer.is_some()),
             buffer,
-            machine: Mutex::new(machine),
+            applier: Mutex::new(Applier {
+                machine,
+                engine: applied_to,
+            }),
             head,
             hub,
             metrics,
@@ -171,17 +184,17 @@ impl StateMachine {
             if batch.is_empty() {
                 return Ok(());
             }
-            self.room().await?;
+            // Nobody else makes room yet.
+            self.room(Duration::ZERO).await?;
             let nobody_waits = batch.iter().map(|_| None).collect();
             self.apply_batch(&batch, nobody_waits)?;
         }
     }
 
-    /// Says that the shard is about to be read. Until then nobody has read its rows, so the row cache, which lies before the write buffer,
-    /// has none of them and needs not hear of changes: to apply the log after a start goes past it, in two thirds of the time.
+    /// Says that the shard is about to be read. Until then nothing, this included, has read its rows through the row cache, which lies before
+    /// the write buffer; so the cache has none of them and needs not hear of changes, and the log is applied in two thirds of the time.
     pub fn end_replay(&self) {
-        let _between_batches = self.shared.machine.lock();
-        self.shared.replaying.store(false, Ordering::Relaxed);
+        self.shared.applier.lock().engine = self.shared.engine.clone();
     }
 
     /// Where watchers subscribe.
@@ -196,21 +209,22 @@ impl StateMachine {
 
     /// Looks at the machine between two batches.
     pub fn with_machine<T>(&self, look: impl FnOnce(&Machine, &dyn Engine) -> T) -> T {
-        look(&self.shared.machine.lock(), &*self.shared.engine)
+        let applier = self.shared.applier.lock();
+        look(&applier.machine, &*applier.engine)
     }
 
     /// The same, if no batch is being applied right now: for who comes again anyway and must not hold up a thread.
     pub fn try_with_machine<T>(&self, look: impl FnOnce(&Machine, &dyn Engine) -> T) -> Option<T> {
-        let machine = self.shared.machine.try_lock()?;
-        Some(look(&machine, &*self.shared.engine))
+        let applier = self.shared.applier.try_lock()?;
+        Some(look(&applier.machine, &*applier.engine))
     }
 
-    /// Waits until the write buffer has room: a write that finds none would block this thread.
-    async fn room(&self) -> io::Result<()> {
+    /// Waits until the write buffer has room: a write that finds none would block this thread. After `patience` it makes room.
+    async fn room(&self, patience: Duration) -> io::Result<()> {
         let Some(buffer) = &self.shared.buffer else {
             return Ok(());
         };
-        while !buffer.room(BUFFER_ROOM_PATIENCE).await {
+        while !buffer.room(patience).await {
             // Whoever should make room does not, or is slow. If it fails, so does the replica.
             let buffer = buffer.clone();
             Runtime::spawn_blocking(move || buffer.relieve())
@@ -238,12 +252,9 @@ impl StateMachine {
     ) -> io::Result<usize> {
         let started = Instant::now();
         let shared = &*self.shared;
-        let mut machine = shared.machine.lock();
-        let engine: &dyn Engine = match &shared.buffer {
-            Some(buffer) if shared.replaying.load(Ordering::Relaxed) => &**buffer,
-            _ => &*shared.engine,
-        };
-        let applied = machine.apply(engine, entries).map_err(io::Error::other)?;
+        let mut applier = shared.applier.lock();
+        let Applier { machine, engine } = &mut *applier;
+        let applied = machine.apply(&**engine, entries).map_err(io::Error::other)?;
         engine.write(applied.batch).map_err(io::Error::other)?;
         let expired = applied
             .events
@@ -254,8 +265,8 @@ impl StateMachine {
             shared.metrics.expired(expired as u64);
         }
         shared.hub.publish(applied.revision, applied.events.into());
-        shared.head.publish(&machine);
-        drop(machine);
+        shared.head.publish(machine);
+        drop(applier);
         let taken = applied.replies.len();
         let mut commands = 0;
         // The replies come first in the zip: it must not take the responder of an entry that is left.
@@ -312,7 +323,8 @@ impl RaftStateMachine<TypeConfig> for StateMachine {
     type SnapshotBuilder = Self;
 
     async fn applied_state(&mut self) -> Result<(Option<LogId>, StoredMembership), io::Error> {
-        let machine = self.shared.machine.lock();
+        let applier = self.shared.applier.lock();
+        let machine = &applier.machine;
         let membership = convert::decode_stored_membership(machine.membership()).map_err(io::Error::other)?;
         Ok((machine.applied().map(convert::log_id), membership))
     }
@@ -340,7 +352,7 @@ impl RaftStateMachine<TypeConfig> for StateMachine {
                     entries.next().now_or_never().flatten().transpose()?
                 };
             }
-            self.room().await?;
+            self.room(BUFFER_ROOM_PATIENCE).await?;
             #[cfg(feature = "mutants")]
             crate::mutants::claim_applied(&*self.shared.engine, self.shared.shard, &batch).await;
             self.apply_batch(&batch, responders)?;
@@ -376,12 +388,12 @@ impl RaftStateMachine<TypeConfig> for StateMachine {
                 meta.last_log_id
             )));
         }
-        *shared.machine.lock() = machine;
-        let machine = shared.machine.lock();
+        let mut applier = shared.applier.lock();
+        applier.machine = machine;
         if !kvsvr_core::mutant!("watch-gap-at-snapshot") {
-            shared.hub.reset(machine.revision());
+            shared.hub.reset(applier.machine.revision());
         }
-        shared.head.publish(&machine);
+        shared.head.publish(&applier.machine);
         shared.head.installs.fetch_add(1, Ordering::AcqRel);
         Ok(())
     }

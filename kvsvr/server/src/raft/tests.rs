@@ -38,6 +38,7 @@ mod convert_tests;
 mod crashes;
 mod pump;
 mod purge;
+mod replay;
 mod sides;
 mod space;
 mod transfer;

@@ -129,8 +129,9 @@ impl Shard {
         let id = parts.id;
         if let Some(staged) = Staged::interrupted(&parts.disk, id).await? {
             tracing::warn!(shard = %id, "a snapshot was being installed when the node stopped; installing it again");
+            // Not through the row cache, see `StateMachine::end_replay`.
             staged
-                .install(parts.engine.clone())
+                .install(parts.buffer.clone())
                 .await
                 .map_err(io::Error::other)?;
         }

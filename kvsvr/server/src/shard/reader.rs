@@ -257,11 +257,11 @@ impl ReadContext {
 
     /// The error of a bounded read that no state here is new enough for.
     pub fn too_stale(&self, allowed: Duration) -> pb::Error {
-        let age = self.age();
+        let age = self.age().map(|age| format!("{age:.1?}"));
         let message = format!(
             "this replica of shard {} is {} old, the read allows {allowed:?}",
             self.shard,
-            age.map_or("of unknown age, that is too".to_owned(), |age| format!("{age:?}"))
+            age.as_deref().unwrap_or("of unknown age, that is too")
         );
         error::definite(ErrorCode::TooStale, message)
     }

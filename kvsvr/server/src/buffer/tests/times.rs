@@ -3,6 +3,7 @@
 use std::{hint::black_box, time::Instant};
 
 use super::super::*;
+use crate::test_keys::{KEYS, Random, key};
 
 /// Takes everything and keeps nothing: what is left to measure is the buffer.
 struct Nothing;
@@ -47,32 +48,8 @@ const FIRST: Scan<'_> = Scan {
     reverse: false,
 };
 
-const KEYS: u64 = 100_000;
 const BATCHES: usize = 250;
 const PER_BATCH: usize = 400;
-
-/// Xorshift.
-struct Random(u64);
-
-impl Random {
-    fn next(&mut self) -> u64 {
-        self.0 ^= self.0 << 13;
-        self.0 ^= self.0 >> 7;
-        self.0 ^= self.0 << 17;
-        self.0 % KEYS
-    }
-}
-
-fn key(i: u64) -> Vec<u8> {
-    let slot = (i.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 52) as u16;
-    let name = format!("user{i:08}");
-    let mut key = vec![0, 0, 0, 1];
-    key.extend(slot.to_be_bytes());
-    key.extend([0, 0, 0, name.len() as u8]);
-    key.extend(name.as_bytes());
-    key.extend(b"profile");
-    key
-}
 
 fn random_batches(random: &mut Random) -> Vec<WriteBatch> {
     let mut revision = 0_u64;

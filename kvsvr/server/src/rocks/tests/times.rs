@@ -1,34 +1,26 @@
 //! What RocksDB alone takes for each put of the benchmark: the rows of puts on random keys, sorted and coalesced as the write buffer hands them
-//! over, and nothing else. It is a lower bound for what a put costs a node; docs/performance.md has the figure.
+//! over, and nothing else. docs/performance.md has the figures.
 
-use std::collections::BTreeMap;
+use std::collections::BTreeSet;
 
 use super::*;
+use crate::test_keys::{Random, key};
 
-const KEYS: u64 = 100_000;
-/// Puts between two flushes: what the write buffer gathers before it is flushed, by default.
-const PUTS: u64 = 60_000;
-const ROUNDS: u64 = 10;
+const PUTS: u64 = 720_000;
 const VALUE: [u8; 280] = [7; 280];
 
-type Rows = BTreeMap<(usize, Vec<u8>), ()>;
+/// By column family and key.
+type Rows = BTreeSet<(Cf, Vec<u8>)>;
 
 /// The rows of one flush: each key's newest version, and one history row for each put.
-fn rows(random: &mut u64, revision: &mut u64) -> Rows {
+fn rows(puts: u64, random: &mut Random, revision: &mut u64) -> Rows {
     let mut rows = Rows::new();
-    for _ in 0..PUTS {
-        *random ^= *random << 13;
-        *random ^= *random >> 7;
-        *random ^= *random << 17;
-        let number = *random % KEYS;
-        let slot = (number.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 52) as u16;
-        let mut key = vec![0, 0, 0, 1];
-        key.extend(slot.to_be_bytes());
-        key.extend(format!("\0\0\0\x04bench/user{number:012}").as_bytes());
+    for _ in 0..puts {
+        let key = key(random.next());
         *revision += 1;
         let history = [&key[..], &[0, 1], &(!*revision).to_be_bytes()].concat();
-        rows.insert((Cf::Hist as usize, history), ());
-        rows.insert((Cf::Data as usize, key), ());
+        rows.insert((Cf::Hist, history));
+        rows.insert((Cf::Data, key));
     }
     rows
 }
@@ -51,24 +43,32 @@ fn processor_ms() -> u64 {
 #[test]
 #[ignore = "prints times; run it alone and in a release build"]
 fn times() {
-    let (mut random, mut revision) = (88_172_645_463_325_252, 0);
-    let rounds: Vec<Rows> = (0..ROUNDS).map(|_| rows(&mut random, &mut revision)).collect();
+    // About what the write buffer gathers before it is flushed, by default and with six times its memory.
+    for puts_in_a_flush in [60_000, 360_000] {
+        measure(puts_in_a_flush);
+    }
+}
+
+fn measure(puts_in_a_flush: u64) {
+    let (mut random, mut revision) = (Random(88_172_645_463_325_252), 0);
+    let flushes: Vec<Rows> = (0..PUTS / puts_in_a_flush)
+        .map(|_| rows(puts_in_a_flush, &mut random, &mut revision))
+        .collect();
     let dir = tempfile::tempdir().unwrap();
     let engine = RocksEngine::open(dir.path(), &RocksOptions::default()).unwrap();
     let before = processor_ms();
-    for rows in &rounds {
+    for rows in &flushes {
         let bytes = rows.len() * 340;
-        let mut rows = rows
-            .keys()
-            .map(|(cf, key)| (Cf::ALL[*cf], &key[..], Some(&VALUE[..])));
+        let mut rows = rows.iter().map(|(cf, key)| (*cf, &key[..], Some(&VALUE[..])));
         engine.write_rows(&mut rows, bytes).unwrap();
         engine.flush().unwrap();
     }
-    let all = rounds.iter().map(BTreeMap::len).sum::<usize>() as f64;
-    let puts = (PUTS * ROUNDS) as f64;
+    let took = processor_ms() - before;
+    let rows = flushes.iter().map(BTreeSet::len).sum::<usize>() as f64;
+    let puts = revision as f64;
     println!(
-        "{:.2} us of processor time and {:.2} rows for each put",
-        (processor_ms() - before) as f64 * 1000.0 / puts,
-        all / puts,
+        "{puts_in_a_flush} puts in a flush: {:.2} us of processor time and {:.2} rows for each put",
+        took as f64 * 1000.0 / puts,
+        rows / puts,
     );
 }
