@@ -52,8 +52,10 @@ pub struct Replica {
     pub committed: Option<u64>,
     /// The index of the last entry that is applied.
     pub applied: Option<u64>,
-    /// The index up to which its engine is durable.
+    /// The index up to which its engine is durable; with `unreadable`, nothing is known of it.
     pub flushed: Option<u64>,
+    /// The row that says it was damaged.
+    pub unreadable: bool,
     /// Its state's revision.
     pub revision: Revision,
     /// It would answer linearizable reads now without asking anybody.
@@ -234,6 +236,7 @@ pub fn views(
         let status = shard.status();
         let log = node.wal().shard(shard.id());
         let given_up = handed_over.contains(&(machine, shard.id(), status.term));
+        let durable = shard.durable_head();
         let replica = Replica {
             machine,
             node: number,
@@ -244,7 +247,11 @@ pub fn views(
             term: status.term,
             committed: log.committed.map(|position| position.index),
             applied: shard.head().applied_next().checked_sub(1),
-            flushed: (status.flushed_index > 0).then_some(status.flushed_index),
+            unreadable: durable.is_err(),
+            flushed: durable
+                .ok()
+                .and_then(|head| head.applied)
+                .map(|position| position.index),
             revision: status.revision,
             lease: !given_up && as_node(host, || has_lease(&shard)),
             log,

@@ -103,7 +103,7 @@ impl Sometimes {
                         "log_purged"
                     });
                 }
-                if !same && replica.applied > before.flushed {
+                if !same && !before.unreadable && replica.applied > before.flushed {
                     self.count("restart_replayed_the_log");
                 }
                 if same

@@ -34,6 +34,7 @@ pub(super) fn replica(machine: usize, term: u64) -> Replica {
         committed: None,
         applied: None,
         flushed: None,
+        unreadable: false,
         revision: 0,
         lease: false,
         log: ShardLog::default(),

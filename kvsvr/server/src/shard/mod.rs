@@ -20,6 +20,7 @@ use std::{
 use bytes::Bytes;
 use kvsvr_core::{
     engine::Engine,
+    error::Corrupt,
     types::{Revision, ShardId},
 };
 use kvsvr_proto::v1::{self as pb, ErrorCode, exec_reply::Result as Answer};
@@ -288,7 +289,7 @@ impl Shard {
         let durable = if kvsvr_core::mutant!("purge-beyond-flushed") {
             kvsvr_core::read::shard_head(&*self.engine, self.id)
         } else {
-            kvsvr_core::read::shard_head(&Durable(&*self.engine), self.id)
+            self.durable_head()
         };
         let durable = durable.map_err(io::Error::other)?;
         self.engine.set_garbage_floor(self.id, durable.floor);
@@ -378,11 +379,19 @@ impl Shard {
         }
     }
 
+    /// The shard's head as of the engine's last flush.
+    ///
+    /// # Errors
+    /// The engine cannot read it, or it is damaged.
+    pub fn durable_head(&self) -> Result<kvsvr_core::read::Head, Corrupt> {
+        kvsvr_core::read::shard_head(&Durable(&*self.engine), self.id)
+    }
+
     /// Everything an operator wants to know of this replica.
     pub fn status(&self) -> pb::ReplicaStatus {
         let metrics = self.raft.metrics().borrow_watched().clone();
         let log = self.wal.shard(self.id);
-        let durable = kvsvr_core::read::shard_head(&Durable(&*self.engine), self.id).ok();
+        let durable = self.durable_head().ok();
         let matched: BTreeMap<u64, u64> = metrics
             .replication
             .iter()
