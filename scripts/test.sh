@@ -5,10 +5,13 @@ set_up --test
 
 say "format"
 cargo fmt --all -- --check
+in_sim cargo fmt --all -- --check
 
 say "lint"
 cargo clippy --workspace --all-targets --locked -- -D warnings
 cargo clippy -p kvsvr --no-default-features --all-targets --locked -- -D warnings
+cargo clippy -p kvsvr-jepsen --features runner --all-targets --locked -- -D warnings
+in_sim cargo clippy --release --features mutants --all-targets --locked -- -D warnings
 
 say "docs"
 RUSTDOCFLAGS="-D warnings -A rustdoc::private_intra_doc_links" cargo doc --workspace --no-deps --locked --quiet
@@ -22,6 +25,24 @@ fi
 
 say "tests"
 cargo build --locked -p kvsvr -p kvctl
-cargo nextest run --workspace --locked --no-fail-fast
+cargo nextest run --workspace --features kvsvr-jepsen/runner --locked --no-fail-fast
 say "documentation tests"
 cargo test --workspace --doc --locked
+
+build_sim
+say "the simulator's own tests"
+in_sim cargo nextest run --release --locked --no-fail-fast
+say "the same seed gives the same run, in two processes"
+"$SIM" meta --seeds 0..5
+say "plans that failed once"
+"$SIM" corpus
+say "plans of two minutes"
+# Always from the same seed on: what is tested here must not depend on the day. Longer sweeps look elsewhere.
+"$SIM" sweep --seeds 0..1000 --minutes 2 --all-events false --reports "${TMPDIR:-/tmp}/kvsvr-sim-failures"
+build_mutants
+say "planted bugs are found"
+"$MUTANTS" ack-before-fsync sessions-lost-in-snapshot lease-longer-than-promised --seeds 0..100
+
+build_jepsen
+say "release binaries under faults for two minutes"
+"$BIN/jepsen" run

@@ -1,5 +1,6 @@
 # Sourced by the other scripts: where things go, and how they are built.
 set -euo pipefail
+CALLER=$PWD
 ROOT=$(cd "$(dirname "${BASH_SOURCE[0]}")/../.." && pwd)
 cd "$ROOT"
 
@@ -32,9 +33,25 @@ own_target() {
   if [ -d "$CARGO_TARGET_DIR" ]; then
     cargo clean --quiet --workspace
     cargo clean --quiet --workspace --release
+    [ ! -d "$SIM_TARGET" ] || in_sim cargo clean --quiet --workspace --release
   fi
   mkdir -p "$CARGO_TARGET_DIR"
   printf '%s\n' "$ROOT" >"$owner"
+}
+
+# The simulator is a workspace of its own: its flags (sim/.cargo/config.toml) make everything another build.
+SIM_TARGET="$CARGO_TARGET_DIR/sim"
+in_sim() { (cd "$ROOT/sim" && CARGO_TARGET_DIR="$SIM_TARGET" "$@"); }
+SIM="$SIM_TARGET/release/kvsvr-sim"
+build_sim() {
+  say "building the simulator"
+  in_sim cargo build --release --locked --bin kvsvr-sim
+}
+# A binary of its own; those without planted bugs stay what they are.
+MUTANTS="$SIM_TARGET/release/kvsvr-sim-mutants"
+build_mutants() {
+  say "building the simulator with planted bugs"
+  in_sim cargo build --release --locked --features mutants --bin kvsvr-sim-mutants
 }
 
 bold=""; dim=""; red=""; plain=""
@@ -54,4 +71,9 @@ build_release() {
   [ -e "$BIN/kvsvr" ] || note "the first build compiles RocksDB: 12 to 16 minutes on two cores"
   cargo build --release --locked -p kvsvr -p kvctl
   export KVSVR_BUILT=1
+}
+build_jepsen() {
+  build_release
+  say "building the fault harness (release)"
+  cargo build --release --locked -p kvsvr-jepsen --features runner --bin jepsen
 }

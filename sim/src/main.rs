@@ -64,7 +64,7 @@ enum Command {
         /// Where the plans and pictures of failures go, a directory for each
         #[arg(long)]
         reports: Option<PathBuf>,
-        /// Fails if one of the events that must happen in a sweep did not: yes, no [default: yes from 1000 seeds on]
+        /// Fails if one of the events that must happen in a sweep did not [default: true from 1000 seeds on]
         #[arg(long)]
         all_events: Option<bool>,
     },

@@ -422,12 +422,13 @@ impl<'a> Stream<'a> {
     fn events(&self, batch: Result<EventBatch, SubscriptionError>) -> Result<Vec<pb::WatchEvent>, End> {
         match batch {
             Ok(batch) => {
-                let mut events: Vec<&Event> = batch.events().collect();
+                let wire = |event| wire_event(event, self.with_values);
                 if kvsvr_core::mutant!("watch-orders-by-key") {
+                    let mut events: Vec<&Event> = batch.events().collect();
                     events.sort_by(|a, b| a.key.cmp(&b.key));
+                    return Ok(events.into_iter().map(wire).collect());
                 }
-                let events = events.into_iter();
-                Ok(events.map(|event| wire_event(event, self.with_values)).collect())
+                Ok(batch.events().map(wire).collect())
             }
             Err(e) => Err(End::Error(subscription_error(self.source.shard(), &e))),
         }
