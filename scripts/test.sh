@@ -8,13 +8,12 @@ cargo fmt --all -- --check
 in_sim cargo fmt --all -- --check
 
 say "lint"
-cargo clippy --workspace --all-targets --locked -- -D warnings
+cargo clippy --workspace --features kvsvr-jepsen/runner --all-targets --locked -- -D warnings
 cargo clippy -p kvsvr --no-default-features --all-targets --locked -- -D warnings
-cargo clippy -p kvsvr-jepsen --features runner --all-targets --locked -- -D warnings
 in_sim cargo clippy --release --features mutants --all-targets --locked -- -D warnings
 
 say "docs"
-RUSTDOCFLAGS="-D warnings -A rustdoc::private_intra_doc_links" cargo doc --workspace --no-deps --locked --quiet
+RUSTDOCFLAGS="-D warnings -A rustdoc::private_intra_doc_links" cargo doc --workspace --features kvsvr-jepsen/runner --no-deps --locked --quiet
 
 if command -v cargo-deny >/dev/null 2>&1; then
   say "licences and duplicate dependencies"
@@ -24,10 +23,10 @@ else
 fi
 
 say "tests"
-cargo build --locked -p kvsvr -p kvctl
+cargo build --workspace --features kvsvr-jepsen/runner --locked --bins
 cargo nextest run --workspace --features kvsvr-jepsen/runner --locked --no-fail-fast
 say "documentation tests"
-cargo test --workspace --doc --locked
+cargo test --workspace --features kvsvr-jepsen/runner --doc --locked
 
 build_sim
 say "the simulator's own tests"

@@ -8,7 +8,7 @@
 //! | [`nemesis`], [`links`] | carries the schedule out; what holds on links while faults overlap |
 //! | [`observe`], [`service`] | who leads; whether everything is served |
 //! | [`life`] | one run from its beginning to its end |
-//! | [`recovery`], [`judge`] | figures and ruling, pure |
+//! | [`recovery`], [`mod@judge`] | figures and ruling, pure |
 //! | [`artifacts`], [`summary`], [`messages`], [`recheck`] | what is left of it: pictures, histories, tables, and another check |
 //!
 //! A run does not end with a fault under way: the final recovery comes whatever happened before. It takes down what it has made, also

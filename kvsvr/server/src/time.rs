@@ -1,7 +1,7 @@
 //! The node's clocks: all time in this crate is read and waited for through here.
 //!
 //! Normally these are tokio's own functions and the system's wall clock, re-exported. Under `--cfg madsim` each simulated node has
-//! clocks of its own ([`skewed`]), with an offset and a rate that the simulator sets, so that leases, ages of reads and stamps are
+//! clocks of its own (`skewed`), with an offset and a rate that the simulator sets, so that leases, ages of reads and stamps are
 //! tested against clocks that disagree. This file and `raft/runtime.rs` are the only ones that know of that cfg; a test here keeps
 //! direct uses of tokio's or the standard library's clocks out of the others.
 //!
