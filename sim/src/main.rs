@@ -187,7 +187,13 @@ fn main() -> ExitCode {
         .with_env_filter(filter)
         .with_writer(io::stderr)
         .init();
-    match command(Arguments::parse().command) {
+    let arguments = Arguments::parse();
+    // KVSVR_MUTANT; the processes of a sweep inherit it.
+    #[cfg(feature = "mutants")]
+    if let Err(error) = kvsvr_client::mutants::choose_from_environment() {
+        return fail(&error.to_string());
+    }
+    match command(arguments.command) {
         Ok(true) => ExitCode::SUCCESS,
         Ok(false) => ExitCode::FAILURE,
         Err(error) => fail(&error),
