@@ -73,6 +73,7 @@ pub(super) fn plan(seed: u64) -> Plan {
     } else if dice < CALM + EXTREME + RECIPES {
         let name = recipe::NAMES[chance.index(recipe::NAMES.len())];
         plan.origin = name.into();
+        recipe::prepare(name, &mut plan);
         plan.faults = recipe::faults(name, &mut draw.chance, &plan);
     } else {
         let on: Vec<&str> = KINDS.into_iter().filter(|_| chance.chance(0.5)).collect();
