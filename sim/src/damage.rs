@@ -60,7 +60,12 @@ pub async fn inflict(node: &SimNode, target: Target, chance: &mut Stream) -> Opt
     let paths: Vec<String> = disk.paths().into_iter().filter(is_meant).collect();
     // Names of segments sort by their numbers.
     let newest = paths.last().cloned()?;
-    let path = paths[chance.index(paths.len())].clone();
+    // What was written last matters most: nothing else may have it yet.
+    let path = if chance.chance(0.3) {
+        newest.clone()
+    } else {
+        paths[chance.index(paths.len())].clone()
+    };
     let bytes = disk.read(&path).await.ok()?;
     let reach = if target == Target::Log && path == newest {
         told_from_torn(&bytes) as u64
@@ -84,7 +89,8 @@ pub async fn inflict(node: &SimNode, target: Target, chance: &mut Stream) -> Opt
 /// Bytes of the last segment that two blocks follow, or those of its header.
 fn told_from_torn(segment: &[u8]) -> usize {
     // As in `kvsvr::wal::codec`: magic, checksum, epoch, own place. Leftovers of an earlier use have another epoch.
-    let number = |at: usize| -> Option<u64> { Some(u64::from_le_bytes(segment.get(at..at + 8)?.try_into().ok()?)) };
+    let number =
+        |at: usize| -> Option<u64> { Some(u64::from_le_bytes(segment.get(at..at + 8)?.try_into().ok()?)) };
     let is_block = |at: &usize| {
         segment.get(*at..*at + 4) == Some(b"KVBK")
             && number(*at + 8) == number(SEGMENT_EPOCH)
@@ -167,7 +173,12 @@ mod tests {
     fn of_the_last_segment_all_is_damaged_but_its_last_two_blocks() {
         lab(|node| async move {
             let disk = node.disk();
-            let newest = || disk.paths().into_iter().rfind(|path| path.ends_with(".wal")).unwrap();
+            let newest = || {
+                disk.paths()
+                    .into_iter()
+                    .rfind(|path| path.ends_with(".wal"))
+                    .unwrap()
+            };
             let bytes = disk.read(&newest()).await.unwrap();
             let blocks: Vec<usize> = (SECTOR..bytes.len())
                 .step_by(SECTOR)

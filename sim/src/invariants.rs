@@ -21,7 +21,10 @@ mod vote_durability;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    fmt, sync::Arc, time::Duration};
+    fmt,
+    sync::Arc,
+    time::Duration,
+};
 
 use kvsvr::{
     shard::Shard,
@@ -232,12 +235,7 @@ pub struct Said {
 }
 
 /// The replicas of a machine; `contents`: with what their states say, which takes longer.
-pub fn views(
-    machine: usize,
-    sim: &SimNode,
-    said: &Said,
-    contents: bool,
-) -> Vec<(Replica, ReplicaLog)> {
+pub fn views(machine: usize, sim: &SimNode, said: &Said, contents: bool) -> Vec<(Replica, ReplicaLog)> {
     let (Some(node), Some(host)) = (sim.node(), sim.host()) else {
         return Vec::new();
     };

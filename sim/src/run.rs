@@ -309,8 +309,7 @@ impl<'a> World<'a> {
             let contents = seen.looks.is_multiple_of(CONTENTS);
             let said = &self.traffic.lock().said;
             let machines = self.nodes.iter().enumerate();
-            let views =
-                machines.flat_map(|(machine, node)| invariants::views(machine, node, said, contents));
+            let views = machines.flat_map(|(machine, node)| invariants::views(machine, node, said, contents));
             views.collect::<Vec<_>>()
         };
         let running = self.nodes.iter().filter(|node| node.is_running()).count();

@@ -182,7 +182,7 @@ fn all(todo: &[&'static Mutant], arguments: &Arguments) -> Result<Report, String
     });
     bar.finish_and_clear();
     match error.into_inner() {
-        Ok(None) => Ok(Report::new(found, &hunt, begin.elapsed())),
+        Ok(None) => Ok(Report::new(found, hunt.unplanted(), begin.elapsed())),
         Ok(Some(error)) => Err(error.to_string()),
         Err(_) => Err("a thread panicked".into()),
     }
@@ -262,7 +262,7 @@ struct Report {
 }
 
 impl Report {
-    fn new(found: Vec<Found>, hunt: &Hunt, elapsed: Duration) -> Self {
+    fn new(found: Vec<Found>, unplanted: Vec<(u64, Failure)>, elapsed: Duration) -> Self {
         let expected = found.iter().filter(|found| found.expected);
         let mut seeds: Vec<u64> = expected.map(|found| found.seeds).collect();
         seeds.sort_unstable();
@@ -271,8 +271,8 @@ impl Report {
             median_seeds: seeds.get(seeds.len() / 2).copied().unwrap_or_default(),
             max_seeds: seeds.last().copied().unwrap_or_default(),
             seconds: elapsed.as_secs_f64(),
-            unplanted: hunt.unplanted(),
             mutants: found,
+            unplanted,
         }
     }
 
@@ -304,5 +304,61 @@ impl fmt::Display for Report {
             self.max_seeds,
             self.seconds
         )
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory as _;
+
+    use super::*;
+
+    fn found(mutant: &'static str, seeds: u64, by: Option<&str>, expected: bool) -> Found {
+        Found {
+            mutant,
+            breaks: "",
+            seeds,
+            seconds: 1.5,
+            reached: seeds,
+            by: by.map(|by| (7, Failure::new(by, "in words".into()))),
+            expected,
+        }
+    }
+
+    #[test]
+    fn the_last_line_counts_what_was_found_as_expected() {
+        let all = vec![
+            found("a", 3, Some("linear"), true),
+            found("b", 200, None, false),
+            found("c", 9, Some("watch"), true),
+            found("d", 200, Some("bank"), false),
+            found("e", 1, Some("linear"), true),
+        ];
+        assert!(
+            Row(&all[0])
+                .to_string()
+                .ends_with("| linear                | yes      |     3 |     1.5 |       3 |")
+        );
+        assert!(Row(&all[1]).to_string().contains("| NOT FOUND "));
+        assert!(Row(&all[3]).to_string().ends_with("\n  seed 7: in words"));
+        let failed = vec![(5, Failure::new("bank", "a sum".into()))];
+        let report = Report::new(all, failed, Duration::from_secs(60)).to_string();
+        let lines: Vec<&str> = report.lines().collect();
+        let last = "3 of 5 found as expected; median seeds 3, max 9; 60 s";
+        assert_eq!(lines, ["SEED 5 FAILS WITHOUT A PLANTED BUG: bank: a sum", last]);
+    }
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        Arguments::command().debug_assert();
+        let parse = |line: &str| Arguments::try_parse_from(line.split(' '));
+        let named = parse("it ack-before-fsync --seeds 3..5").unwrap();
+        assert_eq!(
+            (named.only, named.seeds),
+            (vec!["ack-before-fsync".to_owned()], 3..5)
+        );
+        assert!(parse("it run --seed 3 -o json").unwrap().child.is_some());
+        assert!(parse("it --canary ack-before-fsync").is_err());
+        assert!(parse("it --seeds 5..5").is_err());
     }
 }

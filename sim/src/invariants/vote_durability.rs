@@ -39,7 +39,10 @@ mod tests {
             candidate
         };
         world.holds(&[replica(0, 1), asked(2, 2), asked(3, 2)]);
-        world.breaks(&[asked(2, 3)], "node 1 has asked for votes in (term, node) Some((3, 1))");
+        world.breaks(
+            &[asked(2, 3)],
+            "node 1 has asked for votes in (term, node) Some((3, 1))",
+        );
         let mut unvoted = replica(0, 1);
         unvoted.asked = Some((1, 1));
         world.breaks(&[unvoted], "its vote is None");

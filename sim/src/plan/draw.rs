@@ -15,7 +15,7 @@ use crate::{
 /// Of a hundred plans.
 const CALM: u64 = 5;
 const EXTREME: u64 = 10;
-const RECIPES: u64 = 15;
+const RECIPES: u64 = 25;
 
 /// Names of the kinds, as in [`What::kind`].
 const KINDS: [&str; 15] = [

@@ -7,12 +7,13 @@ use kvsvr_jepsen::workload::{Program, Session};
 use super::{DiskOperation, Fault, Plan, Victims, What};
 use crate::{
     ballast::Ballast,
+    damage::Target,
     failpoint::{Action, Point, Step},
     random::Stream,
 };
 
 /// The recipes, by the name that [`Plan::origin`] has.
-pub(super) const NAMES: [&str; 13] = [
+pub(super) const NAMES: [&str; 14] = [
     "leader_hears_nothing",
     "leader_is_not_heard",
     "leader_wakes_late",
@@ -26,21 +27,27 @@ pub(super) const NAMES: [&str; 13] = [
     "slow_installation",
     "voters_come_back",
     "candidate_loses_power",
+    "log_damaged",
 ];
 
 /// What a recipe needs of a plan besides faults.
 pub(super) fn prepare(name: &str, plan: &mut Plan) {
-    if matches!(name, "snapshot_then_crash" | "installation_crashes" | "slow_installation") {
+    if matches!(
+        name,
+        "snapshot_then_crash" | "installation_crashes" | "slow_installation"
+    ) {
         // Who is away for a few seconds needs a snapshot only if the log is purged meanwhile.
         let knobs = &mut plan.knobs;
         knobs.flush_bytes = knobs.flush_bytes.min(64 << 10);
         knobs.keep_log_bytes = knobs.keep_log_bytes.min(32 << 10);
-        let ballast = plan.ballast.get_or_insert(Ballast {
-            bytes: 5_000,
-            pause_us: 50_000,
-        });
-        ballast.bytes = ballast.bytes.max(4_000);
-        ballast.pause_us = ballast.pause_us.min(100_000);
+        write_much(plan);
+    }
+    if name == "log_damaged" {
+        // What is flushed is not read from the log again.
+        let knobs = &mut plan.knobs;
+        knobs.flush_bytes = knobs.flush_bytes.max(16 << 20);
+        knobs.write_buffer_bytes = knobs.write_buffer_bytes.max(16 << 20);
+        write_much(plan);
     }
     if name == "slow_installation" {
         // Somebody reads at the replica whatever it has.
@@ -50,6 +57,15 @@ pub(super) fn prepare(name: &str, plan: &mut Plan) {
             ..Session::default()
         }));
     }
+}
+
+fn write_much(plan: &mut Plan) {
+    let ballast = plan.ballast.get_or_insert(Ballast {
+        bytes: 5_000,
+        pause_us: 50_000,
+    });
+    ballast.bytes = ballast.bytes.max(4_000);
+    ballast.pause_us = ballast.pause_us.min(100_000);
 }
 
 /// The recipe again and again until the plan's end.
@@ -103,6 +119,7 @@ impl Once<'_> {
             "slow_installation" => self.slow_installation(),
             "voters_come_back" => self.voters_come_back(),
             "candidate_loses_power" => self.candidate_loses_power(),
+            "log_damaged" => self.log_damaged(),
             _ => self.flush_crashes(),
         }
     }
@@ -230,6 +247,17 @@ impl Once<'_> {
         let down = self.chance.range(1, 50);
         let victims = self.somebody();
         self.add(when, down, What::PowerLoss { victims });
+        lasts
+    }
+
+    fn log_damaged(&mut self) -> u64 {
+        let lasts = self.chance.range(1_000, 4_000);
+        let damage = What::Damage {
+            victims: self.somebody(),
+            target: Target::Log,
+            restart: true,
+        };
+        self.add(self.at, lasts, damage);
         lasts
     }
 
