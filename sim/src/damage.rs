@@ -3,8 +3,8 @@
 //! A bit of a durable file is flipped, or a row of the engine damaged. Repair puts back what was there, as an operator does from a copy of
 //! the disk, unless the sector was written since. Who may be damaged is the [`Atlas`](crate::disk::Atlas)'s to say.
 //!
-//! What no node can tell from a write that a crash interrupted is left alone: the end of the log (see `kvsvr::wal`). Of the last segment
-//! only the header is damaged, of all others anything. So damage is always found by whoever reads it.
+//! What no node can tell from a write that a crash interrupted is left alone: the end of the log (see `kvsvr::wal`), that is the last block,
+//! and the one before it while the last one is not durable. Anything before is damaged. So damage is always found by whoever reads it.
 
 use kvsvr::disk::{
     Disk as _,
@@ -13,6 +13,9 @@ use kvsvr::disk::{
 use serde::{Deserialize, Serialize};
 
 use crate::{node::SimNode, random::Stream};
+
+/// Where the header of a segment has its epoch.
+const SEGMENT_EPOCH: usize = 40;
 
 /// What is damaged.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -57,12 +60,17 @@ pub async fn inflict(node: &SimNode, target: Target, chance: &mut Stream) -> Opt
     let paths: Vec<String> = disk.paths().into_iter().filter(is_meant).collect();
     // Names of segments sort by their numbers.
     let newest = paths.last().cloned()?;
-    let path = paths[chance.index(paths.len())].clone();
-    let bytes = disk.read(&path).await.ok()?.len() as u64;
-    let reach = if target == Target::Log && path == newest {
-        bytes.min(SECTOR as u64)
+    // What was written last matters most: nothing else may have it yet.
+    let path = if chance.chance(0.3) {
+        newest.clone()
     } else {
-        bytes
+        paths[chance.index(paths.len())].clone()
+    };
+    let bytes = disk.read(&path).await.ok()?;
+    let reach = if target == Target::Log && path == newest {
+        told_from_torn(&bytes) as u64
+    } else {
+        bytes.len() as u64
     };
     if reach == 0 {
         return None;
@@ -76,6 +84,20 @@ pub async fn inflict(node: &SimNode, target: Target, chance: &mut Stream) -> Opt
         bit,
         sector,
     })
+}
+
+/// Bytes of the last segment that two blocks follow, or those of its header.
+fn told_from_torn(segment: &[u8]) -> usize {
+    // As in `kvsvr::wal::codec`: magic, checksum, epoch, own place. Leftovers of an earlier use have another epoch.
+    let number =
+        |at: usize| -> Option<u64> { Some(u64::from_le_bytes(segment.get(at..at + 8)?.try_into().ok()?)) };
+    let is_block = |at: &usize| {
+        segment.get(*at..*at + 4) == Some(b"KVBK")
+            && number(*at + 8) == number(SEGMENT_EPOCH)
+            && number(*at + 16) == Some(*at as u64)
+    };
+    let mut blocks = (SECTOR..segment.len()).step_by(SECTOR).filter(is_block).rev();
+    blocks.nth(1).unwrap_or(SECTOR).min(segment.len())
 }
 
 /// Puts back what was there. False if it was overwritten meanwhile, or the file is gone.
@@ -144,6 +166,30 @@ mod tests {
             node.start();
             sleep(Duration::from_secs(1)).await;
             assert!(node.node().is_some(), "{:?}", node.ended());
+        });
+    }
+
+    #[test]
+    fn of_the_last_segment_all_is_damaged_but_its_last_two_blocks() {
+        lab(|node| async move {
+            let disk = node.disk();
+            let newest = || {
+                disk.paths()
+                    .into_iter()
+                    .rfind(|path| path.ends_with(".wal"))
+                    .unwrap()
+            };
+            let bytes = disk.read(&newest()).await.unwrap();
+            let blocks: Vec<usize> = (SECTOR..bytes.len())
+                .step_by(SECTOR)
+                .filter(|at| bytes[*at..].starts_with(b"KVBK"))
+                .collect();
+            let [.., last_but_one, _] = blocks[..] else {
+                panic!("{blocks:?}")
+            };
+            assert_eq!(told_from_torn(&bytes), last_but_one);
+            assert_eq!(told_from_torn(&bytes[..=last_but_one]), SECTOR);
+            assert_eq!(told_from_torn(&bytes[..100]), 100);
         });
     }
 

@@ -17,8 +17,14 @@ mod session_window;
 mod state_machine_safety;
 #[cfg(test)]
 mod testing;
+mod vote_durability;
 
-use std::{collections::BTreeSet, fmt, sync::Arc, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fmt,
+    sync::Arc,
+    time::Duration,
+};
 
 use kvsvr::{
     shard::Shard,
@@ -60,6 +66,8 @@ pub struct Replica {
     pub revision: Revision,
     /// It would answer linearizable reads now without asking anybody.
     pub lease: bool,
+    /// The newest vote that its machine has asked others for: term and node.
+    pub asked: Option<(u64, u64)>,
     /// What its log says.
     pub log: ShardLog,
     /// What its state says, if it was looked at.
@@ -144,6 +152,7 @@ pub fn all() -> Vec<Box<dyn Invariant>> {
         Box::new(lease_disjointness::LeaseDisjointness),
         Box::new(consumer_cursor::ConsumerCursor::default()),
         Box::new(session_window::SessionWindow::default()),
+        Box::new(vote_durability::VoteDurability),
     ]
 }
 
@@ -216,16 +225,17 @@ impl Log for ReplicaLog {
     }
 }
 
-/// Terms in which a machine handed a shard over.
-pub type HandedOver = BTreeSet<(usize, ShardId, u64)>;
+/// What machines have said on the network.
+#[derive(Debug, Default)]
+pub struct Said {
+    /// In which terms who handed a shard over.
+    pub handed_over: BTreeSet<(usize, ShardId, u64)>,
+    /// The newest vote that each has asked others for: term and node.
+    pub asked: BTreeMap<(usize, ShardId), (u64, u64)>,
+}
 
 /// The replicas of a machine; `contents`: with what their states say, which takes longer.
-pub fn views(
-    machine: usize,
-    sim: &SimNode,
-    handed_over: &HandedOver,
-    contents: bool,
-) -> Vec<(Replica, ReplicaLog)> {
+pub fn views(machine: usize, sim: &SimNode, said: &Said, contents: bool) -> Vec<(Replica, ReplicaLog)> {
     let (Some(node), Some(host)) = (sim.node(), sim.host()) else {
         return Vec::new();
     };
@@ -235,7 +245,7 @@ pub fn views(
     for shard in node.shards() {
         let status = shard.status();
         let log = node.wal().shard(shard.id());
-        let given_up = handed_over.contains(&(machine, shard.id(), status.term));
+        let given_up = said.handed_over.contains(&(machine, shard.id(), status.term));
         let durable = shard.durable_head();
         let replica = Replica {
             machine,
@@ -254,6 +264,7 @@ pub fn views(
                 .map(|position| position.index),
             revision: status.revision,
             lease: !given_up && as_node(host, || has_lease(&shard)),
+            asked: said.asked.get(&(machine, shard.id())).copied(),
             log,
             contents: contents.then(|| Applied::of(&shard)).flatten().map(Arc::new),
         };

@@ -13,6 +13,8 @@ pub mod disk;
 pub mod engine;
 pub mod failpoint;
 pub mod faults;
+#[cfg(feature = "mutants")]
+pub mod hunt;
 pub mod invariants;
 pub mod net;
 pub mod node;

@@ -163,6 +163,7 @@ impl Limits {
             keep_going: true,
             patience: Duration::from_secs(self.patience),
             twice: false,
+            besides: Vec::new(),
         }
     }
 }

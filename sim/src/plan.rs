@@ -393,6 +393,8 @@ impl What {
 
 #[cfg(test)]
 mod tests {
+    use kvsvr_jepsen::workload::Program;
+
     use super::*;
 
     #[test]
@@ -436,6 +438,28 @@ mod tests {
             recipe::NAMES.iter().all(|name| origins.contains(*name)),
             "{origins:?}"
         );
+    }
+
+    #[test]
+    fn recipes_get_what_they_need_besides_faults() {
+        let plans = |name| {
+            let is_it = move |plan: &Plan| plan.origin == name;
+            (0..2000).map(Plan::from_seed).filter(is_it)
+        };
+        for plan in plans("slow_installation") {
+            let has_session =
+                |program: &Program| matches!(program, Program::Session(session) if session.others > 0);
+            assert!(
+                plan.workload.programs.iter().any(has_session),
+                "seed {}",
+                plan.seed
+            );
+            assert!(plan.knobs.keep_log_bytes <= 32 << 10, "seed {}", plan.seed);
+        }
+        for plan in plans("log_damaged") {
+            assert!(plan.knobs.flush_bytes >= 16 << 20, "seed {}", plan.seed);
+            assert!(plan.ballast.is_some(), "seed {}", plan.seed);
+        }
     }
 
     #[test]

@@ -33,7 +33,7 @@ use tokio::time::{Instant, sleep, timeout};
 use crate::{
     ballast,
     faults::{Faults, all_started},
-    invariants::{self, HandedOver, Log, Moment, Watcher},
+    invariants::{self, Log, Moment, Said, Watcher},
     net::SimNet,
     node::SimNode,
     outcome::{Failure, Outcome},
@@ -307,10 +307,9 @@ impl<'a> World<'a> {
             let mut seen = self.seen.lock();
             seen.looks += 1;
             let contents = seen.looks.is_multiple_of(CONTENTS);
-            let handed_over = &self.traffic.lock().handed_over;
+            let said = &self.traffic.lock().said;
             let machines = self.nodes.iter().enumerate();
-            let views =
-                machines.flat_map(|(machine, node)| invariants::views(machine, node, handed_over, contents));
+            let views = machines.flat_map(|(machine, node)| invariants::views(machine, node, said, contents));
             views.collect::<Vec<_>>()
         };
         let running = self.nodes.iter().filter(|node| node.is_running()).count();
@@ -402,7 +401,7 @@ impl<'a> World<'a> {
     fn committed(&self) -> BTreeMap<ShardId, u64> {
         let mut committed = BTreeMap::new();
         for (machine, node) in self.nodes.iter().enumerate() {
-            for (replica, _) in invariants::views(machine, node, &HandedOver::new(), false) {
+            for (replica, _) in invariants::views(machine, node, &Said::default(), false) {
                 let highest = committed.entry(replica.shard).or_default();
                 *highest = replica.committed.unwrap_or(0).max(*highest);
             }

@@ -14,7 +14,7 @@ use crate::{
 };
 
 /// All of them.
-pub const EVENTS: [&str; 31] = [
+pub const EVENTS: [&str; 32] = [
     "leader_changed",
     "two_leaders_of_different_terms",
     "leader_without_quorum_stepped_down",
@@ -46,6 +46,7 @@ pub const EVENTS: [&str; 31] = [
     "watch_compacted",
     "consumer_fenced",
     "write_refused_for_space",
+    "read_from_a_near_cache",
 ];
 
 /// Counts of events.
@@ -232,6 +233,10 @@ impl Sometimes {
         for operation in paired(history) {
             match (&operation.call, &operation.end) {
                 (Call::Cas { .. }, End::Ok(_, Reply::Mismatch { .. })) => self.count("cas_lost"),
+                // Only what asks nobody takes no time.
+                (Call::Read { .. }, End::Ok(ended, _)) if *ended == operation.invoked => {
+                    self.count("read_from_a_near_cache");
+                }
                 (Call::Ack { .. }, End::Fail(_, error)) if error.contains("not the owner any more") => {
                     self.count("consumer_fenced");
                 }

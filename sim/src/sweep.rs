@@ -104,6 +104,16 @@ pub struct Sweep {
     pub patience: Duration,
     /// Runs every seed twice, and compares.
     pub twice: bool,
+    /// Arguments that each process gets besides.
+    pub besides: Vec<String>,
+}
+
+impl Sweep {
+    fn arguments(&self, item: &Item) -> Vec<String> {
+        let mut arguments = item.arguments();
+        arguments.extend(self.besides.iter().cloned());
+        arguments
+    }
 }
 
 /// What came of a sweep.
@@ -230,7 +240,7 @@ fn report(item: &Item, sweep: &Sweep) -> io::Result<Option<String>> {
         return Ok(None);
     };
     let directory = directory.join(item.name());
-    let mut arguments = item.arguments();
+    let mut arguments = sweep.arguments(item);
     arguments.extend(["--report".into(), directory.display().to_string()]);
     let ended = child(&arguments, sweep.patience)?;
     let directory = directory.display();
@@ -250,7 +260,7 @@ fn bar(sweep: &Sweep) -> ProgressBar {
 }
 
 fn one(item: &Item, sweep: &Sweep) -> io::Result<Outcome> {
-    let arguments = item.arguments();
+    let arguments = sweep.arguments(item);
     let outcome = |found: Result<Outcome, String>| {
         found.unwrap_or_else(|text| Outcome {
             seed: if let Item::Seed(seed) = item { *seed } else { 0 },

@@ -9,7 +9,8 @@ use kvsvr::config::Settings;
 use kvsvr_client::{Client, ClientConfig};
 use kvsvr_jepsen::{
     check::{Replica, check_all},
-    workload::{Env, Finished, Recorder, Run, Spec, Stop, replicas, shards},
+    history::{Call, End, Event, paired},
+    workload::{Env, Finished, Program, Recorder, Run, Spec, Stop, replicas, shards},
 };
 use kvsvr_proto::v1::BootstrapRequest;
 use kvsvr_sim::{net::SimNet, node::SimNode, random::Stream};
@@ -208,10 +209,27 @@ fn judge(done: &Done, recorder: &Recorder, shard_of: &dyn Fn(u32) -> u32, least:
     for (name, verdict) in &verdicts {
         assert!(verdict.is_valid(), "{name}: {verdict}");
     }
+    if matches!(spec.programs[..], [Program::Session(_)]) {
+        let from_memory = read_from_memory(&events);
+        assert!(
+            from_memory >= 100,
+            "only {from_memory} reads of near-caches were hits"
+        );
+    }
     for (name, least) in least {
         let ok = counts.get(&(*name, "ok")).copied().unwrap_or_default();
         assert!(ok >= *least, "{name}: only {ok} were carried out");
     }
+}
+
+/// Only what asks nobody takes no time.
+fn read_from_memory(events: &[Event]) -> usize {
+    let operations = paired(events);
+    let at_once = operations.iter().filter(|operation| {
+        let is_read = matches!(operation.call, Call::Read { .. });
+        is_read && matches!(operation.end, End::Ok(ended, _) if ended == operation.invoked)
+    });
+    at_once.count()
 }
 
 /// Nodes' clocks are known to the process, so that there is one world at a time.

@@ -154,6 +154,10 @@ impl RunArgs {
 }
 
 fn main() -> ExitCode {
+    #[cfg(feature = "mutants")]
+    if let Err(error) = kvsvr_client::mutants::choose_from_environment() {
+        return ExitCode::from(complain(&error.to_string(), 2));
+    }
     let code = match Cli::parse().command {
         Command::Run(args) => run_it(*args),
         Command::Check { history, output } => check_it(&history, output),

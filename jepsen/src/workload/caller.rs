@@ -10,6 +10,7 @@ use tokio::time::sleep;
 
 use super::{
     names,
+    near::Near,
     perform::perform,
     recorder::{Ending, Logger, Recorder},
 };
@@ -57,6 +58,7 @@ pub(super) struct Caller {
     logger: Logger,
     /// The newest revision that it knows of each shard.
     known: BTreeMap<u32, Revision>,
+    near: Option<Arc<Near>>,
 }
 
 impl Caller {
@@ -66,6 +68,7 @@ impl Caller {
             client: env.client.clone(),
             logger: env.recorder.client(),
             known: BTreeMap::new(),
+            near: None,
         }
     }
 
@@ -89,6 +92,14 @@ impl Caller {
         }
     }
 
+    /// One whose reads that need not be linearizable go through near-caches, whose hits are at most so old.
+    pub(super) fn near(env: &Env, max_age: Duration) -> Self {
+        Self {
+            near: Some(Arc::new(Near::new(env.client.clone(), max_age))),
+            ..Self::new(env)
+        }
+    }
+
     /// The newest revision of the partition's shard that it was told.
     pub(super) fn known(&self, partition: u32) -> Revision {
         let shard = (self.env.shard_of)(partition);
@@ -100,10 +111,17 @@ impl Caller {
     /// # Errors
     /// Those of the client library.
     pub(super) async fn call(&mut self, call: Call) -> Result<Reply> {
-        let client = self.client.clone();
+        let (client, near) = (self.client.clone(), self.near.clone());
         let doing = call.clone();
-        self.call_as(call, async move { perform(&client, &doing).await })
-            .await
+        let doing = async move {
+            if let (Some(near), Call::Read { key, mode }) = (near, &doing)
+                && let Some(read) = near.read(*key, *mode).await
+            {
+                return read;
+            }
+            perform(&client, &doing).await
+        };
+        self.call_as(call, doing).await
     }
 
     /// Records a call that the future carries out.

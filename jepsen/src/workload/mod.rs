@@ -14,6 +14,7 @@ mod counter;
 mod keys;
 mod lease;
 pub mod names;
+mod near;
 mod owner;
 mod perform;
 mod place;

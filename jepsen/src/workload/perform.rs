@@ -64,7 +64,15 @@ async fn read(client: &Client, key: Key, mode: Mode) -> Result<Reply> {
     let read = client
         .get_with(&names::partition(key.partition), names::key(key.key), options)
         .await?;
-    let row = match &read.value {
+    row(read.value.as_ref(), read.revision, read.age)
+}
+
+/// What a read of a key has shown.
+///
+/// # Errors
+/// The value is none of a workload's.
+pub(super) fn row(value: Option<&KeyValue>, revision: Revision, age: Duration) -> Result<Reply> {
+    let row = match value {
         None => None,
         Some(kv) => Some(Row {
             value: number(kv)?,
@@ -74,9 +82,9 @@ async fn read(client: &Client, key: Key, mode: Mode) -> Result<Reply> {
         }),
     };
     Ok(Reply::Row {
-        revision: read.revision,
+        revision,
         row,
-        age_ms: millis(read.age),
+        age_ms: millis(age),
     })
 }
 

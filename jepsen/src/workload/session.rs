@@ -1,5 +1,5 @@
-//! Sessions: clients that read at any replica at least what they were told before, and so never go back; and clients that read what is
-//! fresh enough, or whatever is there.
+//! Sessions: clients that read at any replica at least what they were told before, and so never go back; clients that do so through the
+//! client library's near-caches; and clients that read what is fresh enough, or whatever is there.
 
 use std::time::Duration;
 
@@ -19,6 +19,9 @@ pub struct Program {
     pub sessions: u32,
     /// Clients without.
     pub others: u32,
+    /// Clients that read through a near-cache what is fresh enough, or at least what they were told before.
+    #[serde(default)]
+    pub near: u32,
     /// Partitions.
     pub partitions: u32,
     /// Keys of each partition at a time.
@@ -38,6 +41,7 @@ impl Default for Program {
         Self {
             sessions: 3,
             others: 2,
+            near: 2,
             partitions: 2,
             keys: 6,
             rotate: 300,
@@ -54,6 +58,7 @@ impl Program {
         Self {
             sessions: random.range(1, 6) as u32,
             others: random.below_u32(4),
+            near: random.below_u32(4),
             partitions: random.range(1, 4) as u32,
             keys: random.range(1, 20) as u32,
             rotate: random.range(100, 500),
@@ -92,16 +97,24 @@ impl Load for Running {
         let partitions = place.partitions(program.partitions);
         Box::pin(async move {
             let keys = Keys::new(partitions, program.keys, 20, program.rotate);
-            let clients = (0..program.sessions + program.others).map(|number| {
-                let has_session = number < program.sessions;
+            let kinds = [
+                (Kind::Session, program.sessions),
+                (Kind::Other, program.others),
+                (Kind::Near, program.near),
+            ];
+            let kinds = kinds
+                .into_iter()
+                .flat_map(|(kind, count)| (0..count).map(move |_| kind));
+            let clients = kinds.zip(0..).map(|(kind, number)| {
                 let client = Client {
                     program,
                     keys: &keys,
-                    has_session,
+                    kind,
                     random: place.random(number),
-                    caller: match has_session {
-                        true => Caller::monotonic(&place.env),
-                        false => Caller::anywhere(&place.env),
+                    caller: match kind {
+                        Kind::Session => Caller::monotonic(&place.env),
+                        Kind::Other => Caller::anywhere(&place.env),
+                        Kind::Near => Caller::near(&place.env, Duration::from_millis(program.bound_ms)),
                     },
                 };
                 Box::pin(client.work(stop))
@@ -115,10 +128,21 @@ impl Load for Running {
     }
 }
 
+/// What a client's reads are to see.
+#[derive(Clone, Copy)]
+enum Kind {
+    /// What it was told before.
+    Session,
+    /// What is fresh enough, or anything.
+    Other,
+    /// The same as one or the other, by a near-cache.
+    Near,
+}
+
 struct Client<'a> {
     program: &'a Program,
     keys: &'a Keys,
-    has_session: bool,
+    kind: Kind,
     caller: Caller,
     random: Random,
 }
@@ -136,12 +160,11 @@ impl Client<'_> {
     fn call(&mut self) -> Call {
         let key = self.keys.draw(&mut self.random);
         let partition = key.partition;
-        let mode = match self.has_session {
-            true => Mode::AtLeast(self.caller.known(partition)),
-            false if self.random.percent(50) => {
-                Mode::Bounded(self.random.range(50, self.program.bound_ms.max(100)))
-            }
-            false => Mode::Local,
+        let is_bounded = !matches!(self.kind, Kind::Session) && self.random.percent(50);
+        let mode = match self.kind {
+            _ if is_bounded => Mode::Bounded(self.random.range(50, self.program.bound_ms.max(100))),
+            Kind::Session | Kind::Near => Mode::AtLeast(self.caller.known(partition)),
+            Kind::Other => Mode::Local,
         };
         match self.random.weighted(&self.program.mix) {
             0 => Call::Write {

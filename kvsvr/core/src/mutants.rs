@@ -47,7 +47,7 @@ pub const MUTANTS: [Mutant; 41] = [
         name: "age-of-last-try",
         breaks: "A replica's state is called as young as the last confirmation that was tried, not the \
                  last that succeeded.",
-        origin: "d-engine issue 228: reads older than they say.",
+        origin: "The rule of bounded reads: a state is as old as the last confirmation that came.",
         expected: &["session"],
     },
     Mutant {
@@ -138,8 +138,7 @@ pub const MUTANTS: [Mutant; 41] = [
     Mutant {
         name: "consumer-cursor-jumps",
         breaks: "Acknowledging one event acknowledges everything.",
-        origin: "KAFKA-5716 and DBZ-1766: the newest position was stored, not that of what had been \
-                 processed.",
+        origin: "KAFKA-5716: a position was committed before all that came before it had been sent.",
         expected: &["consumer", "bank"],
     },
     Mutant {
@@ -173,7 +172,8 @@ pub const MUTANTS: [Mutant; 41] = [
     Mutant {
         name: "lease-longer-than-promised",
         breaks: "A leader trusts its lease ten times as long as the members promised.",
-        origin: "d-engine issue 381: a partitioned leader served stale reads.",
+        origin: "Raft dissertation, section 6.4.1: a lease is shorter than the election timeout, by what \
+                 clocks may drift.",
         expected: &[
             "lease_disjointness",
             "linear",
@@ -207,7 +207,7 @@ pub const MUTANTS: [Mutant; 41] = [
         name: "near-cache-ignores-changes",
         breaks: "A client's near-cache keeps values that its watch says are changed.",
         origin: "Scaling Memcache at Facebook (NSDI 2013), section 3.2: stale sets.",
-        expected: &[],
+        expected: &["revisions", "session"],
     },
     Mutant {
         name: "promise-not-outlasted",
@@ -218,7 +218,7 @@ pub const MUTANTS: [Mutant; 41] = [
     Mutant {
         name: "purge-beyond-flushed",
         breaks: "The log is purged up to what is applied, though that is in memory only.",
-        origin: "Raft dissertation, section 5.1.3: the log may go when the snapshot is durable.",
+        origin: "Raft dissertation, chapter 5: the log may go when the snapshot is durable.",
         expected: &["order_of_indexes", "process", "service"],
     },
     Mutant {
@@ -276,7 +276,7 @@ pub const MUTANTS: [Mutant; 41] = [
     Mutant {
         name: "session-forgets-in-flight",
         breaks: "A session forgets one outcome more than its client has acknowledged.",
-        origin: "RATIS-1873: the retry cache lost an entry before the client's last try.",
+        origin: "RATIS-1873: the retry cache forgot a request before the client's last try of it.",
         expected: &[
             "session_window",
             "counter",
@@ -305,7 +305,8 @@ pub const MUTANTS: [Mutant; 41] = [
     Mutant {
         name: "silence-grants-vote",
         breaks: "A node that does not answer a request for its vote has granted it.",
-        origin: "MongoDB 2.4 and Redis Sentinel (Jepsen 2013): leaders without a majority.",
+        origin: "MongoDB 2.4 and Redis Sentinel (Jepsen 2013): primaries on the minority's side of a \
+                 partition.",
         expected: &[
             "process",
             "election_safety",
@@ -325,7 +326,8 @@ pub const MUTANTS: [Mutant; 41] = [
     Mutant {
         name: "snapshot-over-old-rows",
         breaks: "A snapshot is installed without clearing what was there.",
-        origin: "CockroachDB issue 12130; keystone pull request 1331: old keys left after a snapshot.",
+        origin: "keystone pull request 1331: an installation cleared one keyspace and left the keys of the \
+                 others.",
         expected: &[
             "state_machine_safety",
             "convergence",
@@ -366,14 +368,26 @@ pub const MUTANTS: [Mutant; 41] = [
         name: "vote-forgotten-at-restart",
         breaks: "A restarted replica does not know whom it voted for.",
         origin: "nodedb issue 161, PySyncObj pull request 202: term and vote were not persisted.",
-        expected: &["monotonic", "election_safety", "leader_completeness", "process"],
+        expected: &[
+            "vote_durability",
+            "monotonic",
+            "election_safety",
+            "leader_completeness",
+            "process",
+        ],
     },
     Mutant {
         name: "vote-not-synced",
         breaks: "A vote is answered before it is durable.",
         origin: "nodedb issue 161: answers left before the state was persisted; Raft dissertation, \
                  section 3.8.",
-        expected: &["monotonic", "election_safety", "leader_completeness", "process"],
+        expected: &[
+            "vote_durability",
+            "monotonic",
+            "election_safety",
+            "leader_completeness",
+            "process",
+        ],
     },
     Mutant {
         name: "watch-drops-what-left-the-ring",
@@ -385,7 +399,8 @@ pub const MUTANTS: [Mutant; 41] = [
     Mutant {
         name: "watch-gap-at-snapshot",
         breaks: "The subscribers of a replica are not told that a snapshot replaced its state.",
-        origin: "etcd issue 15271: a watch went wrong when its member caught up after a partition.",
+        origin: "etcd issue 8411: a member caught up by a snapshot, and its watchers were not told what \
+                 had changed.",
         expected: &["watch", "consumer", "bank"],
     },
     Mutant {
@@ -403,7 +418,8 @@ pub const MUTANTS: [Mutant; 41] = [
     Mutant {
         name: "watch-splits-revision",
         breaks: "The events of one revision may come in two messages.",
-        origin: "etcd issue 17529: a part of a revision's events was lost.",
+        origin: "python-etcd3 issue 729: a watch stopped inside a revision, resumed after it, and missed \
+                 the rest.",
         expected: &["watch", "consumer"],
     },
 ];

@@ -2,13 +2,11 @@
 //!
 //! Each planted bug (see [`kvsvr_core::mutants`]) gets seeds, each in a process of its own, until a run fails. A failure counts if the
 //! seed holds without the bug, and is the expected one if its finder is among those that the bug names. Prints a table.
-//!
-//! Exit codes: 0 all were found by an expected checker, 1 some were not, 2 wrong usage.
 
 use std::{
-    io::Read as _,
+    fmt,
     ops::Range,
-    process::{Command, ExitCode, Stdio},
+    process::ExitCode,
     sync::{
         Mutex,
         atomic::{AtomicUsize, Ordering},
@@ -17,17 +15,28 @@ use std::{
     time::{Duration, Instant},
 };
 
-use clap::Parser;
+use clap::{Parser, Subcommand, ValueEnum};
+use indicatif::{ProgressBar, ProgressStyle};
 use kvsvr_core::mutants::{self, MUTANTS, Mutant};
-use kvsvr_sim::{plan::Plan, run};
-use serde::{Deserialize, Serialize};
+use kvsvr_sim::{
+    hunt::{self, Found, Hunt},
+    outcome::Failure,
+};
+use serde::Serialize;
+
+/// What the canary has, and the seed that must find it.
+const CANARY: (&str, u64) = ("ack-before-fsync", 4);
 
 #[derive(Parser)]
 #[command(
     name = "kvsvr-sim-mutants",
-    about = "Plants known bugs in the node, one at a time, and looks whether the simulator finds them"
+    about = "Plants known bugs in the node, one at a time, and looks whether the simulator finds them",
+    after_help = "Exit codes: 0 all were found by an expected checker, 1 some were not, 2 wrong usage.",
+    args_conflicts_with_subcommands = true
 )]
 struct Arguments {
+    #[command(subcommand)]
+    child: Option<Child>,
     /// Only these; all by default
     #[arg(value_name = "MUTANT")]
     only: Vec<String>,
@@ -40,9 +49,31 @@ struct Arguments {
     /// Seconds that one seed may take
     #[arg(long, default_value_t = 300)]
     patience: u64,
-    /// Runs this seed in this process and prints what failed as JSON
-    #[arg(long, hide = true)]
-    one: Option<u64>,
+    #[arg(short, long, default_value = "text")]
+    output: Format,
+    /// Sweeps one seed that must fail with a planted bug and hold without: whether failures are seen at all
+    #[arg(long, conflicts_with_all = ["only", "seeds", "jobs"])]
+    canary: bool,
+}
+
+/// What a process is told that runs one seed.
+#[derive(Subcommand)]
+enum Child {
+    #[command(hide = true)]
+    Run {
+        #[arg(long)]
+        seed: u64,
+        #[arg(long)]
+        mutant: Option<String>,
+        #[arg(short, long)]
+        output: Format,
+    },
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum Format {
+    Text,
+    Json,
 }
 
 fn seeds(text: &str) -> Result<Range<u64>, String> {
@@ -54,37 +85,9 @@ fn seeds(text: &str) -> Result<Range<u64>, String> {
         .ok_or_else(|| "write A..B, as in 0..1000".into())
 }
 
-/// What a process tells of its seed.
-#[derive(Debug, Serialize, Deserialize)]
-struct Told {
-    /// Who found what.
-    failures: Vec<(String, String)>,
-    /// How often the planted bug's place was passed.
-    reached: u64,
-}
-
-/// What came of a mutant.
-struct Found {
-    mutant: &'static Mutant,
-    /// Seeds that were run, those to compare left out.
-    seeds: u64,
-    elapsed: Duration,
-    /// Runs that passed the bug's place.
-    reached: u64,
-    /// The seed, the finder, its words.
-    by: Option<(u64, String, String)>,
-}
-
-impl Found {
-    fn is_expected(&self) -> bool {
-        let by = self.by.as_ref();
-        by.is_some_and(|(_, finder, _)| self.mutant.expected.contains(&finder.as_str()))
-    }
-}
-
 #[expect(clippy::print_stderr, reason = "errors are for people")]
 fn main() -> ExitCode {
-    match command(&Arguments::parse()) {
+    match command(Arguments::parse()) {
         Ok(true) => ExitCode::SUCCESS,
         Ok(false) => ExitCode::FAILURE,
         Err(error) => {
@@ -95,29 +98,79 @@ fn main() -> ExitCode {
 }
 
 /// True if all were found as expected.
-fn command(arguments: &Arguments) -> Result<bool, String> {
-    if let Some(seed) = arguments.one {
-        return one(seed, arguments.only.first());
+fn command(arguments: Arguments) -> Result<bool, String> {
+    if let Some(Child::Run { seed, mutant, output }) = arguments.child {
+        return child(seed, mutant.as_deref(), output);
     }
-    let wanted =
-        |mutant: &&Mutant| arguments.only.is_empty() || arguments.only.iter().any(|name| name == mutant.name);
     for name in &arguments.only {
-        mutants::choose(name).map_err(|unknown| unknown.to_string())?;
+        chosen(name)?;
     }
     mutants::choose_none();
-    let todo: Vec<&'static Mutant> = MUTANTS.iter().filter(wanted).collect();
+    if arguments.canary {
+        return canary(&arguments);
+    }
+    let is_wanted =
+        |mutant: &&Mutant| arguments.only.is_empty() || arguments.only.iter().any(|name| name == mutant.name);
+    let todo: Vec<&'static Mutant> = MUTANTS.iter().filter(is_wanted).collect();
+    let report = all(&todo, &arguments)?;
+    report.print(arguments.output)?;
+    Ok(report.as_expected == todo.len())
+}
+
+fn chosen(name: &str) -> Result<&'static Mutant, String> {
+    mutants::choose(name).map_err(|unknown| unknown.to_string())
+}
+
+/// Runs a seed here.
+#[expect(clippy::print_stdout, reason = "the outcome is for the process that sent it")]
+fn child(seed: u64, mutant: Option<&str>, output: Format) -> Result<bool, String> {
+    mutant.map(chosen).transpose()?;
+    let outcome = hunt::run_here(seed);
+    match output {
+        Format::Text => println!("{outcome}"),
+        Format::Json => println!("{}", json(&outcome)?),
+    }
+    Ok(outcome.is_clean())
+}
+
+fn json(value: &impl Serialize) -> Result<String, String> {
+    serde_json::to_string(value).map_err(|error| error.to_string())
+}
+
+#[expect(clippy::print_stdout, reason = "the report is what it is run for")]
+fn canary(arguments: &Arguments) -> Result<bool, String> {
+    let (name, seed) = CANARY;
+    let mutant = chosen(name)?;
+    mutants::choose_none();
+    let patience = Duration::from_secs(arguments.patience);
+    let told = hunt::canary(mutant, seed, patience).map_err(|error| error.to_string())?;
+    match &told {
+        Ok(failure) => println!(
+            "the canary is seen: with {name} seed {seed} fails: {}: {}",
+            failure.found_by, failure.text
+        ),
+        Err(text) => println!("THE CANARY IS NOT SEEN: {text}"),
+    }
+    Ok(told.is_ok())
+}
+
+/// Searches for all of them, and prints what is found as it comes.
+fn all(todo: &[&'static Mutant], arguments: &Arguments) -> Result<Report, String> {
+    let begin = Instant::now();
+    let hunt = Hunt::new(arguments.seeds.clone(), Duration::from_secs(arguments.patience));
     let cores = || std::thread::available_parallelism().map_or(1, usize::from);
     let next = AtomicUsize::new(0);
     let error = Mutex::new(None);
+    let bar = bar(todo.len());
     let (tell, told) = mpsc::channel();
-    let expected = std::thread::scope(|scope| {
+    let found = std::thread::scope(|scope| {
         for _ in 0..arguments.jobs.unwrap_or_else(cores).max(1) {
             let tell = tell.clone();
-            let (todo, next, error) = (&todo, &next, &error);
+            let (hunt, next, error) = (&hunt, &next, &error);
             scope.spawn(move || {
                 while let Some(mutant) = todo.get(next.fetch_add(1, Ordering::Relaxed)) {
-                    match hunt(mutant, arguments) {
-                        // Nobody listens any more: the others failed.
+                    match hunt.look_for(mutant) {
+                        // Whoever listens does so to the end.
                         Ok(found) => drop(tell.send(found)),
                         Err(e) => *error.lock().unwrap_or_else(|e| e.into_inner()) = Some(e),
                     }
@@ -125,128 +178,187 @@ fn command(arguments: &Arguments) -> Result<bool, String> {
             });
         }
         drop(tell);
-        report(told)
+        follow(&told, &bar, arguments.output)
     });
+    bar.finish_and_clear();
     match error.into_inner() {
-        Ok(None) => Ok(expected == todo.len()),
-        Ok(Some(error)) => Err(error),
+        Ok(None) => Ok(Report::new(found, hunt.unplanted(), begin.elapsed())),
+        Ok(Some(error)) => Err(error.to_string()),
         Err(_) => Err("a thread panicked".into()),
     }
 }
 
-/// Prints what is found as it comes, and says how many were found as expected.
+fn bar(len: usize) -> ProgressBar {
+    let style = ProgressStyle::with_template("{elapsed_precise} {wide_bar} {pos}/{len} ETA {eta} {msg}");
+    let bar = ProgressBar::new(len as u64);
+    bar.enable_steady_tick(Duration::from_secs(1));
+    match style {
+        Ok(style) => bar.with_style(style),
+        Err(_) => bar,
+    }
+}
+
+/// Collects what is found. Shows it at once, if it is shown as text.
 #[expect(clippy::print_stdout, reason = "the report is what it is run for")]
-fn report(told: mpsc::Receiver<Found>) -> usize {
-    println!("| mutant | found by | expected | seeds | seconds | reached in |");
-    println!("|---|---|---|---|---|---|");
-    let mut expected = 0;
+fn follow(told: &mpsc::Receiver<Found>, bar: &ProgressBar, output: Format) -> Vec<Found> {
+    let say = |line: &dyn fmt::Display| {
+        if output == Format::Text {
+            bar.suspend(|| println!("{line}"));
+        }
+    };
+    say(&HEAD);
+    let mut all = Vec::new();
     for found in told {
-        let name = found.mutant.name;
-        let by = found.by.as_ref().map_or("NOT FOUND", |(_, finder, _)| finder);
-        let as_expected = if found.is_expected() { "yes" } else { "no" };
-        expected += usize::from(found.is_expected());
-        println!(
-            "| {name} | {by} | {as_expected} | {} | {:.1} | {} |",
-            found.seeds,
-            found.elapsed.as_secs_f64(),
-            found.reached
+        say(&Row(&found));
+        all.push(found);
+        let expected = all.iter().filter(|found| found.expected).count();
+        bar.set_message(format!("{expected} of {} found as expected", all.len()));
+        bar.inc(1);
+    }
+    all.sort_by_key(|found| found.mutant);
+    all
+}
+
+const HEAD: &str = "| mutant                         | found by              | expected | seeds | seconds | reached |\n\
+                    |--------------------------------|-----------------------|----------|-------|---------|---------|";
+
+struct Row<'a>(&'a Found);
+
+impl fmt::Display for Row<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Found {
+            mutant,
+            seeds,
+            seconds,
+            reached,
+            by,
+            expected,
+            ..
+        } = self.0;
+        let finder = by.as_ref().map_or("NOT FOUND", |(_, failure)| &failure.found_by);
+        let as_expected = if *expected { "yes" } else { "NO" };
+        write!(
+            f,
+            "| {mutant:30} | {finder:21} | {as_expected:8} | {seeds:5} | {seconds:7.1} | {reached:7} |"
+        )?;
+        match by {
+            Some((seed, failure)) if !expected => write!(f, "\n  seed {seed}: {}", failure.text),
+            _ => Ok(()),
+        }
+    }
+}
+
+/// All that was found.
+#[derive(Serialize)]
+struct Report {
+    mutants: Vec<Found>,
+    as_expected: usize,
+    /// Of those that were found as expected: how many seeds it took.
+    median_seeds: u64,
+    max_seeds: u64,
+    seconds: f64,
+    /// Seeds that failed without a planted bug.
+    unplanted: Vec<(u64, Failure)>,
+}
+
+impl Report {
+    fn new(found: Vec<Found>, unplanted: Vec<(u64, Failure)>, elapsed: Duration) -> Self {
+        let expected = found.iter().filter(|found| found.expected);
+        let mut seeds: Vec<u64> = expected.map(|found| found.seeds).collect();
+        seeds.sort_unstable();
+        Self {
+            as_expected: seeds.len(),
+            median_seeds: seeds.get(seeds.len() / 2).copied().unwrap_or_default(),
+            max_seeds: seeds.last().copied().unwrap_or_default(),
+            seconds: elapsed.as_secs_f64(),
+            mutants: found,
+            unplanted,
+        }
+    }
+
+    #[expect(clippy::print_stdout, reason = "the report is what it is run for")]
+    fn print(&self, output: Format) -> Result<(), String> {
+        match output {
+            Format::Text => println!("{self}"),
+            Format::Json => println!("{}", json(self)?),
+        }
+        Ok(())
+    }
+}
+
+impl fmt::Display for Report {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (seed, failure) in &self.unplanted {
+            writeln!(
+                f,
+                "SEED {seed} FAILS WITHOUT A PLANTED BUG: {}: {}",
+                failure.found_by, failure.text
+            )?;
+        }
+        write!(
+            f,
+            "{} of {} found as expected; median seeds {}, max {}; {:.0} s",
+            self.as_expected,
+            self.mutants.len(),
+            self.median_seeds,
+            self.max_seeds,
+            self.seconds
+        )
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory as _;
+
+    use super::*;
+
+    fn found(mutant: &'static str, seeds: u64, by: Option<&str>, expected: bool) -> Found {
+        Found {
+            mutant,
+            breaks: "",
+            seeds,
+            seconds: 1.5,
+            reached: seeds,
+            by: by.map(|by| (7, Failure::new(by, "in words".into()))),
+            expected,
+        }
+    }
+
+    #[test]
+    fn the_last_line_counts_what_was_found_as_expected() {
+        let all = vec![
+            found("a", 3, Some("linear"), true),
+            found("b", 200, None, false),
+            found("c", 9, Some("watch"), true),
+            found("d", 200, Some("bank"), false),
+            found("e", 1, Some("linear"), true),
+        ];
+        assert!(
+            Row(&all[0])
+                .to_string()
+                .ends_with("| linear                | yes      |     3 |     1.5 |       3 |")
         );
-        if let Some((seed, _, text)) = found.by.filter(|_| as_expected == "no") {
-            println!("  {name}, seed {seed}: {text}");
-        }
+        assert!(Row(&all[1]).to_string().contains("| NOT FOUND "));
+        assert!(Row(&all[3]).to_string().ends_with("\n  seed 7: in words"));
+        let failed = vec![(5, Failure::new("bank", "a sum".into()))];
+        let report = Report::new(all, failed, Duration::from_secs(60)).to_string();
+        let lines: Vec<&str> = report.lines().collect();
+        let last = "3 of 5 found as expected; median seeds 3, max 9; 60 s";
+        assert_eq!(lines, ["SEED 5 FAILS WITHOUT A PLANTED BUG: bank: a sum", last]);
     }
-    expected
-}
 
-/// Runs seeds until the bug is found by whom it should be, else keeps the first that found it at all.
-fn hunt(mutant: &'static Mutant, arguments: &Arguments) -> Result<Found, String> {
-    let begin = Instant::now();
-    let mut found = Found {
-        mutant,
-        seeds: 0,
-        elapsed: Duration::ZERO,
-        reached: 0,
-        by: None,
-    };
-    for seed in arguments.seeds.clone() {
-        let told = apart(seed, Some(mutant.name), arguments.patience)?;
-        found.seeds += 1;
-        found.reached += u64::from(told.reached > 0);
-        let is_expected = |(finder, _): &&(String, String)| mutant.expected.contains(&finder.as_str());
-        let failure = told.failures.iter().find(is_expected).or(told.failures.first());
-        let Some((finder, text)) = failure.cloned() else {
-            continue;
-        };
-        if !apart(seed, None, arguments.patience)?.failures.is_empty() {
-            continue;
-        }
-        if found.by.is_none() || mutant.expected.contains(&finder.as_str()) {
-            found.by = Some((seed, finder, text));
-        }
-        if found.is_expected() {
-            break;
-        }
+    #[test]
+    fn the_command_line_is_consistent() {
+        Arguments::command().debug_assert();
+        let parse = |line: &str| Arguments::try_parse_from(line.split(' '));
+        let named = parse("it ack-before-fsync --seeds 3..5").unwrap();
+        assert_eq!(
+            (named.only, named.seeds),
+            (vec!["ack-before-fsync".to_owned()], 3..5)
+        );
+        assert!(parse("it run --seed 3 -o json").unwrap().child.is_some());
+        assert!(parse("it --canary ack-before-fsync").is_err());
+        assert!(parse("it --seeds 5..5").is_err());
     }
-    found.elapsed = begin.elapsed();
-    Ok(found)
-}
-
-/// Runs a seed in a process of its own.
-fn apart(seed: u64, mutant: Option<&str>, patience: u64) -> Result<Told, String> {
-    let failed = |error: std::io::Error| format!("a process for seed {seed}: {error}");
-    let mut child = Command::new(std::env::current_exe().map_err(failed)?)
-        .args(["--one", &seed.to_string()])
-        .args(mutant)
-        .stdin(Stdio::null())
-        .stdout(Stdio::piped())
-        .stderr(Stdio::null())
-        .spawn()
-        .map_err(failed)?;
-    let mut stdout = child.stdout.take();
-    let reading = std::thread::spawn(move || {
-        let mut text = String::new();
-        stdout
-            .as_mut()
-            .map(|stdout| stdout.read_to_string(&mut text))
-            .transpose()?;
-        std::io::Result::Ok(text)
-    });
-    let until = Instant::now() + Duration::from_secs(patience);
-    let status = loop {
-        if let Some(status) = child.try_wait().map_err(failed)? {
-            break status.to_string();
-        }
-        if Instant::now() >= until {
-            child.kill().and_then(|()| child.wait()).map_err(failed)?;
-            break format!("no end within {patience} s");
-        }
-        std::thread::sleep(Duration::from_millis(5));
-    };
-    let text = reading
-        .join()
-        .map_err(|_| "a reader panicked".to_owned())?
-        .map_err(failed)?;
-    Ok(serde_json::from_str(&text).unwrap_or_else(|_| Told {
-        failures: vec![("process".into(), status)],
-        reached: 1,
-    }))
-}
-
-/// Runs a seed here.
-#[expect(clippy::print_stdout, reason = "the outcome is for the process that sent it")]
-fn one(seed: u64, mutant: Option<&String>) -> Result<bool, String> {
-    if let Some(name) = mutant {
-        mutants::choose(name).map_err(|unknown| unknown.to_string())?;
-    }
-    let (outcome, _) = run::run(&Plan::from_seed(seed));
-    let failures = outcome.failures.into_iter();
-    let told = Told {
-        failures: failures.map(|failure| (failure.found_by, failure.text)).collect(),
-        reached: mutants::reached(),
-    };
-    println!(
-        "{}",
-        serde_json::to_string(&told).map_err(|error| error.to_string())?
-    );
-    Ok(told.failures.is_empty())
 }

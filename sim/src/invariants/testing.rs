@@ -37,6 +37,7 @@ pub(super) fn replica(machine: usize, term: u64) -> Replica {
         unreadable: false,
         revision: 0,
         lease: false,
+        asked: None,
         log: ShardLog::default(),
         contents: None,
     }

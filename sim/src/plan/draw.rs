@@ -15,7 +15,7 @@ use crate::{
 /// Of a hundred plans.
 const CALM: u64 = 5;
 const EXTREME: u64 = 10;
-const RECIPES: u64 = 15;
+const RECIPES: u64 = 25;
 
 /// Names of the kinds, as in [`What::kind`].
 const KINDS: [&str; 15] = [
@@ -73,6 +73,7 @@ pub(super) fn plan(seed: u64) -> Plan {
     } else if dice < CALM + EXTREME + RECIPES {
         let name = recipe::NAMES[chance.index(recipe::NAMES.len())];
         plan.origin = name.into();
+        recipe::prepare(name, &mut plan);
         plan.faults = recipe::faults(name, &mut draw.chance, &plan);
     } else {
         let on: Vec<&str> = KINDS.into_iter().filter(|_| chance.chance(0.5)).collect();

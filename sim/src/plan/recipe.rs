@@ -2,14 +2,18 @@
 
 use std::collections::BTreeSet;
 
+use kvsvr_jepsen::workload::{Program, Session};
+
 use super::{DiskOperation, Fault, Plan, Victims, What};
 use crate::{
+    ballast::Ballast,
+    damage::Target,
     failpoint::{Action, Point, Step},
     random::Stream,
 };
 
 /// The recipes, by the name that [`Plan::origin`] has.
-pub(super) const NAMES: [&str; 10] = [
+pub(super) const NAMES: [&str; 14] = [
     "leader_hears_nothing",
     "leader_is_not_heard",
     "leader_wakes_late",
@@ -20,7 +24,49 @@ pub(super) const NAMES: [&str; 10] = [
     "faux_leader",
     "flush_crashes",
     "installation_crashes",
+    "slow_installation",
+    "voters_come_back",
+    "candidate_loses_power",
+    "log_damaged",
 ];
+
+/// What a recipe needs of a plan besides faults.
+pub(super) fn prepare(name: &str, plan: &mut Plan) {
+    if matches!(
+        name,
+        "snapshot_then_crash" | "installation_crashes" | "slow_installation"
+    ) {
+        // Who is away for a few seconds needs a snapshot only if the log is purged meanwhile.
+        let knobs = &mut plan.knobs;
+        knobs.flush_bytes = knobs.flush_bytes.min(64 << 10);
+        knobs.keep_log_bytes = knobs.keep_log_bytes.min(32 << 10);
+        write_much(plan);
+    }
+    if name == "log_damaged" {
+        // What is flushed is not read from the log again.
+        let knobs = &mut plan.knobs;
+        knobs.flush_bytes = knobs.flush_bytes.max(16 << 20);
+        knobs.write_buffer_bytes = knobs.write_buffer_bytes.max(16 << 20);
+        write_much(plan);
+    }
+    if name == "slow_installation" {
+        // Somebody reads at the replica whatever it has.
+        plan.workload.programs.push(Program::Session(Session {
+            others: 4,
+            pause_us: 40_000,
+            ..Session::default()
+        }));
+    }
+}
+
+fn write_much(plan: &mut Plan) {
+    let ballast = plan.ballast.get_or_insert(Ballast {
+        bytes: 5_000,
+        pause_us: 50_000,
+    });
+    ballast.bytes = ballast.bytes.max(4_000);
+    ballast.pause_us = ballast.pause_us.min(100_000);
+}
 
 /// The recipe again and again until the plan's end.
 pub(super) fn faults(name: &str, chance: &mut Stream, plan: &Plan) -> Vec<Fault> {
@@ -70,6 +116,10 @@ impl Once<'_> {
             "all_lose_power" => self.all_lose_power(),
             "rolling_kill" => self.rolling_kill(),
             "faux_leader" => self.faux_leader(),
+            "slow_installation" => self.slow_installation(),
+            "voters_come_back" => self.voters_come_back(),
+            "candidate_loses_power" => self.candidate_loses_power(),
+            "log_damaged" => self.log_damaged(),
             _ => self.flush_crashes(),
         }
     }
@@ -140,6 +190,75 @@ impl Once<'_> {
             failpoint(self.somebody(), point, hit, action),
         );
         away + 3_000
+    }
+
+    fn slow_installation(&mut self) -> u64 {
+        // Away for long enough that it is sent a snapshot, which its disk then takes long to give.
+        let away = self.chance.range(3_000, 8_000);
+        self.add(self.at, away, cut(self.somebody(), true, true));
+        let slow = What::SlowDisk {
+            victims: self.somebody(),
+            sync_us: self.chance.range(1_000, 50_000),
+            stall: 0.2 + 0.6 * self.chance.unit(),
+            stall_ms: self.chance.range(100, 1_000),
+        };
+        let lasts = self.chance.range(3_000, 8_000);
+        self.add(self.at + away - 1, lasts, slow);
+        away + lasts
+    }
+
+    fn voters_come_back(&mut self) -> u64 {
+        // One is cut off until it wants to lead. Then the leader is, at the moment at which those come back whose promises it trusts. The
+        // meta shard is it, since others are written to, and who was cut off gets no votes.
+        let (nodes, election) = (self.plan.nodes, self.plan.knobs.election_max_ms);
+        let leader = (self.some + 1) % nodes;
+        let transfer = What::Transfer { shard: 0, to: leader };
+        self.add(self.at, 0, transfer);
+        let cut_off = self.at + self.chance.range(300, 1_000);
+        let away = self.chance.range(3 * election, 5 * election);
+        self.add(cut_off, away, cut(self.somebody(), true, true));
+        let back = cut_off + away;
+        let leader = Victims::Nodes([leader].into());
+        self.add(back, 2 * election, cut(leader, true, true));
+        for voter in 2..2 + nodes / 2 {
+            let victims = Victims::Nodes([(self.some + voter) % nodes].into());
+            let down = self.chance.range(1, 20);
+            self.add(back, down, What::Kill { victims });
+        }
+        back + 2 * election - self.at
+    }
+
+    fn candidate_loses_power(&mut self) -> u64 {
+        // Syncs take long, so that it is asking for votes while its own is on its way to the disk.
+        let knobs = &self.plan.knobs;
+        let (min, max) = (knobs.election_min_ms, knobs.election_max_ms);
+        let lasts = 4 * max;
+        let slow = What::SlowDisk {
+            victims: Victims::All,
+            sync_us: self.chance.range(20_000, 200_000),
+            stall: 0.0,
+            stall_ms: 1,
+        };
+        self.add(self.at, lasts, slow);
+        let victims = self.leader();
+        self.add(self.at + 10, lasts - 10, What::Kill { victims });
+        // Nobody wants to lead before the promises to the last leader have run out, and each waits for some time more.
+        let when = self.at + 10 + max + self.chance.range(min, max + 200);
+        let down = self.chance.range(1, 50);
+        let victims = self.somebody();
+        self.add(when, down, What::PowerLoss { victims });
+        lasts
+    }
+
+    fn log_damaged(&mut self) -> u64 {
+        let lasts = self.chance.range(1_000, 4_000);
+        let damage = What::Damage {
+            victims: self.somebody(),
+            target: Target::Log,
+            restart: true,
+        };
+        self.add(self.at, lasts, damage);
+        lasts
     }
 
     fn quorum_loses_power(&mut self) -> u64 {

@@ -2,16 +2,17 @@
 
 use std::{sync::Arc, time::Duration};
 
+use bytes::Bytes;
 use kvsvr_client::transport::Method;
 use kvsvr_core::types::ShardId;
 use kvsvr_jepsen::{history::Event, report::Judgement};
-use kvsvr_proto::v1::TransferLeadershipRequest;
+use kvsvr_proto::v1::{TransferLeadershipRequest, VoteRequest};
 use parking_lot::Mutex;
 use prost::Message as _;
 
 use crate::{
     faults::Band,
-    invariants::{self, HandedOver},
+    invariants::{self, Said},
     net::{self, Direction, SimNet},
     node::Ended,
 };
@@ -41,8 +42,8 @@ pub struct Record {
 /// What is seen of the network.
 #[derive(Default)]
 pub(super) struct Traffic {
-    /// Which machines hand shards over, from what they send.
-    pub(super) handed_over: HandedOver,
+    /// What machines have said by it.
+    pub(super) said: Said,
     pub(super) messages: Vec<net::Event>,
 }
 
@@ -54,17 +55,32 @@ impl Traffic {
             if messages {
                 noted.lock().messages.push(event.clone());
             }
-            if (event.method, event.direction) != (Method::RaftTransferLeadership, Direction::Request) {
-                return;
-            }
-            let machine = addresses.iter().position(|address| **address == *event.from);
-            let request = TransferLeadershipRequest::decode(message.clone()).ok();
-            let parts =
-                request.and_then(|request| Some((request.envelope?.shard, request.from_leader?.term)));
-            if let (Some(machine), Some((shard, term))) = (machine, parts) {
-                noted.lock().handed_over.insert((machine, ShardId(shard), term));
+            if event.direction == Direction::Request
+                && let Some(machine) = addresses.iter().position(|address| **address == *event.from)
+            {
+                noted.lock().note(machine, event.method, message);
             }
         }));
         traffic
+    }
+
+    fn note(&mut self, machine: usize, method: Method, message: &Bytes) -> Option<()> {
+        match method {
+            Method::RaftTransferLeadership => {
+                let request = TransferLeadershipRequest::decode(message.clone()).ok()?;
+                let shard = ShardId(request.envelope?.shard);
+                let term = request.from_leader?.term;
+                self.said.handed_over.insert((machine, shard, term));
+            }
+            Method::RaftVote => {
+                let request = VoteRequest::decode(message.clone()).ok()?;
+                let shard = ShardId(request.envelope?.shard);
+                let vote = request.vote?;
+                let asked = self.said.asked.entry((machine, shard)).or_default();
+                *asked = (vote.term, vote.node_id).max(*asked);
+            }
+            _ => {}
+        }
+        Some(())
     }
 }

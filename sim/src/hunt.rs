@@ -1,0 +1,179 @@
+//! Looks for a planted bug: runs seeds with it, each in a process of its own, until one fails by whom it should.
+//!
+//! A failure counts only if the seed holds without the bug. What failed without it is kept too: that is a bug nobody planted.
+
+use std::{
+    collections::BTreeMap,
+    io,
+    ops::Range,
+    sync::{Mutex, PoisonError},
+    time::{Duration, Instant},
+};
+
+use kvsvr_core::mutants::Mutant;
+use serde::Serialize;
+
+use crate::{
+    outcome::{Failure, Outcome},
+    plan::Plan,
+    run,
+    sweep::{self, Sweep, Work},
+};
+
+/// How often the planted bug's place was passed, among the events of an [`Outcome`].
+const REACHED: &str = "planted bug reached";
+
+/// What came of the search for one.
+#[derive(Debug, Serialize)]
+pub struct Found {
+    /// Its name.
+    pub mutant: &'static str,
+    /// What it breaks.
+    pub breaks: &'static str,
+    /// Seeds that were run, those without the bug left out.
+    pub seeds: u64,
+    /// Real time, with the runs without the bug.
+    pub seconds: f64,
+    /// Runs that passed the bug's place.
+    pub reached: u64,
+    /// The seed that failed, and how. `None`: none did.
+    pub by: Option<(u64, Failure)>,
+    /// It was found by one of those whom the bug names.
+    pub expected: bool,
+}
+
+/// Runs a seed in this process with the bug that is chosen, if one is.
+pub fn run_here(seed: u64) -> Outcome {
+    let (mut outcome, _) = run::run(&Plan::from_seed(seed), false);
+    outcome
+        .sometimes
+        .insert(REACHED.into(), kvsvr_core::mutants::reached());
+    outcome
+}
+
+/// Searches, and remembers what holds without a bug.
+pub struct Hunt {
+    /// Tried in this order.
+    pub seeds: Range<u64>,
+    /// Real time for one seed.
+    pub patience: Duration,
+    /// What is wrong without a planted bug, by seed.
+    clean: Mutex<BTreeMap<u64, Vec<Failure>>>,
+}
+
+impl Hunt {
+    /// In these seeds.
+    pub fn new(seeds: Range<u64>, patience: Duration) -> Self {
+        Self {
+            seeds,
+            patience,
+            clean: Mutex::default(),
+        }
+    }
+
+    /// Runs seeds until the bug is found by whom it should be, else keeps the first that found it at all.
+    ///
+    /// # Errors
+    /// The processes cannot be started.
+    pub fn look_for(&self, mutant: &'static Mutant) -> io::Result<Found> {
+        let begin = Instant::now();
+        let mut found = Found {
+            mutant: mutant.name,
+            breaks: mutant.breaks,
+            seeds: 0,
+            seconds: 0.0,
+            reached: 0,
+            by: None,
+            expected: false,
+        };
+        for seed in self.seeds.clone() {
+            let (reached, failures) = self.run(seed, Some(mutant.name))?;
+            found.seeds += 1;
+            found.reached += u64::from(reached);
+            let is_expected = |failure: &Failure| mutant.expected.contains(&failure.found_by.as_str());
+            let told = failures.iter().find(|failure| is_expected(failure));
+            let Some(failure) = told.or(failures.first()) else {
+                continue;
+            };
+            if !self.holds_without(seed)? {
+                continue;
+            }
+            found.expected = is_expected(failure);
+            if found.by.is_none() || found.expected {
+                found.by = Some((seed, failure.clone()));
+            }
+            if found.expected {
+                break;
+            }
+        }
+        found.seconds = begin.elapsed().as_secs_f64();
+        Ok(found)
+    }
+
+    /// What failed without a planted bug.
+    pub fn unplanted(&self) -> Vec<(u64, Failure)> {
+        let clean = self.clean.lock().unwrap_or_else(PoisonError::into_inner);
+        let failures = clean.iter().flat_map(|(seed, failures)| {
+            let seed = *seed;
+            failures.iter().map(move |failure| (seed, failure.clone()))
+        });
+        failures.collect()
+    }
+
+    fn holds_without(&self, seed: u64) -> io::Result<bool> {
+        let known = |clean: &BTreeMap<u64, Vec<Failure>>| clean.get(&seed).map(Vec::is_empty);
+        if let Some(holds) = known(&self.clean.lock().unwrap_or_else(PoisonError::into_inner)) {
+            return Ok(holds);
+        }
+        let (_, failures) = self.run(seed, None)?;
+        let holds = failures.is_empty();
+        let mut clean = self.clean.lock().unwrap_or_else(PoisonError::into_inner);
+        clean.insert(seed, failures);
+        Ok(holds)
+    }
+
+    /// Runs a seed in a process of its own: whether the bug's place was passed, and what failed.
+    fn run(&self, seed: u64, mutant: Option<&str>) -> io::Result<(bool, Vec<Failure>)> {
+        let mut arguments = vec!["run".into(), "--seed".into(), seed.to_string()];
+        arguments.extend(mutant.into_iter().flat_map(with));
+        Ok(match sweep::child(&arguments, self.patience)? {
+            Ok(outcome) => {
+                let reached = outcome.sometimes.get(REACHED).is_some_and(|times| *times > 0);
+                (reached, outcome.failures)
+            }
+            // What does not end by itself, or ends too soon, was there.
+            Err(text) => (true, vec![Failure::new("process", text)]),
+        })
+    }
+}
+
+/// The arguments that plant a bug in a process.
+fn with(mutant: &str) -> [String; 2] {
+    ["--mutant".into(), mutant.into()]
+}
+
+/// Sweeps one seed with a planted bug and then without, by the same means as every other sweep. What is wrong with the sweep: the seed must
+/// fail by whom it should, and hold without the bug.
+///
+/// # Errors
+/// The processes cannot be started.
+pub fn canary(mutant: &'static Mutant, seed: u64, patience: Duration) -> io::Result<Result<Failure, String>> {
+    let mut sweep = Sweep {
+        work: Work::Seeds(seed..seed + 1),
+        reports: None,
+        jobs: 1,
+        length: None,
+        keep_going: false,
+        patience,
+        twice: false,
+        besides: Vec::new(),
+    };
+    if let Some(outcome) = sweep::sweep(&sweep)?.failed.first() {
+        return Ok(Err(format!("seed {seed} fails by itself: {outcome}")));
+    }
+    sweep.besides = with(mutant.name).into();
+    let summary = sweep::sweep(&sweep)?;
+    let mut failures = summary.failed.into_iter().flat_map(|outcome| outcome.failures);
+    let found = failures.find(|failure| mutant.expected.contains(&failure.found_by.as_str()));
+    Ok(found.ok_or_else(|| format!("seed {seed} with {} does not fail as it must", mutant.name)))
+}
