@@ -1,0 +1,16 @@
+#!/usr/bin/env bash
+# Builds the simulator and runs it: `sim.sh run --seed 7 --report DIR`, `sim.sh sweep --seeds 0..2000`, `sim.sh meta --seeds 0..200`,
+# `sim.sh mutants` (planted bugs), `sim.sh help` for the rest. docs/sim.md says what it does.
+. "$(dirname "$0")/lib/common.sh"
+case "${1:-}" in ""|-h|--help) sed -n '2,3s/^# //p' "$0"; exit 0 ;; esac
+if [ "$1" = mutants ]; then
+  shift
+  set_up
+  build_mutants
+  cd "$CALLER"
+  exec "$MUTANTS" "$@"
+fi
+set_up
+build_sim
+cd "$CALLER"
+exec "$SIM" "$@"
