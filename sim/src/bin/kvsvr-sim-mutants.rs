@@ -25,7 +25,7 @@ use kvsvr_sim::{
 use serde::Serialize;
 
 /// What the canary has, and the seed that must find it.
-const CANARY: (&str, u64) = ("ack-before-fsync", 4);
+const CANARY: (&str, u64) = ("consumer-cursor-jumps", 0);
 
 #[derive(Parser)]
 #[command(
