@@ -6,6 +6,8 @@
 //! `runner`, which do, are behind the feature `runner`.
 
 pub mod check;
+#[cfg(feature = "log")]
+pub mod committed_log;
 pub mod history;
 #[cfg(feature = "runner")]
 pub mod os;

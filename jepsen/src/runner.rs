@@ -4,27 +4,31 @@
 //! | module | does |
 //! |---|---|
 //! | [`options`], [`plan`], [`load`] | what is to happen, as data; the schedule is drawn from a seed |
-//! | [`world`], [`cluster`] | machines out of [`os`](crate::os); processes on them, and who may take one down |
+//! | [`world`], [`cluster`], [`guard`] | machines out of [`os`](crate::os); processes on them, and who may take one down; the sweep after a kill |
 //! | [`nemesis`], [`links`] | carries the schedule out; what holds on links while faults overlap |
 //! | [`observe`], [`service`] | who leads; whether everything is served |
 //! | [`life`] | one run from its beginning to its end |
-//! | [`recovery`], [`mod@judge`] | figures and ruling, pure |
+//! | [`logs`] | the committed log out of stopped nodes |
+//! | [`recovery`], [`mod@judge`], [`planted`] | figures, ruling, and who found a bug that was planted; pure |
 //! | [`artifacts`], [`summary`], [`messages`], [`recheck`] | what is left of it: pictures, histories, tables, and another check |
 //!
 //! A run does not end with a fault under way: the final recovery comes whatever happened before. It takes down what it has made, also
-//! when it is told to end; what a killed one leaves (never a process) the next one removes.
+//! when it is told to end; what a killed one leaves (never a process) its guard removes, else the next run.
 
 pub mod artifacts;
 pub mod cluster;
+pub mod guard;
 pub mod judge;
 pub mod life;
 pub mod links;
 pub mod load;
+pub mod logs;
 pub mod messages;
 pub mod nemesis;
 pub mod observe;
 pub mod options;
 pub mod plan;
+pub mod planted;
 pub mod progress;
 pub mod recheck;
 pub mod recovery;
@@ -103,7 +107,9 @@ pub fn run(options: &Options, interrupt: &Stop, progress: &mut Progress) -> Resu
     })?;
     let not_covered = world.not_covered(&prepared.left_out);
     let life = Life::new(plan.clone(), interrupt.clone());
-    let cluster = Cluster::new(world, machines, &options.binary, &files.logs(), life.now());
+    let cluster = Cluster::new(world, machines, &options.binary, &files.logs(), life.now())
+        .with_mutant(options.mutant.as_ref().map(|mutant| &*mutant.name))
+        .with_log_kept(options.keep_log);
     let (outcome, ended) = live(life, cluster, progress);
     ended?;
     conclude(options, &prepared, outcome?, not_covered, &files, progress)
@@ -137,8 +143,8 @@ fn conclude(
     let plan = &prepared.plan;
     progress.phase(&format!("checking {} events", outcome.events.len()));
     let facts = outcome.facts(plan);
-    files.history(&outcome.events, &facts)?;
-    let verdicts = facts.check(&outcome.events);
+    files.history(&outcome.events, &facts, outcome.log.as_deref().ok())?;
+    let verdicts = facts.check(&outcome.events, outcome.log.as_deref().ok());
     let judged = judge(&Evidence {
         required: &plan.nemeses,
         injected: &outcome.injected,
@@ -156,6 +162,10 @@ fn conclude(
         judged,
         recoveries: &recoveries,
         verdicts: &verdicts,
+        planted: options
+            .mutant
+            .as_ref()
+            .map(|mutant| mutant.found(&outcome.events, outcome.load.0, &outcome.problems, &verdicts)),
         not_covered,
         report: &options.report,
     });

@@ -402,6 +402,14 @@ fn a_full_disk_is_full_until_the_ballast_is_gone() {
     assert_eq!(full.kind(), io::ErrorKind::StorageFull);
     drop(ballast);
     fs::write(disk.data().join("large"), &large).unwrap();
+    fs::remove_file(disk.data().join("large")).unwrap();
+    // A ballast that was there for long is not back after a loss of power right after its end.
+    let ballast = disk.fill(1 << 20).unwrap();
+    File::open(disk.data()).unwrap().sync_all().unwrap();
+    drop(ballast);
+    disk.cut_power().unwrap();
+    disk.restore_power().unwrap();
+    assert!(disk.free().unwrap() > 8 << 20);
 }
 
 #[test]

@@ -8,8 +8,11 @@
 
 use std::{
     fs,
+    io::{BufRead as _, BufReader},
     path::{Path, PathBuf},
-    process::{Command, Stdio},
+    process::{Child, Command, Stdio},
+    thread,
+    time::{Duration, Instant},
 };
 
 use rustix::process::{Pid, Signal, kill_process};
@@ -27,12 +30,11 @@ fn node_binary(test: &str) -> Option<PathBuf> {
     Some(binary)
 }
 
-fn jepsen(binary: &Path, dir: &Path) -> Command {
+fn jepsen(binary: &Path, dir: &Path, network: &[&str]) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_jepsen"));
     command
-        .args([
-            "run", "--proxy", "--nodes", "3", "--shards", "2", "--output", "json",
-        ])
+        .args(["run", "--nodes", "3", "--shards", "2", "--output", "json"])
+        .args(network)
         .args(["--clients", "6", "--rate", "100", "--seed", "3"])
         .arg("--binary")
         .arg(binary)
@@ -49,7 +51,7 @@ fn a_run_over_the_proxy_passes_and_can_be_checked_again() {
         return;
     };
     let dir = tempfile::tempdir().unwrap();
-    let output = jepsen(&binary, dir.path())
+    let output = jepsen(&binary, dir.path(), &["--proxy"])
         .args([
             "--workload",
             "register,counter",
@@ -115,27 +117,120 @@ fn a_run_that_is_told_to_end_takes_everything_down() {
         return;
     };
     let dir = tempfile::tempdir().unwrap();
-    let mut run = jepsen(&binary, dir.path());
+    let mut run = jepsen(&binary, dir.path(), &["--proxy"]);
     run.args(["--workload", "register", "--nemesis", "none", "--minutes", "30"]);
     let mut run = run.stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap();
-    let lines = std::io::BufRead::lines(std::io::BufReader::new(run.stderr.take().unwrap()));
+    send_under_load(&mut run, Signal::TERM);
+    assert_eq!(run.wait().unwrap().code(), Some(5));
+    let scratch = fs::read_dir(dir.path().join("scratch")).unwrap();
+    assert_eq!(scratch.count(), 0, "files of nodes are left");
+    assert_eq!(process_of(dir.path()), None, "a node is left");
+    assert!(dir.path().join("report/history.jsonl").exists());
+}
+
+/// Sends a signal when the load has begun, and reads until the process is gone.
+fn send_under_load(run: &mut Child, signal: Signal) {
+    let lines = BufReader::new(run.stderr.take().unwrap()).lines();
     let mut told = false;
     for line in lines.map(Result::unwrap) {
         if line.contains("load under faults") && !told {
             told = true;
-            kill_process(Pid::from_child(&run), Signal::TERM).unwrap();
+            kill_process(Pid::from_child(run), signal).unwrap();
         }
     }
     assert!(told);
-    assert_eq!(run.wait().unwrap().code(), Some(5));
-    let scratch = fs::read_dir(dir.path().join("scratch")).unwrap();
-    assert_eq!(scratch.count(), 0, "files of nodes are left");
-    let data = dir.path().as_os_str().as_encoded_bytes().to_vec();
+}
+
+/// The command line of a process that names this directory.
+fn process_of(dir: &Path) -> Option<String> {
+    let dir = dir.to_str().unwrap();
     let processes = fs::read_dir("/proc").unwrap().flatten();
     let mut commands = processes.filter_map(|process| fs::read(process.path().join("cmdline")).ok());
-    let names_it = |command: &Vec<u8>| command.windows(data.len()).any(|part| part == data);
-    assert_eq!(commands.find(names_it), None, "a node is left");
-    assert!(dir.path().join("report/history.jsonl").exists());
+    commands.find_map(|command| {
+        let command = String::from_utf8_lossy(&command).into_owned();
+        command.contains(dir).then_some(command)
+    })
+}
+
+#[test]
+fn a_killed_run_leaves_nothing() {
+    let Some(binary) = node_binary("a_killed_run_leaves_nothing") else {
+        return;
+    };
+    let dir = tempfile::tempdir().unwrap();
+    let (nemesis, network): (_, &[_]) = match rustix::process::geteuid().is_root() {
+        // Needs images; without the proxy there are namespaces.
+        true => ("power", &[]),
+        false => ("none", &["--proxy"]),
+    };
+    let mut run = jepsen(&binary, dir.path(), network);
+    run.args(["--workload", "register", "--nemesis", nemesis, "--minutes", "30"]);
+    let mut run = run.stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap();
+    let owner = format!("kvj.{}.", run.id());
+    send_under_load(&mut run, Signal::KILL);
+    // Nobody has waited for it yet: its number is still taken.
+    let begun = Instant::now();
+    let left = || {
+        let netns = Path::new("/run/netns");
+        let places = [dir.path().join("scratch"), netns.to_owned()];
+        let entries = places
+            .iter()
+            .flat_map(|place| fs::read_dir(place).into_iter().flatten().flatten());
+        let names = entries.map(|entry| entry.file_name().to_string_lossy().into_owned());
+        let mut mine = names.filter(|name| name.starts_with(&owner));
+        mine.next().or_else(|| process_of(dir.path()))
+    };
+    while let Some(left) = left() {
+        assert!(begun.elapsed() < Duration::from_secs(60), "{left} is left");
+        thread::sleep(Duration::from_millis(100));
+    }
+    let mounts = fs::read_to_string("/proc/self/mountinfo").unwrap();
+    assert!(!mounts.contains(dir.path().to_str().unwrap()), "{mounts}");
+    run.wait().unwrap();
+}
+
+/// For a node's binary with the feature `mutants`, in KVSVR_TEST_BINARY.
+#[cfg(feature = "mutants")]
+#[test]
+fn a_planted_bug_is_found() {
+    let Some(binary) = node_binary("a_planted_bug_is_found") else {
+        return;
+    };
+    let dir = tempfile::tempdir().unwrap();
+    let output = jepsen(&binary, dir.path(), &["--proxy"])
+        .args(["--workload", "register,counter", "--nemesis", "kill,partition"])
+        .args(["--minutes", "1", "--mutant", "retry-without-session"])
+        .output()
+        .unwrap();
+    let text = String::from_utf8(output.stdout).unwrap();
+    let why = String::from_utf8_lossy(&output.stderr).into_owned();
+    if why.contains("has no planted bugs") {
+        eprintln!("a_planted_bug_is_found: skipped: {why}");
+        return;
+    }
+    assert_eq!(output.status.code(), Some(1), "{text}{why}");
+    let summary: serde_json::Value = serde_json::from_str(&text).unwrap();
+    assert_eq!(summary["planted"]["as_expected"], true, "{text}");
+    let log = fs::read_to_string(dir.path().join("report/logs/n1.log")).unwrap();
+    assert!(log.contains("THIS PROCESS HAS A PLANTED BUG"), "{log}");
+}
+
+#[test]
+fn a_planted_bug_is_not_there_by_chance() {
+    let Some(binary) = node_binary("a_planted_bug_is_not_there_by_chance") else {
+        return;
+    };
+    let dir = tempfile::tempdir().unwrap();
+    let refused = |command: &mut Command, expected: &str| {
+        let output = command.output().unwrap();
+        let text = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert_eq!(output.status.code(), Some(2), "{text}");
+        assert!(text.contains(expected), "{text}");
+    };
+    let mut run = jepsen(&binary, dir.path(), &["--proxy"]);
+    refused(run.env("KVSVR_MUTANT", "ack-before-fsync"), "KVSVR_MUTANT is set");
+    let mut run = jepsen(&binary, dir.path(), &["--proxy"]);
+    refused(run.args(["--mutant", "no-such-bug"]), "no-such-bug");
 }
 
 #[test]
@@ -149,7 +244,10 @@ fn what_cannot_be_is_told() {
         (["--workload", "banc"], "no workload \"banc\""),
         (["--minutes", "0.2"], "at least"),
     ] {
-        let output = jepsen(&binary, dir.path()).args(args).output().unwrap();
+        let output = jepsen(&binary, dir.path(), &["--proxy"])
+            .args(args)
+            .output()
+            .unwrap();
         let text = String::from_utf8_lossy(&output.stderr).into_owned();
         assert_eq!(output.status.code(), Some(2), "{text}");
         assert!(text.contains(expected), "{text}");

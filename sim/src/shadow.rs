@@ -1,21 +1,15 @@
-//! A replica that is not part of the cluster: it applies what is committed, entry by entry, and keeps every change.
+//! The committed log of a run, which the checker `committed` resolves unknown outcomes with ([`CommittedLog`]).
 //!
-//! It reads committed entries from the logs of the real replicas as soon as they are seen, before these purge them. What it keeps is the
-//! committed log that the checker `committed` resolves unknown outcomes with. It runs the same state machine on an engine in memory: it shows what the
-//! log says, not that the state machine is right; that is what the other checkers are for.
+//! It reads committed entries from the logs of the real replicas as soon as they are seen, before these purge them.
 
 use std::collections::{BTreeMap, btree_map::Entry};
 
 use kvsvr::wal::{EntryKind, EntryRecord, Wal};
-use kvsvr_client::Partition;
 use kvsvr_core::{
-    engine::Engine,
-    event::EventKind,
-    machine::{self, Machine, Payload},
-    mem::MemEngine,
+    machine::{self, Payload},
     types::{META_SHARD, ShardId},
 };
-use kvsvr_jepsen::{check::Commit, history::Change, workload::names};
+use kvsvr_jepsen::{check::Commit, committed_log::CommittedLog};
 
 use crate::invariants::Replica;
 
@@ -25,35 +19,14 @@ const READ_BYTES: usize = 1 << 20;
 /// The committed logs of all data shards.
 #[derive(Default)]
 pub struct Shadow {
-    shards: BTreeMap<ShardId, Follower>,
-}
-
-struct Follower {
-    shard: ShardId,
-    machine: Machine,
-    engine: MemEngine,
-    next: u64,
-    commits: Vec<Commit>,
-    /// Entries are gone before they were read.
-    gap: bool,
+    shards: BTreeMap<ShardId, CommittedLog>,
 }
 
 impl Shadow {
-    fn follower(&mut self, shard: ShardId) -> Option<&mut Follower> {
+    fn log(&mut self, shard: ShardId) -> Option<&mut CommittedLog> {
         match self.shards.entry(shard) {
-            Entry::Occupied(follower) => Some(follower.into_mut()),
-            Entry::Vacant(place) => {
-                let engine = MemEngine::new();
-                let machine = Machine::load(shard, &engine).ok()?;
-                Some(place.insert(Follower {
-                    shard,
-                    machine,
-                    engine,
-                    next: 0,
-                    commits: Vec::new(),
-                    gap: false,
-                }))
-            }
+            Entry::Occupied(log) => Some(log.into_mut()),
+            Entry::Vacant(place) => Some(place.insert(CommittedLog::new(shard)?)),
         }
     }
 
@@ -63,20 +36,20 @@ impl Shadow {
         let Some(committed) = replica.committed.filter(|_| shard != META_SHARD) else {
             return;
         };
-        let Some(follower) = self.follower(shard) else {
+        let Some(log) = self.log(shard) else {
             return;
         };
-        while follower.next <= committed && !follower.gap {
+        while let Some(next) = log.next().filter(|next| *next <= committed) {
             // A disk that fails now may work later, and there are other replicas.
-            let Ok(records) = wal.read(shard, follower.next..committed + 1, READ_BYTES).await else {
+            let Ok(records) = wal.read(shard, next..committed + 1, READ_BYTES).await else {
                 return;
             };
             let Some(first) = records.first() else { return };
-            if first.position.index > follower.next {
+            if first.position.index > next {
                 // Another replica may still have it.
                 return;
             }
-            follower.apply(records);
+            log.apply(records.into_iter().map(entry));
         }
     }
 
@@ -84,59 +57,23 @@ impl Shadow {
     /// committed index of each data shard.
     pub fn commits(&self, committed: &BTreeMap<ShardId, u64>) -> Option<Vec<Commit>> {
         let complete = committed.iter().all(|(shard, index)| {
-            let follower = self.shards.get(shard);
-            *shard == META_SHARD || follower.is_some_and(|f| !f.gap && f.next > *index)
+            let next = self.shards.get(shard).and_then(CommittedLog::next);
+            *shard == META_SHARD || next.is_some_and(|next| next > *index)
         });
-        let all = self.shards.values().flat_map(|follower| follower.commits.clone());
+        let all = self.shards.values().flat_map(|log| log.commits().to_vec());
         complete.then(|| all.collect())
     }
 }
 
-impl Follower {
-    fn apply(&mut self, records: Vec<EntryRecord>) {
-        for record in records {
-            let index = record.position.index;
-            let payload = match record.kind {
-                EntryKind::Batch => Payload::Batch(record.payload),
-                // Who is a member changes no key.
-                EntryKind::Blank | EntryKind::Membership => Payload::Blank,
-            };
-            let entry = machine::Entry {
-                position: record.position,
-                payload,
-            };
-            let applied = self.machine.apply(&self.engine, std::slice::from_ref(&entry));
-            let Ok(applied) = applied else {
-                self.gap = true;
-                return;
-            };
-            if self.engine.write(applied.batch).is_err() {
-                self.gap = true;
-                return;
-            }
-            let mut by_revision: BTreeMap<u64, Vec<Change>> = BTreeMap::new();
-            for event in &applied.events {
-                let changes = by_revision.entry(event.revision).or_default();
-                let value = (event.kind == EventKind::Put).then_some(&event.value[..]);
-                let expired = event.kind == EventKind::Expire;
-                let partition = Partition::new(event.partition.region, event.partition.name.clone());
-                changes.extend(names::change(
-                    &partition,
-                    &event.key,
-                    value,
-                    event.revision,
-                    expired,
-                ));
-            }
-            let shard = self.shard.0;
-            self.commits
-                .extend(by_revision.into_iter().map(|(revision, changes)| Commit {
-                    shard,
-                    index,
-                    revision,
-                    changes,
-                }));
-            self.next = index + 1;
-        }
+/// An entry as the state machine takes it.
+fn entry(record: EntryRecord) -> machine::Entry {
+    let payload = match record.kind {
+        EntryKind::Batch => Payload::Batch(record.payload),
+        // Who is a member changes no key.
+        EntryKind::Blank | EntryKind::Membership => Payload::Blank,
+    };
+    machine::Entry {
+        position: record.position,
+        payload,
     }
 }

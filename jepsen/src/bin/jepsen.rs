@@ -2,7 +2,7 @@
 
 use std::{
     io::{self, Write as _},
-    path::PathBuf,
+    path::{Path, PathBuf},
     process::ExitCode,
     thread,
     time::Duration,
@@ -12,7 +12,16 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 use kvsvr_jepsen::{
     check::Verdict,
     runner::{
-        Failure, judge::Ruling, options::Options, plan::Plan, progress::Progress, recheck::recheck, run,
+        Failure,
+        guard::{Guard, sweep_at_the_end},
+        judge::Ruling,
+        options::Options,
+        plan::Plan,
+        planted,
+        planted::Planted,
+        progress::Progress,
+        recheck::recheck,
+        run,
     },
     workload::Stop,
 };
@@ -39,6 +48,12 @@ enum Command {
     /// Runs a cluster under load and faults.
     #[command(after_help = EXIT_CODES)]
     Run(Box<RunArgs>),
+    /// Removes what runs have left that ended, once standard input is closed. `run` starts it, to be left nothing by when it is killed.
+    #[command(hide = true)]
+    Sweep {
+        /// Where disks of nodes are.
+        scratch: PathBuf,
+    },
     /// Checks the history of an earlier run again. Needs the context.json beside it.
     Check {
         /// history.jsonl of a report.
@@ -91,6 +106,13 @@ struct RunArgs {
     /// The node's binary [default: kvsvr beside this program].
     #[arg(long, value_name = "FILE")]
     binary: Option<PathBuf>,
+    /// Nodes keep their whole log, so that unknown outcomes are resolved from it and all that was acknowledged is looked for in it; then
+    /// they send no snapshots.
+    #[arg(long)]
+    keep_log: bool,
+    /// Plants this bug in nodes and clients, to see who finds it. This program and the node's must be built with the feature `mutants`.
+    #[arg(long, value_name = "NAME")]
+    mutant: Option<String>,
     /// Loopback behind a TCP proxy, even if namespaces are possible.
     #[arg(long)]
     proxy: bool,
@@ -103,7 +125,7 @@ struct RunArgs {
     /// Where the report is written. An earlier report there is replaced.
     #[arg(long, value_name = "DIR", default_value = "jepsen-report")]
     report: PathBuf,
-    /// Where the disks of nodes are made [default: kvsvr-jepsen in the directory for temporary files].
+    /// Where the disks of nodes are made [default: kvsvr-jepsen-UID in the directory for temporary files].
     #[arg(long, value_name = "DIR")]
     scratch: Option<PathBuf>,
     /// How to print the figures.
@@ -123,6 +145,10 @@ impl RunArgs {
         let binary = self.binary.map_or_else(beside, Ok)?;
         let binary = std::fs::canonicalize(&binary)
             .map_err(|error| format!("{}: {error}; build it, or name it by --binary", binary.display()))?;
+        let mutant = match &self.mutant {
+            Some(name) => Some(plant(name, &binary)?),
+            None => no_mutant()?,
+        };
         if !(self.minutes.is_finite() && self.minutes > 0.0) {
             return Err("--minutes must be a positive number".into());
         }
@@ -131,7 +157,9 @@ impl RunArgs {
             serde_json::from_slice(&text).map_err(|error| format!("{}: {error}", path.display()))
         };
         let command: Vec<String> = std::env::args().collect();
-        let temporary = || std::env::temp_dir().join("kvsvr-jepsen");
+        // Not another user's.
+        let user = rustix::process::geteuid();
+        let temporary = || std::env::temp_dir().join(format!("kvsvr-jepsen-{}", user.as_raw()));
         Ok(Options {
             binary,
             workloads: self.workload,
@@ -148,8 +176,46 @@ impl RunArgs {
             least_ok: self.least_ok,
             most_unknown: self.most_unknown,
             plan: self.plan.map(read).transpose()?,
+            keep_log: self.keep_log,
+            mutant,
             command: command.join(" "),
         })
+    }
+}
+
+/// The bug of this name. From now on this process' clients have it.
+#[cfg(feature = "mutants")]
+fn plant(name: &str, binary: &Path) -> Result<Planted, String> {
+    let mutant = kvsvr_client::mutants::choose(name).map_err(|unknown| unknown.to_string())?;
+    let program = std::fs::read(binary).map_err(|error| format!("{}: {error}", binary.display()))?;
+    // The search in texts is quick in debug builds too.
+    if !String::from_utf8_lossy(&program).contains(mutant.name) {
+        let text = "has no planted bugs; build it with `--features mutants`";
+        return Err(format!("{} {text}", binary.display()));
+    }
+    Ok(Planted {
+        name: mutant.name.to_owned(),
+        breaks: mutant.breaks.to_owned(),
+        expected: mutant
+            .expected
+            .iter()
+            .map(|&checker| checker.to_owned())
+            .collect(),
+    })
+}
+
+#[cfg(not(feature = "mutants"))]
+fn plant(name: &str, _binary: &Path) -> Result<Planted, String> {
+    Err(format!(
+        "{name} cannot be planted: this program is built without the feature `mutants`"
+    ))
+}
+
+/// Nodes would take it from this environment, and the report would not say so.
+fn no_mutant() -> Result<Option<Planted>, String> {
+    match std::env::var_os(planted::VARIABLE) {
+        Some(name) if !name.is_empty() => Err(format!("{} is set; use --mutant", planted::VARIABLE)),
+        _ => Ok(None),
     }
 }
 
@@ -160,6 +226,10 @@ fn main() -> ExitCode {
     }
     let code = match Cli::parse().command {
         Command::Run(args) => run_it(*args),
+        Command::Sweep { scratch } => match sweep_at_the_end(&scratch) {
+            Ok(()) => 0,
+            Err(error) => complain(&error.to_string(), 4),
+        },
         Command::Check { history, output } => check_it(&history, output),
     };
     ExitCode::from(code)
@@ -175,6 +245,11 @@ fn run_it(args: RunArgs) -> u8 {
     if let Err(error) = listen(interrupt.clone()) {
         return complain(&format!("cannot listen for signals: {error}"), 4);
     }
+    let guard = std::env::current_exe().and_then(|program| Guard::start(&program, &options.scratch));
+    let _guard = match guard {
+        Ok(guard) => guard,
+        Err(error) => return complain(&format!("cannot start the guard: {error}"), 4),
+    };
     match run(&options, &interrupt, &mut Progress::new(quiet)) {
         Ok(summary) => {
             match output {
@@ -193,8 +268,8 @@ fn run_it(args: RunArgs) -> u8 {
     }
 }
 
-/// The first SIGINT or SIGTERM lets the run come to its end early. The second ends this process at once, and with it all nodes; what
-/// is left the next run removes.
+/// The first SIGINT or SIGTERM lets the run come to its end early. The second ends this process at once, and with it all nodes; its
+/// guard removes what is left.
 fn listen(interrupt: Stop) -> io::Result<()> {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
@@ -221,7 +296,7 @@ fn listen(interrupt: Stop) -> io::Result<()> {
     Ok(())
 }
 
-fn check_it(history: &std::path::Path, output: Output) -> u8 {
+fn check_it(history: &Path, output: Output) -> u8 {
     let verdicts = match recheck(history) {
         Ok(verdicts) => verdicts,
         Err(error) => return complain(&error.to_string(), 2),

@@ -23,6 +23,8 @@ mod tests;
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use serde::{Deserialize, Serialize};
+
 use self::{patch::Patch, replay::Replay};
 use super::{
     Context, History,
@@ -32,7 +34,7 @@ use super::{
 use crate::history::{Call, Change, End, Event, Key, Operation, Reply, Revision};
 
 /// A command of the committed log that changed something.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Commit {
     /// The shard.
     pub shard: u32,

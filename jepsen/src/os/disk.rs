@@ -207,8 +207,11 @@ pub struct Ballast {
 
 impl Drop for Ballast {
     fn drop(&mut self) {
-        // It is gone already if the disk is.
-        let _ = fs::remove_file(&self.path);
+        // It is gone already if the disk is. Synced, or a loss of power would bring it back.
+        let removed = fs::remove_file(&self.path);
+        if let (Ok(()), Some(root)) = (removed, self.path.parent()) {
+            let _ = File::open(root).and_then(|root| root.sync_all());
+        }
     }
 }
 
@@ -262,7 +265,11 @@ pub fn sweep(base: &Path) -> io::Result<Vec<String>> {
         if Run::of_name(&name).is_none_or(|owner| owner.is_alive()) {
             continue;
         }
-        let home = fs::canonicalize(entry.path())?;
+        // Another sweep may be at it too.
+        let home = match fs::canonicalize(entry.path()) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
+            other => other?,
+        };
         // Field 5 of each line (proc(5)); a name with spaces is escaped there, and no name of a run has any.
         let points = mounts
             .lines()
@@ -271,7 +278,10 @@ pub fn sweep(base: &Path) -> io::Result<Vec<String>> {
         for root in points.filter(|root| root.starts_with(&home)) {
             unmount(root);
         }
-        fs::remove_dir_all(&home).map_err(context(format!("remove {}", home.display())))?;
+        match fs::remove_dir_all(&home) {
+            Err(_) if !home.exists() => {}
+            other => other.map_err(context(format!("remove {}", home.display())))?,
+        }
         removed.push(name);
     }
     removed.sort_unstable();

@@ -43,9 +43,13 @@ impl Run {
         })
     }
 
-    /// Whether its process still runs.
+    /// Whether its process still runs. One that has ended and that its parent has not waited for does not.
     pub fn is_alive(&self) -> bool {
-        start_time(self.pid).is_ok_and(|start| start == self.start)
+        let ended = || {
+            let state = field(self.pid, STATE).unwrap_or_default();
+            matches!(&*state, "Z" | "X")
+        };
+        start_time(self.pid).is_ok_and(|start| start == self.start) && !ended()
     }
 }
 
@@ -55,16 +59,25 @@ impl fmt::Display for Run {
     }
 }
 
-/// Field 22 of `/proc/PID/stat` (proc(5)).
+/// Numbers of fields of `/proc/PID/stat` (proc(5)).
+const STATE: usize = 3;
+const START_TIME: usize = 22;
+
 fn start_time(pid: u32) -> io::Result<u64> {
+    let text = field(pid, START_TIME)?;
+    text.parse().map_err(io::Error::other)
+}
+
+/// A field after the second.
+fn field(pid: u32, number: usize) -> io::Result<String> {
     let stat = fs::read_to_string(format!("/proc/{pid}/stat"))?;
     // The second field is the command in parentheses, which may hold spaces and parentheses itself.
     let after_name = stat.rsplit_once(')').map_or("", |(_, rest)| rest);
     after_name
         .split_ascii_whitespace()
-        .nth(19)
-        .and_then(|field| field.parse().ok())
-        .ok_or_else(|| io::Error::other(format!("/proc/{pid}/stat has no start time")))
+        .nth(number - STATE)
+        .map(str::to_owned)
+        .ok_or_else(|| io::Error::other(format!("/proc/{pid}/stat has no field {number}")))
 }
 
 #[cfg(test)]

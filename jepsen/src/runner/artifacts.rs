@@ -5,6 +5,7 @@
 //! logs/nN.log     the nodes' logs
 //! packets.pcapng  headers of all packets (with `.1`, those before), if there was a switch
 //! history.jsonl   what clients did and saw; history.edn the same for the tools of others
+//! log.jsonl       the committed log, where it was whole at the end (`--keep-log`)
 //! context.json    what the checkers need besides; `jepsen check history.jsonl` checks again
 //! faults.json     what was done to the cluster
 //! summary.json    the figures
@@ -25,7 +26,7 @@ use super::{
     summary::Summary,
 };
 use crate::{
-    check::Verdict,
+    check::{Commit, Verdict},
     history::{Event, edn, jsonl},
     os::capture,
     report::{Judgement, Record, operations_of, rates_of, render, seen_of},
@@ -87,13 +88,21 @@ impl Files {
     ///
     /// # Errors
     /// Those of the file system.
-    pub fn history(&self, events: &[Event], facts: &Facts) -> io::Result<()> {
+    pub fn history(&self, events: &[Event], facts: &Facts, log: Option<&[Commit]>) -> io::Result<()> {
         let mut lines = BufWriter::new(File::create(self.home.join("history.jsonl"))?);
         jsonl::write(&mut lines, events)?;
         lines.flush()?;
         let mut lines = BufWriter::new(File::create(self.home.join("history.edn"))?);
         edn::write(&mut lines, events)?;
         lines.flush()?;
+        if let Some(log) = log {
+            let mut lines = BufWriter::new(File::create(self.home.join(recheck::LOG))?);
+            for commit in log {
+                serde_json::to_writer(&mut lines, commit)?;
+                lines.write_all(b"\n")?;
+            }
+            lines.flush()?;
+        }
         self.json(recheck::FILE, facts)
     }
 
@@ -142,6 +151,9 @@ fn record(
         plan.nodes,
         plan.shards
     );
+    if let Some(found) = &summary.planted {
+        title += &format!(", with the planted bug {}", found.planted.name);
+    }
     if !summary.not_covered.is_empty() {
         title += &format!(" (not covered: {})", summary.not_covered.join("; "));
     }

@@ -4,18 +4,23 @@
 //! starts a node again that is down while no fault holds it, as an init system would. Calls block; what the cluster serves is not looked
 //! at here ([`service`](super::service) does).
 
+mod state;
+
 use std::{
     io,
     path::{Path, PathBuf},
-    process::ExitStatus,
     thread,
     time::{Duration, Instant},
 };
 
 use parking_lot::{Mutex, MutexGuard};
 
+use self::state::STORAGE_FAILED;
+pub use self::state::State;
 use super::{
+    judge::{About, Problem},
     links::Links,
+    planted,
     world::{Machine, World},
 };
 use crate::{
@@ -29,10 +34,6 @@ use crate::{
     workload::Now,
 };
 
-/// Exit code of a node whose storage failed, or is corrupt.
-const STORAGE_FAILED: i32 = 5;
-/// A disk that was bad may end its node so long after it was made good: the node has still to see what had failed.
-const GRACE: Duration = Duration::from_secs(5);
 /// A node that ended so often without an excuse stays down.
 const MOST_PROBLEMS: usize = 5;
 /// Time between two starts by the supervisor.
@@ -48,10 +49,9 @@ const PANIC_MARKERS: [&str; 5] = [
     "stack overflow",
 ];
 /// Small buffers and a short memory, so that flushes, purges, snapshots and compactions happen in minutes.
-const SETTINGS: [&str; 9] = [
+const SETTINGS: [&str; 8] = [
     "wal.segment=8MiB",
     "wal.flush=16MiB",
-    "raft.keep_log=16KiB",
     "memory.write_buffer=2MiB",
     "memory.memtables=16MiB",
     "memory.block_cache=16MiB",
@@ -59,6 +59,11 @@ const SETTINGS: [&str; 9] = [
     "disk_reserve=64MiB",
     "history.revisions=50000",
 ];
+
+/// So little that a node which was down for seconds is sent a snapshot.
+const SHORT_LOG: &str = "raft.keep_log=16KiB";
+/// More than a run writes.
+const WHOLE_LOG: &str = "raft.keep_log=1GiB";
 
 /// A node that a fault may hold.
 pub struct Node {
@@ -76,50 +81,6 @@ pub struct Node {
     pub disk: Disk,
 }
 
-/// What changes about a node.
-#[derive(Default)]
-pub struct State {
-    /// Its process, while it is to run.
-    pub process: Option<Process>,
-    /// The number of the fault that holds it.
-    holder: Option<usize>,
-    /// Until when its disk excuses an end; for ever while that is `None`.
-    excuse: Option<Option<Instant>>,
-    /// It ended by itself since it was excused, with this code.
-    pub ended: Option<ExitStatus>,
-    problems: usize,
-    started: Option<Instant>,
-    /// How its files fail.
-    faults: DiskFaults,
-}
-
-impl State {
-    /// From now on its disk excuses an end.
-    pub fn excuse(&mut self) {
-        self.excuse = Some(None);
-        self.ended = None;
-    }
-
-    /// The disk is good again.
-    pub fn end_excuse(&mut self) {
-        if self.excuse.is_some() {
-            self.excuse = Some(Some(Instant::now() + GRACE));
-        }
-    }
-
-    fn is_excused(&self, status: ExitStatus) -> bool {
-        status.code() == Some(STORAGE_FAILED)
-            && self
-                .excuse
-                .is_some_and(|until| until.is_none_or(|until| Instant::now() < until))
-    }
-
-    /// It runs, as far as is known.
-    pub fn runs(&self) -> bool {
-        self.process.is_some()
-    }
-}
-
 /// All nodes. Dropping it kills them and takes their world down.
 pub struct Cluster {
     nodes: Vec<Node>,
@@ -130,7 +91,9 @@ pub struct Cluster {
     logs: PathBuf,
     now: Now,
     marks: Mutex<Vec<Mark>>,
-    problems: Mutex<Vec<String>>,
+    problems: Mutex<Vec<Problem>>,
+    mutant: Option<String>,
+    keep_log: bool,
 }
 
 impl Cluster {
@@ -154,7 +117,24 @@ impl Cluster {
             now,
             marks: Mutex::default(),
             problems: Mutex::default(),
+            mutant: None,
+            keep_log: false,
         }
+    }
+
+    /// Nodes that are started from now on have this planted bug.
+    #[must_use]
+    pub fn with_mutant(self, name: Option<&str>) -> Self {
+        Self {
+            mutant: name.map(str::to_owned),
+            ..self
+        }
+    }
+
+    /// Nodes that are started from now on keep their whole log, or as little as can be.
+    #[must_use]
+    pub fn with_log_kept(self, keep_log: bool) -> Self {
+        Self { keep_log, ..self }
     }
 
     /// All nodes, by number.
@@ -201,12 +181,16 @@ impl Cluster {
     }
 
     /// Notes something that makes the run invalid.
-    pub fn problem(&self, text: impl Into<String>) {
-        self.problems.lock().push(text.into());
+    pub fn problem(&self, about: About, text: impl Into<String>) {
+        self.problems.lock().push(Problem {
+            about,
+            time: self.time(),
+            text: text.into(),
+        });
     }
 
     /// What makes the run invalid so far.
-    pub fn problems(&self) -> Vec<String> {
+    pub fn problems(&self) -> Vec<Problem> {
         self.problems.lock().clone()
     }
 
@@ -272,13 +256,20 @@ impl Cluster {
             .to_vec();
         args.extend(["--advertise".into(), node.address.clone().into()]);
         args.extend(["--data".into(), data.into_os_string()]);
-        for setting in SETTINGS {
+        let log = if self.keep_log { WHOLE_LOG } else { SHORT_LOG };
+        for setting in SETTINGS.into_iter().chain([log]) {
             args.extend(["--set".into(), setting.into()]);
         }
+        let mut env = node.shim.as_ref().map(Shim::env).unwrap_or_default();
+        env.extend(
+            self.mutant
+                .as_ref()
+                .map(|name| (planted::VARIABLE.into(), name.into())),
+        );
         let process = Process::start(&Launch {
             program: self.binary.clone(),
             args,
-            env: node.shim.as_ref().map(Shim::env).unwrap_or_default(),
+            env,
             log: self.log(node),
             namespace: self.world.namespace(node.host),
         })?;
@@ -310,6 +301,7 @@ impl Cluster {
         let Some(mut process) = node.state().process.take() else {
             return Ok(false);
         };
+        let told = Instant::now();
         let ended = process.terminate(STOP)?;
         let state = node.state();
         let clean = ended.status.success() && !ended.forced;
@@ -321,8 +313,8 @@ impl Cluster {
             true => format!("did not stop within {} s of SIGTERM", STOP.as_secs()),
             false => format!("ended with {} at SIGTERM", ended.status),
         };
-        if !state.is_excused(ended.status) {
-            self.problem(format!("node {} {how}", node.id));
+        if !state.is_excused(ended.status) && !state.was_deaf(ended.status, told.elapsed()) {
+            self.problem(About::Process, format!("node {} {how}", node.id));
         }
         self.is_down(node, how);
         Ok(false)
@@ -356,7 +348,10 @@ impl Cluster {
                 self.is_down(node, format!("ended by itself with {status}"));
                 if !excused {
                     state.problems += 1;
-                    self.problem(format!("node {} ended by itself with {status}", node.id));
+                    self.problem(
+                        About::Process,
+                        format!("node {} ended by itself with {status}", node.id),
+                    );
                 }
             }
             let is_due = state
@@ -486,25 +481,7 @@ fn panic_lines(log: &str) -> impl Iterator<Item = &str> {
 
 #[cfg(test)]
 mod tests {
-    use std::os::unix::process::ExitStatusExt as _;
-
     use super::*;
-
-    #[test]
-    fn only_a_bad_disk_excuses_and_only_that_exit_code() {
-        let exit = |code: i32| ExitStatus::from_raw(code << 8);
-        let mut state = State::default();
-        assert!(!state.is_excused(exit(5)));
-        state.end_excuse();
-        assert!(!state.is_excused(exit(5)), "there was none");
-        state.excuse();
-        assert!(state.is_excused(exit(5)) && !state.is_excused(exit(1)));
-        assert!(!state.is_excused(ExitStatus::from_raw(6)), "a signal");
-        state.end_excuse();
-        assert!(state.is_excused(exit(5)), "for some time after");
-        state.excuse = Some(Some(Instant::now()));
-        assert!(!state.is_excused(exit(5)));
-    }
 
     #[test]
     fn panics_are_found_in_logs() {

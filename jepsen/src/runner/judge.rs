@@ -13,7 +13,7 @@ use super::{
     nemesis::{Injected, Outcome},
     plan::Nemesis,
 };
-use crate::check::Verdict;
+use crate::{check::Verdict, history::Nanos};
 
 /// What a run is, in a word.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
@@ -62,6 +62,39 @@ impl Counts {
     }
 }
 
+/// What went wrong with a node, in the words of [`Planted::expected`](super::planted::Planted::expected).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum About {
+    /// Its process ended, or did not when it was to.
+    Process,
+    /// The cluster did not serve when it was to.
+    Service,
+    /// Its files are damaged.
+    Files,
+}
+
+impl About {
+    /// In a word.
+    pub fn name(self) -> &'static str {
+        match self {
+            About::Process => "process",
+            About::Service => "service",
+            About::Files => "files",
+        }
+    }
+}
+
+/// Something that makes a run invalid whatever clients saw.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Problem {
+    /// Of what kind.
+    pub about: About,
+    /// When it was noticed.
+    pub time: Nanos,
+    /// What.
+    pub text: String,
+}
+
 /// All that a run is judged by.
 #[derive(Debug)]
 pub struct Evidence<'a> {
@@ -78,7 +111,7 @@ pub struct Evidence<'a> {
     /// What the checkers say.
     pub verdicts: &'a BTreeMap<String, Verdict>,
     /// What went wrong with nodes: ends without reason, panics, damaged files, no recovery.
-    pub problems: &'a [String],
+    pub problems: &'a [Problem],
     /// It was told to end before its time.
     pub interrupted: bool,
 }
@@ -100,7 +133,7 @@ pub fn judge(evidence: &Evidence<'_>) -> Judged {
         .filter(|(_, verdict)| matches!(verdict, Verdict::Invalid { .. }))
         .map(|(checker, verdict)| format!("{checker}: {verdict}"))
         .collect();
-    broken.extend(evidence.problems.iter().cloned());
+    broken.extend(evidence.problems.iter().map(|problem| problem.text.clone()));
     let unknown = evidence
         .verdicts
         .iter()
@@ -259,7 +292,12 @@ mod tests {
         assert_eq!(ruling(&evidence, "bank: invalid: sum"), Ruling::Invalid);
         evidence.interrupted = true;
         assert_eq!(ruling(&evidence, "bank: invalid: sum"), Ruling::Invalid);
-        let (problems, valid) = (["node 2 ended by itself".to_owned()], valid());
+        let problem = Problem {
+            about: About::Process,
+            time: 1,
+            text: "node 2 ended by itself".into(),
+        };
+        let (problems, valid) = ([problem], valid());
         let mut evidence = good(&happened, &valid);
         evidence.problems = &problems;
         assert_eq!(ruling(&evidence, "node 2 ended by itself"), Ruling::Invalid);

@@ -16,7 +16,8 @@ use tokio::{
 
 use super::{
     cluster::Cluster,
-    judge::Counts,
+    judge::{About, Counts, Problem},
+    logs,
     nemesis::{Arsenal, Injected},
     observe::Observer,
     plan::Plan,
@@ -25,7 +26,7 @@ use super::{
     service,
 };
 use crate::{
-    check::Replica,
+    check::{Commit, Replica},
     history::{Event, Nanos, Process},
     report::{Mark, NodeState},
     workload::{Env, Finished, Now, Program, Recorder, Run, ShardOf, Stop, replicas, shards},
@@ -62,7 +63,7 @@ pub struct Outcome {
     /// What happened on nodes.
     pub marks: Vec<Mark>,
     /// What went wrong with nodes.
-    pub problems: Vec<String>,
+    pub problems: Vec<Problem>,
     /// Changes of leader that were seen.
     pub elections: u64,
     /// Transfers of snapshots that were seen.
@@ -75,6 +76,8 @@ pub struct Outcome {
     pub load: (Nanos, Nanos),
     /// When it was over.
     pub ended: Nanos,
+    /// The committed log of all data shards, or why it is not known.
+    pub log: Result<Vec<Commit>, String>,
     /// The wall clock when it began, since the epoch.
     pub began: Duration,
     finished: Finished,
@@ -201,6 +204,7 @@ impl Life {
         end(observing).await?;
         end(supervising).await??;
         block_in_place(|| stop_and_look(cluster))?;
+        let log = committed_log(cluster, self.plan.shards, &replicas).await;
         let [ok, fail, info] = parts.recorder.ended();
         Ok(Outcome {
             events: parts.recorder.events(),
@@ -215,6 +219,7 @@ impl Life {
             interrupted: self.interrupt.is_set(),
             load,
             ended: cluster.time(),
+            log,
             began: self.began,
             finished,
             monotonic: parts.recorder.monotonic(),
@@ -277,7 +282,7 @@ impl Life {
         let served = service::serves(parts.cluster, &parts.admin, RECOVERY).await;
         let final_recovery = served.is_ok().then(|| healed.elapsed());
         if let Err(why) = served {
-            parts.cluster.problem(why.to_string());
+            parts.cluster.problem(About::Service, why.to_string());
         }
         let mut finished = Finished {
             final_from: None,
@@ -288,10 +293,11 @@ impl Life {
             let finishing = Box::pin(run.finish(FINISH));
             finished = self.interrupt.or(finishing).await.unwrap_or(finished);
             if !self.interrupt.is_set() && !finished.drained {
-                parts.cluster.problem(format!(
+                let text = format!(
                     "final reads and followers did not come to their end in {} s",
                     FINISH.as_secs()
-                ));
+                );
+                parts.cluster.problem(About::Service, text);
             }
         }
         Ok((final_recovery, finished))
@@ -315,14 +321,27 @@ fn stop_and_look(cluster: &Cluster) -> io::Result<()> {
     cluster.supervise()?;
     cluster.stop()?;
     for text in cluster.panics()? {
-        cluster.problem(text);
+        cluster.problem(About::Process, text);
     }
     for node in cluster.nodes() {
         if let Some(text) = cluster.damage_of(node)? {
-            cluster.problem(format!("damaged files after the end: {text}"));
+            cluster.problem(About::Files, format!("damaged files after the end: {text}"));
         }
     }
     Ok(())
+}
+
+/// Reads the logs of the stopped nodes. What was not whole at the end says nothing.
+async fn committed_log(cluster: &Cluster, shards: u32, replicas: &[Replica]) -> Result<Vec<Commit>, String> {
+    if replicas.is_empty() {
+        return Err("the run did not come to its end".into());
+    }
+    // It is replayed by the state machine of this process, which is to have no bug.
+    #[cfg(feature = "mutants")]
+    kvsvr_client::mutants::choose_none();
+    let directories = cluster.nodes().iter().map(|node| (node.id, node.disk.data()));
+    let merged = logs::committed(&directories.collect(), shards, replicas).await;
+    merged.unwrap_or_else(|error| Err(error.to_string()))
 }
 
 /// The shard of each partition that a program may have.

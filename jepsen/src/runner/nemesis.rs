@@ -38,6 +38,13 @@ use crate::{history::Nanos, report, workload::Stop};
 /// How often a fault that must have all nodes looks whether it can.
 const CLAIM_PAUSE: Duration = Duration::from_millis(100);
 
+/// Time that a node may take to read its files, on a slow machine too.
+const START: Duration = Duration::from_secs(30);
+/// Least milliseconds of a fault that is tried again.
+const LEAST_AGAIN_MS: u64 = 3_000;
+/// How often a kind of fault that never happened is tried again at the end.
+const MORE_TRIES: usize = 3;
+
 /// What became of a fault.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "outcome", content = "why", rename_all = "kebab-case")]
@@ -177,7 +184,8 @@ impl Arsenal {
         all
     }
 
-    /// Carries out a plan whose load began at `begun`. Returns when all faults are over.
+    /// Carries out a plan whose load began at `begun`. Kinds that never happened, since others were in their way, are tried again when all
+    /// the others are over. Returns when all faults are.
     pub async fn carry_out(self: &Arc<Self>, plan: &Plan, begun: Instant) {
         let mut under_way = JoinSet::new();
         for (number, planned) in plan.faults.iter().enumerate() {
@@ -190,6 +198,34 @@ impl Arsenal {
             under_way.spawn_blocking(move || arsenal.run(number, &planned, until));
         }
         while under_way.join_next().await.is_some() {}
+        for _ in 0..MORE_TRIES {
+            for number in never_happened(plan, &self.injected()) {
+                if self.stop.is_set() {
+                    return;
+                }
+                let (arsenal, planned) = (Arc::clone(self), plan.faults[number].clone());
+                let until = Instant::now() + Duration::from_millis(planned.lasts_ms.max(LEAST_AGAIN_MS));
+                under_way.spawn_blocking(move || arsenal.run(number, &planned, until));
+                while under_way.join_next().await.is_some() {}
+            }
+        }
+    }
+
+    /// Waits until a node that was started answers, which it does when it has read its files, or has ended. True: it answers. False also
+    /// if it does neither in time.
+    fn serves_or_ends(&self, node: &Node) -> io::Result<bool> {
+        let deadline = Instant::now() + START;
+        while Instant::now() < deadline && !self.stop.is_set() {
+            self.cluster.supervise()?;
+            if node.state().ended.is_some() {
+                return Ok(false);
+            }
+            if self.handle.block_on(self.admin.identify(&node.address)).is_ok() {
+                return Ok(true);
+            }
+            self.handle.block_on(self.stop.pause(CLAIM_PAUSE));
+        }
+        Ok(false)
     }
 
     fn run(&self, number: usize, planned: &Planned, until: Instant) {
@@ -296,6 +332,15 @@ impl<'a> Fault<'a> {
     }
 }
 
+/// The first planned fault of each kind of which none was installed.
+fn never_happened(plan: &Plan, injected: &[Injected]) -> Vec<usize> {
+    let happened = injected.iter().filter(|one| one.outcome == Outcome::Installed);
+    let mut done: BTreeSet<Nemesis> = happened.map(|one| one.nemesis).collect();
+    let planned = plan.faults.iter().enumerate();
+    let missing = planned.filter(|(_, fault)| done.insert(fault.action.nemesis()));
+    missing.map(|(number, _)| number).collect()
+}
+
 /// The picture's number of a node.
 fn shown(node: &Node) -> u32 {
     (node.id - 1) as u32
@@ -304,4 +349,51 @@ fn shown(node: &Node) -> u32 {
 /// The picture's place of a node.
 fn at(node: &Node) -> report::Place {
     report::Place::Nodes(vec![shown(node)])
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::runner::load;
+
+    #[test]
+    fn what_never_happened_is_tried_again() {
+        let planned = |at_ms, action| Planned {
+            at_ms,
+            lasts_ms: 1_000,
+            action,
+        };
+        let plan = Plan {
+            seed: 1,
+            nodes: 3,
+            shards: 1,
+            load_ms: 10_000,
+            workload: load::spec(&["register".to_owned()], 1, 1).unwrap(),
+            nemeses: vec![Nemesis::KillAll, Nemesis::Power, Nemesis::Rolling],
+            faults: vec![
+                planned(0, Action::Power),
+                planned(1, Action::Power),
+                planned(2, Action::KillAll),
+                planned(3, Action::KillAll),
+                planned(4, Action::Rolling { first: 1 }),
+            ],
+        };
+        let injected = |fault, nemesis, outcome| Injected {
+            fault,
+            nemesis,
+            text: String::new(),
+            place: report::Place::All,
+            from: 0,
+            to: 1,
+            outcome,
+        };
+        let why = || "n1 is down".to_owned();
+        let happened = [
+            injected(0, Nemesis::Power, Outcome::Skipped(why())),
+            injected(1, Nemesis::Power, Outcome::Indeterminate(why())),
+            injected(2, Nemesis::KillAll, Outcome::Skipped(why())),
+            injected(3, Nemesis::KillAll, Outcome::Installed),
+        ];
+        assert_eq!(never_happened(&plan, &happened), [0, 4]);
+    }
 }

@@ -5,6 +5,7 @@ use std::{collections::BTreeSet, path::PathBuf, time::Duration};
 use super::{
     load,
     plan::{Nemesis, Plan, draw},
+    planted::Planted,
     world,
 };
 use crate::os::capabilities::Capability;
@@ -45,6 +46,10 @@ pub struct Options {
     pub most_unknown: f64,
     /// A plan to run again, instead of the options that make one.
     pub plan: Option<Plan>,
+    /// Nodes keep their whole log, from which unknown outcomes are resolved; then they send no snapshots.
+    pub keep_log: bool,
+    /// The planted bug that nodes and clients are to have.
+    pub mutant: Option<Planted>,
     /// The command line, for the report.
     pub command: String,
 }
@@ -153,6 +158,8 @@ mod tests {
             least_ok: None,
             most_unknown: 5.0,
             plan: None,
+            keep_log: false,
+            mutant: None,
             command: String::new(),
         }
     }

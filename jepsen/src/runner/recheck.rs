@@ -10,13 +10,15 @@ use std::{
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    check::{Context, Replica, Verdict, check_all},
+    check::{Commit, Context, Replica, Verdict, check_all},
     history::{Event, Nanos, Process, jsonl},
     workload::Spec,
 };
 
 /// The file beside `history.jsonl`.
 pub const FILE: &str = "context.json";
+/// Another one, if the committed log is known.
+pub const LOG: &str = "log.jsonl";
 
 /// What was true of a run.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -49,8 +51,8 @@ impl Facts {
         serde_json::from_reader(BufReader::new(file)).map_err(|error| at(path, &error.into()))
     }
 
-    /// Runs all checkers on a history.
-    pub fn check(&self, events: &[Event]) -> BTreeMap<String, Verdict> {
+    /// Runs all checkers on a history, whose unknown outcomes are resolved from the committed log first if that is known.
+    pub fn check(&self, events: &[Event], log: Option<&[Commit]>) -> BTreeMap<String, Verdict> {
         let shard_of = |partition: u32| self.shards.get(&partition).copied().unwrap_or(0);
         let replicas: Vec<Replica> = self
             .replicas
@@ -71,6 +73,7 @@ impl Facts {
             stamps_ahead: self.stamp_jump,
             stamps_behind: self.stamp_jump,
             replicas: &replicas,
+            committed: log,
             ..Context::new(&shard_of)
         };
         let verdicts = check_all(&self.workload.checks(), events, &context);
@@ -89,7 +92,19 @@ pub fn recheck(history: &Path) -> io::Result<BTreeMap<String, Verdict>> {
     let facts = Facts::read(&history.with_file_name(FILE))?;
     let file = File::open(history).map_err(|error| at(history, &error))?;
     let events = jsonl::read(BufReader::new(file)).map_err(|error| at(history, &error))?;
-    Ok(facts.check(&events))
+    let log = log(&history.with_file_name(LOG))?;
+    Ok(facts.check(&events, log.as_deref()))
+}
+
+/// The committed log, if there is one.
+fn log(path: &Path) -> io::Result<Option<Vec<Commit>>> {
+    let file = match File::open(path) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+        other => other.map_err(|error| at(path, &error))?,
+    };
+    let lines = serde_json::Deserializer::from_reader(BufReader::new(file)).into_iter();
+    let commits: Result<Vec<Commit>, _> = lines.collect();
+    commits.map(Some).map_err(|error| at(path, &error.into()))
 }
 
 fn at(path: &Path, error: &io::Error) -> io::Error {

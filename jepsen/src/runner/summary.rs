@@ -15,6 +15,7 @@ use super::{
     life::Outcome,
     nemesis,
     plan::{Nemesis, Plan},
+    planted::Found,
     recovery::{Recovery, Spread},
 };
 use crate::{check::Verdict, history::Nanos};
@@ -72,6 +73,11 @@ pub struct Summary {
     pub final_recovery_ms: Option<u64>,
     /// What the checkers say.
     pub verdicts: BTreeMap<String, String>,
+    /// Why the committed log is not known; `None`: it is, and unknown outcomes were resolved from it.
+    pub no_log: Option<String>,
+    /// The planted bug of this run, and who found it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub planted: Option<Found>,
     /// What this run could not show.
     pub not_covered: Vec<String>,
     /// Where the report is.
@@ -91,6 +97,8 @@ pub struct Parts<'a> {
     pub recoveries: &'a [Recovery],
     /// What the checkers say.
     pub verdicts: &'a BTreeMap<String, Verdict>,
+    /// The planted bug, and who found it.
+    pub planted: Option<Found>,
     /// What could not be shown.
     pub not_covered: Vec<String>,
     /// Where the report is.
@@ -125,6 +133,8 @@ impl Summary {
                 .iter()
                 .map(|(name, verdict)| (name.clone(), verdict.to_string()))
                 .collect(),
+            no_log: outcome.log.as_ref().err().cloned(),
+            planted: parts.planted,
             not_covered: parts.not_covered,
             report: parts.report.to_owned(),
             judged: parts.judged,
@@ -206,6 +216,13 @@ impl fmt::Display for Summary {
             "seen        {} changes of leader, {} snapshots",
             self.elections, self.snapshots
         )?;
+        match &self.no_log {
+            None => writeln!(f, "log         is whole: unknown outcomes were resolved from it")?,
+            Some(why) => writeln!(f, "log         is not used: {why}")?,
+        }
+        if let Some(found) = &self.planted {
+            writeln!(f, "{found}")?;
+        }
         for text in &self.not_covered {
             writeln!(f, "not covered {text}")?;
         }
@@ -326,6 +343,8 @@ mod tests {
             all_faults: kill,
             final_recovery_ms: Some(30),
             verdicts: BTreeMap::from([("bank".to_owned(), "valid".to_owned())]),
+            no_log: None,
+            planted: None,
             not_covered: vec!["power: no root".into()],
             report: "out".into(),
         };

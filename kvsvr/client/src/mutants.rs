@@ -1,6 +1,7 @@
 //! Chooses the planted bug of this process, see [`kvsvr_core::mutants`]. Only with the feature `mutants`.
 
 use kvsvr_core::mutants;
+pub use kvsvr_core::mutants::{Mutant, choose, choose_none};
 
 use crate::error::{Code, Error, Result};
 

@@ -126,7 +126,7 @@ async fn open_wal(
         tracing::error!(
             "writing the log in {place} failed, this node stops: {e}. Check the disk, then start the node again"
         );
-        std::process::exit(i32::from(Exit::Storage as u8));
+        Exit::Storage.at_once();
     };
     let observed = metrics.clone();
     let options = WalOptions {

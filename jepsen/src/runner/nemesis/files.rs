@@ -12,7 +12,7 @@ use std::{
     os::unix::fs::FileExt as _,
 };
 
-use super::{Fault, Install, Installed, Trouble, at};
+use super::{Arsenal, Fault, Install, Installed, Trouble, at};
 use crate::{
     os::corrupt::{Damage, Target, flip_bit},
     runner::{
@@ -26,7 +26,8 @@ const TRIES: u64 = 10;
 
 /// Stops a node, flips a bit and starts it.
 pub(super) fn corrupt<'a>(fault: &Fault<'a>, node: u64, files: DamagedFiles, seed: u64) -> Install<'a> {
-    let (cluster, node) = (fault.cluster(), fault.claim(Some(node))?);
+    let (arsenal, cluster) = (fault.arsenal, fault.cluster());
+    let node = fault.claim(Some(node))?;
     if !cluster.terminate(node)? {
         cluster.start(node)?;
         return Err(Trouble::Indeterminate(format!(
@@ -57,7 +58,7 @@ pub(super) fn corrupt<'a>(fault: &Fault<'a>, node: u64, files: DamagedFiles, see
         place: at(node),
         text,
         undo: Some(Box::new(move || {
-            Ok(repair(cluster, node, files, &damage, wrong)?)
+            Ok(repair(arsenal, node, files, &damage, wrong)?)
         })),
     })
 }
@@ -88,25 +89,29 @@ fn damage(
 }
 
 fn repair(
-    cluster: &Cluster,
+    arsenal: &Arsenal,
     node: &Node,
     files: DamagedFiles,
     damage: &Damage,
     wrong: u8,
 ) -> io::Result<String> {
-    cluster.supervise()?;
-    let refused = node.state().ended.is_some();
-    if !refused {
+    let cluster = &*arsenal.cluster;
+    // Stopped before it has read its files, it might refuse them later.
+    let serves = arsenal.serves_or_ends(node)?;
+    if serves {
         cluster.terminate(node)?;
+    } else {
+        cluster.kill(node)?;
     }
-    if refused || files == DamagedFiles::Table {
+    if !serves || files == DamagedFiles::Table {
         flip_back(damage, wrong)?;
     }
     let mut state = node.state();
     state.end_excuse();
     let text = match state.ended {
         Some(status) => format!(": it ended with {status}"),
-        None => ": it ran".to_owned(),
+        None if serves => ": it ran".to_owned(),
+        None => ": it did not serve".to_owned(),
     };
     cluster.start_with(node, &mut state)?;
     Ok(text)

@@ -156,7 +156,7 @@ fn shutdown() -> Result<Shutdown, Failure> {
             signal = name,
             "ended at once by a second signal; the next start replays the log"
         );
-        std::process::exit(i32::from(Exit::Error as u8));
+        Exit::Error.at_once();
     });
     Ok(Shutdown(Box::pin(async move { drop(asked.await) })))
 }
