@@ -62,7 +62,7 @@ pub fn probe(scratch: &Path) -> Vec<Capability> {
                 (Err(error), _) => Err(io::Error::new(error.kind(), error.to_string())),
                 (Ok(run), Mechanism::Namespaces) => Namespace::create(run, HostId::CLIENTS).map(drop),
                 (Ok(run), Mechanism::DiskImages) => try_image(run, scratch),
-                (Ok(_), Mechanism::Shim) => try_shim(scratch),
+                (Ok(run), Mechanism::Shim) => try_shim(run, scratch),
                 (Ok(_), Mechanism::PeerLookup) => fs::read_to_string("/proc/net/tcp")
                     .map(drop)
                     .map_err(context("read /proc/net/tcp")),
@@ -84,8 +84,9 @@ fn try_image(run: &Run, scratch: &Path) -> io::Result<()> {
     tried.and(removed)
 }
 
-fn try_shim(scratch: &Path) -> io::Result<()> {
-    let home = scratch.join("shim-probe");
+fn try_shim(run: &Run, scratch: &Path) -> io::Result<()> {
+    // Of this run: others may try at the same time.
+    let home = scratch.join(format!("{run}.shim"));
     fs::create_dir_all(&home)?;
     let tried = Library::build(&home).map(drop);
     let removed = fs::remove_dir_all(&home);
