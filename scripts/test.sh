@@ -40,8 +40,9 @@ say "plans of two minutes"
 "$SIM" sweep --seeds 0..1000 --minutes 2 --all-events false --reports "${TMPDIR:-/tmp}/kvsvr-sim-failures"
 build_mutants
 say "planted bugs are found"
+"$MUTANTS" --canary
 "$MUTANTS" ack-before-fsync sessions-lost-in-snapshot lease-longer-than-promised --seeds 0..100
 
 build_jepsen
 say "release binaries under faults for two minutes"
-"$BIN/jepsen" run
+"$BIN/jepsen" run --minutes 1.5 --report "${TMPDIR:-/tmp}/kvsvr-jepsen-report"
