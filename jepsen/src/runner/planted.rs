@@ -163,7 +163,7 @@ mod tests {
                 },
             ),
         ];
-        let problem = |seconds| Problem {
+        let problem = |seconds: u64| Problem {
             about: About::Process,
             time: seconds * 1_000_000_000,
             text: "node 2 ended".into(),
