@@ -7,6 +7,7 @@
 //! 5. The checkers look at the history, with the committed log and the replicas' states.
 
 mod seen;
+mod traffic;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -44,7 +45,7 @@ use crate::{
 };
 
 pub use self::seen::Record;
-use self::seen::Traffic;
+use self::traffic::Traffic;
 
 /// Between two looks of the invariants.
 const LOOK: Duration = Duration::from_millis(10);
@@ -459,7 +460,15 @@ impl<'a> World<'a> {
     fn outcome(self, mut failures: Vec<Failure>) -> (Outcome, Record) {
         let seen = self.seen.into_inner();
         let (mut sometimes, mut record) = (seen.sometimes, seen.record);
-        record.messages = std::mem::take(&mut self.traffic.lock().messages);
+        {
+            let mut traffic = self.traffic.lock();
+            record.messages = std::mem::take(&mut traffic.messages);
+            for (event, count) in &traffic.events {
+                sometimes.add(event, *count);
+            }
+        }
+        let again = seen.shadow.as_ref().map_or(0, Shadow::committed_again);
+        sometimes.add("retry_committed_twice_applied_once", again);
         record.broken_at = seen.watcher.broken().first().map(|broken| broken.at);
         sometimes.add_network(&self.net);
         for (machine, node) in self.nodes.iter().enumerate() {

@@ -2,10 +2,11 @@
 //!
 //! It reads committed entries from the logs of the real replicas as soon as they are seen, before these purge them.
 
-use std::collections::{BTreeMap, btree_map::Entry};
+use std::collections::{BTreeMap, BTreeSet, btree_map::Entry};
 
 use kvsvr::wal::{EntryKind, EntryRecord, Wal};
 use kvsvr_core::{
+    codec::{decode_batch, decode_command},
     machine::{self, Payload},
     types::{META_SHARD, ShardId},
 };
@@ -20,9 +21,31 @@ const READ_BYTES: usize = 1 << 20;
 #[derive(Default)]
 pub struct Shadow {
     shards: BTreeMap<ShardId, CommittedLog>,
+    /// What sessions have sent: shard, session, number.
+    sent: BTreeSet<(ShardId, u64, u64)>,
+    again: u64,
 }
 
 impl Shadow {
+    /// How many committed commands were a repetition of an earlier one.
+    pub fn committed_again(&self) -> u64 {
+        self.again
+    }
+
+    fn note_repetitions(&mut self, shard: ShardId, records: &[EntryRecord]) {
+        let batches = records.iter().filter(|record| record.kind == EntryKind::Batch);
+        for batch in batches.filter_map(|record| decode_batch(&record.payload).ok()) {
+            let commands = batch
+                .commands
+                .iter()
+                .filter_map(|command| decode_command(command).ok());
+            for of in commands.filter_map(|command| command.session) {
+                let is_new = self.sent.insert((shard, of.session, of.seq));
+                self.again += u64::from(!is_new);
+            }
+        }
+    }
+
     fn log(&mut self, shard: ShardId) -> Option<&mut CommittedLog> {
         match self.shards.entry(shard) {
             Entry::Occupied(log) => Some(log.into_mut()),
@@ -39,7 +62,8 @@ impl Shadow {
         let Some(log) = self.log(shard) else {
             return;
         };
-        while let Some(next) = log.next().filter(|next| *next <= committed) {
+        let mut wanted = log.next();
+        while let Some(next) = wanted.filter(|next| *next <= committed) {
             // A disk that fails now may work later, and there are other replicas.
             let Ok(records) = wal.read(shard, next..committed + 1, READ_BYTES).await else {
                 return;
@@ -49,7 +73,10 @@ impl Shadow {
                 // Another replica may still have it.
                 return;
             }
+            self.note_repetitions(shard, &records);
+            let Some(log) = self.log(shard) else { return };
             log.apply(records.into_iter().map(entry));
+            wanted = log.next();
         }
     }
 

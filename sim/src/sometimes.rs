@@ -14,7 +14,7 @@ use crate::{
 };
 
 /// All of them.
-pub const EVENTS: [&str; 32] = [
+pub const EVENTS: [&str; 43] = [
     "leader_changed",
     "two_leaders_of_different_terms",
     "leader_without_quorum_stepped_down",
@@ -47,6 +47,17 @@ pub const EVENTS: [&str; 32] = [
     "consumer_fenced",
     "write_refused_for_space",
     "read_from_a_near_cache",
+    "request_forwarded",
+    "watch_resumed",
+    "pre_vote_refused",
+    "old_leader_refused",
+    "append_conflicted",
+    "follower_read_confirmed",
+    "snapshot_resumed",
+    "refused_without_a_leader",
+    "refused_as_too_stale",
+    "sent_to_the_leader",
+    "retry_committed_twice_applied_once",
 ];
 
 /// Counts of events.

@@ -8,7 +8,7 @@
 
 use std::{collections::BTreeMap, ops::Range, time::Duration};
 
-use futures::future::{BoxFuture, join_all};
+use futures::future::BoxFuture;
 use kvsvr_client::{Code, Compare, Error, Event, EventKind, Op, Result, Txn};
 use serde::{Deserialize, Serialize};
 use tokio::time::sleep;
@@ -16,6 +16,7 @@ use tokio::time::sleep;
 use super::{
     Load, Place,
     caller::{AGAIN, Caller, Env},
+    join::join_all,
     names,
     owner::{self, Handler, Owner},
     perform::Sent,

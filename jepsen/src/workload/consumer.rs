@@ -2,12 +2,13 @@
 
 use std::time::Duration;
 
-use futures::future::{BoxFuture, join_all};
+use futures::future::BoxFuture;
 use serde::{Deserialize, Serialize};
 
 use super::{
     Load, Place,
     caller::Caller,
+    join::join_all,
     owner::{Manner, Nothing, Owner},
     place::Ends,
     random::Random,

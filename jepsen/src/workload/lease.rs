@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use futures::future::{BoxFuture, join_all};
+use futures::future::BoxFuture;
 use kvsvr_client::Result;
 use serde::{Deserialize, Serialize};
 use tokio::time::sleep;
@@ -10,6 +10,7 @@ use tokio::time::sleep;
 use super::{
     Load, Place,
     caller::Caller,
+    join::join_all,
     keys::Keys,
     place::Ends,
     random::Random,

@@ -11,6 +11,7 @@ mod bank;
 mod caller;
 mod consumer;
 mod counter;
+mod join;
 mod keys;
 mod lease;
 pub mod names;
@@ -31,10 +32,9 @@ mod watcher;
 
 use std::{collections::BTreeMap, time::Duration};
 
-use futures::future::{BoxFuture, join_all};
+use futures::future::BoxFuture;
 use tokio::time::{sleep, timeout};
 
-use self::place::{Ends, Place};
 pub use self::{
     bank::Program as Bank,
     caller::{Env, ShardOf},
@@ -50,6 +50,10 @@ pub use self::{
     spec::{Program, Spec, shards},
     stop::Stop,
     watch::Program as Watch,
+};
+use self::{
+    join::join_all,
+    place::{Ends, Place},
 };
 use crate::{check::Context, history::Nanos};
 

@@ -3,10 +3,10 @@
 
 use std::time::Duration;
 
-use futures::future::{BoxFuture, join_all};
+use futures::future::BoxFuture;
 use serde::{Deserialize, Serialize};
 
-use super::{Load, Place, caller::Caller, keys::Keys, random::Random, stop::Stop};
+use super::{Load, Place, caller::Caller, join::join_all, keys::Keys, random::Random, stop::Stop};
 use crate::{
     check,
     history::{Call, Mode},

@@ -4,10 +4,12 @@
 
 use std::{ops::Range, time::Duration};
 
-use futures::future::{BoxFuture, join_all};
+use futures::future::BoxFuture;
 use serde::{Deserialize, Serialize};
 
-use super::{Load, Place, caller::Caller, keys::Keys, random::Random, register::weak_mode, stop::Stop};
+use super::{
+    Load, Place, caller::Caller, join::join_all, keys::Keys, random::Random, register::weak_mode, stop::Stop,
+};
 use crate::{
     check,
     history::{Call, Key, Mode},

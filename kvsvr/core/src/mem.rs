@@ -29,8 +29,13 @@ struct Tables([Arc<Table>; Cf::ALL.len()]);
 #[derive(Clone, Debug, Default)]
 struct State {
     live: Tables,
+    /// Shares no table with `live`: that would be copied whole at the first write after each flush.
     durable: Tables,
+    /// What `durable` lacks.
+    unflushed: Vec<Write>,
     floors: BTreeMap<ShardId, Revision>,
+    /// The floors have risen since garbage was dropped.
+    risen: bool,
 }
 
 /// See the module.
@@ -69,13 +74,35 @@ impl Tables {
         }
     }
 
-    fn drop_garbage(&mut self, floors: &BTreeMap<ShardId, Revision>) {
+    fn garbage(&self, cf: Cf, floors: &BTreeMap<ShardId, Revision>) -> Vec<Bytes> {
+        let is_garbage = |(key, value): &(&Bytes, &Bytes)| {
+            let shard = key.first_chunk().map(|shard| ShardId(u32::from_be_bytes(*shard)));
+            let floor = shard.and_then(|shard| floors.get(&shard));
+            floor.is_some_and(|floor| keys::is_garbage(cf, key, value, *floor))
+        };
+        let rows = self.0[cf as usize].iter();
+        rows.filter(is_garbage).map(|(key, _)| key.clone()).collect()
+    }
+}
+
+impl State {
+    fn write(&mut self, write: Write) {
+        self.unflushed.push(write.clone());
+        self.live.apply(write);
+    }
+
+    fn flush(&mut self) {
+        for write in std::mem::take(&mut self.unflushed) {
+            self.durable.apply(write);
+        }
+        if !std::mem::take(&mut self.risen) {
+            return;
+        }
         for cf in [Cf::Hist, Cf::Log] {
-            self.table(cf).retain(|key, value| {
-                let shard = key.first_chunk().map(|shard| ShardId(u32::from_be_bytes(*shard)));
-                let floor = shard.and_then(|shard| floors.get(&shard));
-                floor.is_none_or(|floor| !keys::is_garbage(cf, key, value, *floor))
-            });
+            for key in self.live.garbage(cf, &self.floors) {
+                self.live.table(cf).remove(&key);
+                self.durable.table(cf).remove(&key);
+            }
         }
     }
 }
@@ -113,7 +140,7 @@ impl MemEngine {
         Self(RwLock::new(State {
             live: durable.clone(),
             durable,
-            floors: BTreeMap::new(),
+            ..State::default()
         }))
     }
 
@@ -162,7 +189,7 @@ impl EngineSnapshot for MemSnapshot {}
 
 impl Engine for MemEngine {
     fn write(&self, batch: WriteBatch) -> Result<(), EngineError> {
-        self.update(|state| batch.writes.into_iter().for_each(|write| state.live.apply(write)));
+        self.update(|state| batch.writes.into_iter().for_each(|write| state.write(write)));
         Ok(())
     }
 
@@ -171,10 +198,7 @@ impl Engine for MemEngine {
     }
 
     fn flush(&self) -> Result<(), EngineError> {
-        self.update(|state| {
-            state.live.drop_garbage(&state.floors);
-            state.durable = state.live.clone();
-        });
+        self.update(State::flush);
         Ok(())
     }
 
@@ -185,6 +209,7 @@ impl Engine for MemEngine {
     fn set_garbage_floor(&self, shard: ShardId, floor: Revision) {
         self.update(|state| {
             let set = state.floors.entry(shard).or_default();
+            state.risen |= floor > *set;
             *set = floor.max(*set);
         });
     }

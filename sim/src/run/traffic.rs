@@ -1,0 +1,156 @@
+//! What the messages of a run tell: who asked for votes, who handed a shard over, and events that must happen in a sweep
+//! ([`EVENTS`](crate::sometimes::EVENTS)). Only messages that arrived count.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
+
+use bytes::Bytes;
+use kvsvr_client::transport::Method;
+use kvsvr_core::types::ShardId;
+use kvsvr_proto::v1::{
+    AppendResponse, ErrorCode, ExecFrame, ExecReplyFrame, ReadIndexResponse, SnapshotAck,
+    TransferLeadershipRequest, VoteRequest, VoteResponse, WatchRequest, append_response, exec_reply,
+};
+use parking_lot::Mutex;
+use prost::Message as _;
+
+use crate::{
+    invariants::Said,
+    net::{self, Direction, Fate, SimNet},
+};
+
+/// What is seen of the network.
+#[derive(Default)]
+pub(super) struct Traffic {
+    /// What machines have said by it.
+    pub(super) said: Said,
+    pub(super) messages: Vec<net::Event>,
+    /// How often each event happened.
+    pub(super) events: BTreeMap<&'static str, u64>,
+    /// Watches that were asked for: which partition or shard, which keys.
+    watched: BTreeSet<(Option<Bytes>, u32, Bytes)>,
+}
+
+impl Traffic {
+    pub(super) fn watch(net: &SimNet, addresses: &[String], messages: bool) -> Arc<Mutex<Self>> {
+        let traffic = Arc::new(Mutex::new(Self::default()));
+        let (noted, addresses) = (traffic.clone(), addresses.to_vec());
+        net.observe(Arc::new(move |event, message| {
+            let mut traffic = noted.lock();
+            if messages {
+                traffic.messages.push(event.clone());
+            }
+            let machine = addresses.iter().position(|address| **address == *event.from);
+            match event.direction {
+                Direction::Request => {
+                    if let Some(machine) = machine {
+                        traffic.note(machine, event.method, message);
+                    }
+                    if !matches!(event.fate, Fate::Dropped | Fate::ResetBefore) {
+                        traffic.count_request(event.method, machine.is_some(), message);
+                    }
+                }
+                Direction::Answer => {
+                    if !matches!(event.fate, Fate::Dropped | Fate::ResetBefore) {
+                        traffic.count_answer(event.method, message);
+                    }
+                }
+            }
+        }));
+        traffic
+    }
+
+    fn note(&mut self, machine: usize, method: Method, message: &Bytes) -> Option<()> {
+        match method {
+            Method::RaftTransferLeadership => {
+                let request = TransferLeadershipRequest::decode(message.clone()).ok()?;
+                let shard = ShardId(request.envelope?.shard);
+                let term = request.from_leader?.term;
+                self.said.handed_over.insert((machine, shard, term));
+            }
+            Method::RaftVote => {
+                let request = VoteRequest::decode(message.clone()).ok()?;
+                let shard = ShardId(request.envelope?.shard);
+                let vote = request.vote?;
+                let asked = self.said.asked.entry((machine, shard)).or_default();
+                *asked = (vote.term, vote.node_id).max(*asked);
+            }
+            _ => {}
+        }
+        Some(())
+    }
+
+    fn count(&mut self, event: &'static str) {
+        *self.events.entry(event).or_default() += 1;
+    }
+
+    fn count_request(&mut self, method: Method, of_a_node: bool, message: &Bytes) -> Option<()> {
+        match method {
+            Method::KvExec if of_a_node => {
+                let frame = ExecFrame::decode(message.clone()).ok()?;
+                if frame.requests.iter().any(|request| request.hops > 0) {
+                    self.count("request_forwarded");
+                }
+            }
+            Method::WatchWatch => {
+                let request = WatchRequest::decode(message.clone()).ok()?;
+                let partition = request.partition.map(|partition| partition.name);
+                let watch = (partition, request.shard, request.key_prefix);
+                if !self.watched.insert(watch) && !request.from_now && request.after_revision > 0 {
+                    self.count("watch_resumed");
+                }
+            }
+            _ => {}
+        }
+        Some(())
+    }
+
+    fn count_answer(&mut self, method: Method, message: &Bytes) -> Option<()> {
+        match method {
+            Method::RaftPreVote => {
+                let answer = VoteResponse::decode(message.clone()).ok()?;
+                if !answer.granted {
+                    self.count("pre_vote_refused");
+                }
+            }
+            Method::RaftAppend | Method::RaftHeartbeat => {
+                let answer = AppendResponse::decode(message.clone()).ok()?;
+                match answer.kind() {
+                    append_response::Kind::HigherVote => self.count("old_leader_refused"),
+                    append_response::Kind::Conflict => self.count("append_conflicted"),
+                    _ => {}
+                }
+            }
+            Method::RaftReadIndex => {
+                let answer = ReadIndexResponse::decode(message.clone()).ok()?;
+                if answer.error.is_empty() {
+                    self.count("follower_read_confirmed");
+                }
+            }
+            Method::RaftSnapshot => {
+                let answer = SnapshotAck::decode(message.clone()).ok()?;
+                if !answer.resume_id.is_empty() && answer.next_chunk > 0 {
+                    self.count("snapshot_resumed");
+                }
+            }
+            Method::KvExec => {
+                let frame = ExecReplyFrame::decode(message.clone()).ok()?;
+                for reply in frame.replies {
+                    let Some(exec_reply::Result::Error(error)) = reply.result else {
+                        continue;
+                    };
+                    match error.code() {
+                        ErrorCode::NoLeader => self.count("refused_without_a_leader"),
+                        ErrorCode::TooStale => self.count("refused_as_too_stale"),
+                        ErrorCode::NotLeader => self.count("sent_to_the_leader"),
+                        _ => {}
+                    }
+                }
+            }
+            _ => {}
+        }
+        Some(())
+    }
+}
