@@ -180,10 +180,14 @@ impl Faults {
     }
 
     async fn begin(&mut self, number: usize, fault: &Fault) {
-        let victims = fault
+        let mut victims = fault
             .what
             .victims()
             .map_or_else(BTreeSet::new, |v| self.resolve(v));
+        if matches!(fault.what, What::EmptyDisk { .. }) {
+            // What is damaged is repaired on the disk that is there then.
+            victims.retain(|victim| !self.is_damaged(*victim));
+        }
         self.bands.push(Band {
             fault: number,
             kind: fault.what.kind(),
@@ -208,6 +212,11 @@ impl Faults {
         self.settle();
     }
 
+    fn is_damaged(&self, machine: usize) -> bool {
+        let mut damage = self.active.iter().flat_map(|active| &active.damage);
+        damage.any(|(damaged, _)| *damaged == machine)
+    }
+
     /// Damages what the fault wants, where the atlas lets it.
     async fn damage(&mut self, victims: &BTreeSet<usize>, what: &What) -> Vec<(usize, Damage)> {
         let What::Damage { target, restart, .. } = *what else {
@@ -217,8 +226,13 @@ impl Faults {
         for victim in victims {
             let node = &self.nodes[*victim];
             // One thing at a time, so that repairing one does not hide another.
-            let is_damaged = |active: &Active| active.damage.iter().any(|(machine, _)| machine == victim);
-            if self.active.iter().any(is_damaged) || !self.atlas.grant(node.address(), None) {
+            let has_another_disk = |active: &Active| {
+                matches!(active.what, What::EmptyDisk { .. }) && active.victims.contains(victim)
+            };
+            if self.is_damaged(*victim)
+                || self.active.iter().any(has_another_disk)
+                || !self.atlas.grant(node.address(), None)
+            {
                 continue;
             }
             if restart {
@@ -244,6 +258,9 @@ impl Faults {
         self.bands[ended.band].until = Some(self.begin.elapsed());
         for victim in &ended.victims {
             self.nodes[*victim].failpoints().disarm(number);
+            if let What::EmptyDisk { .. } = ended.what {
+                self.nodes[*victim].give_disk_back();
+            }
             if let What::DiskError { operation, .. } = ended.what {
                 self.nodes[*victim]
                     .disk_control()
@@ -256,7 +273,8 @@ impl Faults {
             self.atlas.repaired(node.address());
         }
         self.settle();
-        if ended.what.keeps_down() || !ended.damage.is_empty() {
+        let is_down = ended.what.keeps_down() || matches!(ended.what, What::EmptyDisk { .. });
+        if is_down || !ended.damage.is_empty() {
             self.start_missing();
         }
     }
@@ -268,6 +286,7 @@ impl Faults {
                 node.kill();
             }
             What::PowerLoss { .. } => node.power_off(),
+            What::EmptyDisk { .. } => node.take_disk(),
             What::Restart { .. } => {
                 let node = node.clone();
                 // One that cannot stop in order, because it has not started, is killed.

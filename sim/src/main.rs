@@ -3,7 +3,7 @@
 //! Exit codes: 0 all held, 1 something failed, 2 wrong usage.
 
 use std::{
-    io,
+    io::{self, Write as _},
     ops::Range,
     path::{Path, PathBuf},
     process::ExitCode,
@@ -22,6 +22,15 @@ use kvsvr_sim::{
     sweep::{self, Summary, Sweep, Work},
     timeline,
 };
+
+/// Prints a line. Who closes the pipe has read enough (`| head`): that is no failure.
+macro_rules! say {
+    ($($text:tt)*) => {
+        if let Err(error) = writeln!(io::stdout(), $($text)*) {
+            std::process::exit(if error.kind() == io::ErrorKind::BrokenPipe { 0 } else { 2 });
+        }
+    };
+}
 
 #[derive(Parser)]
 #[command(
@@ -208,13 +217,12 @@ fn fail(error: &str) -> ExitCode {
 }
 
 /// True if all held.
-#[expect(clippy::print_stdout, reason = "the report is what it is run for")]
 fn command(command: Command) -> Result<bool, String> {
     match command {
         Command::Run { seed, show } => one(&Plan::from_seed(seed), &format!("run --seed {seed}"), &show),
         Command::Replay { plan, show } => one(&read(&plan)?, &format!("replay {}", plan.display()), &show),
         Command::Plan { seed } => {
-            println!("{}", Plan::from_seed(seed).to_json());
+            say!("{}", Plan::from_seed(seed).to_json());
             Ok(true)
         }
         Command::Sweep {
@@ -245,7 +253,7 @@ fn command(command: Command) -> Result<bool, String> {
         } => shrink(&read(&plan)?, minutes, patience),
         Command::Demo { seed, seconds } => {
             let summary = demo::run(seed, Duration::from_secs(seconds));
-            println!("{summary}");
+            say!("{summary}");
             Ok(summary.lost.is_empty())
         }
     }
@@ -256,7 +264,6 @@ fn read(plan: &Path) -> Result<Plan, String> {
     Plan::from_json(&text)
 }
 
-#[expect(clippy::print_stdout, reason = "the report is what it is run for")]
 fn one(plan: &Plan, again: &str, show: &Show) -> Result<bool, String> {
     let (outcome, record) = run::run(plan, show.report.is_some());
     let again = format!("kvsvr-sim {again}");
@@ -266,12 +273,12 @@ fn one(plan: &Plan, again: &str, show: &Show) -> Result<bool, String> {
     }
     match show.output {
         Format::Text => {
-            println!("{outcome}");
+            say!("{outcome}");
             if !outcome.is_clean() {
-                println!("again        {again}");
+                say!("again        {again}");
             }
         }
-        Format::Json => println!(
+        Format::Json => say!(
             "{}",
             serde_json::to_string(&outcome).map_err(|error| error.to_string())?
         ),
@@ -300,7 +307,6 @@ fn write_report(
     )
 }
 
-#[expect(clippy::print_stdout, reason = "the report is what it is run for")]
 fn meta(many: &Many) -> Result<bool, String> {
     let sweep = Sweep {
         twice: true,
@@ -313,11 +319,10 @@ fn meta(many: &Many) -> Result<bool, String> {
         .filter(|outcome| outcome.failures[0].found_by == "determinism");
     let differ = differ.count();
     report(&summary, &[]);
-    println!("{} seeds run twice, {differ} differ", summary.seeds);
+    say!("{} seeds run twice, {differ} differ", summary.seeds);
     Ok(differ == 0)
 }
 
-#[expect(clippy::print_stdout, reason = "the report is what it is run for")]
 fn corpus(directory: &Path, limits: &Limits) -> Result<bool, String> {
     let failed = |error: io::Error| format!("{}: {error}", directory.display());
     let mut plans: Vec<PathBuf> = std::fs::read_dir(directory)
@@ -331,16 +336,12 @@ fn corpus(directory: &Path, limits: &Limits) -> Result<bool, String> {
         return Err(format!("there is no plan in {}", directory.display()));
     }
     let summary = sweep::sweep(&limits.sweep(Work::Plans(plans))).map_err(|error| error.to_string())?;
-    println!("{} plans, {} failed", summary.seeds, summary.failed.len());
+    say!("{} plans, {} failed", summary.seeds, summary.failed.len());
     summary.failed.iter().for_each(tell);
     Ok(summary.failed.is_empty())
 }
 
-#[expect(
-    clippy::print_stdout,
-    clippy::print_stderr,
-    reason = "the smallest plan is what it is run for"
-)]
+#[expect(clippy::print_stderr, reason = "the smallest plan is what it is run for")]
 fn shrink(plan: &Plan, minutes: f64, patience: u64) -> Result<bool, String> {
     let size = |plan: &Plan| {
         format!(
@@ -377,14 +378,13 @@ fn shrink(plan: &Plan, minutes: f64, patience: u64) -> Result<bool, String> {
     for failure in &shrunk.outcome.failures {
         eprintln!("{}: {}", failure.found_by, failure.text);
     }
-    println!("{}", shrunk.plan.to_json());
+    say!("{}", shrunk.plan.to_json());
     Ok(true)
 }
 
-#[expect(clippy::print_stdout, reason = "the report is what it is run for")]
 fn report(summary: &Summary, missing: &[&str]) {
     let [ok, failed, unknown] = summary.operations;
-    println!(
+    say!(
         "{} seeds, {:.1} simulated hours in {:.0} s: {:.0} seeds/h, {:.0} simulated h/h",
         summary.seeds,
         summary.simulated.as_secs_f64() / 3600.0,
@@ -392,23 +392,22 @@ fn report(summary: &Summary, missing: &[&str]) {
         summary.seeds_per_hour(),
         summary.speed()
     );
-    println!("operations: {ok} succeeded, {failed} failed, {unknown} unknown");
+    say!("operations: {ok} succeeded, {failed} failed, {unknown} unknown");
     for (event, (times, seeds)) in &summary.sometimes {
-        println!("  {event:40} {times:9} times in {seeds} seeds");
+        say!("  {event:40} {times:9} times in {seeds} seeds");
     }
     for event in missing {
-        println!("NEVER HAPPENED: {event}");
+        say!("NEVER HAPPENED: {event}");
     }
     for outcome in &summary.failed {
         tell(outcome);
     }
-    println!("{} failed", summary.failed.len());
+    say!("{} failed", summary.failed.len());
 }
 
-#[expect(clippy::print_stdout, reason = "the report is what it is run for")]
 fn tell(outcome: &Outcome) {
-    println!("FAILED seed {} ({})", outcome.seed, outcome.origin);
+    say!("FAILED seed {} ({})", outcome.seed, outcome.origin);
     for failure in &outcome.failures {
-        println!("  {}: {}", failure.found_by, failure.text);
+        say!("  {}: {}", failure.found_by, failure.text);
     }
 }

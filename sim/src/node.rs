@@ -85,6 +85,8 @@ struct State {
     /// Bytes of the disk.
     capacity: u64,
     engine: Arc<SimEngine>,
+    /// What was there before an empty disk took its place.
+    kept: Option<(MemDisk, Arc<SimEngine>)>,
     segment_bytes: u64,
     running: Option<Running>,
     processes: u64,
@@ -121,6 +123,7 @@ impl SimNode {
             disk: MemDisk::new(chance.next_u64()),
             capacity: u64::MAX,
             engine: Arc::new(SimEngine::new()),
+            kept: None,
             segment_bytes: SEGMENT_BYTES,
             running: None,
             processes: 0,
@@ -279,6 +282,27 @@ impl SimNode {
         state.disk = MemDisk::new(seed);
         state.disk.set_capacity(state.capacity);
         state.engine = Arc::new(SimEngine::new());
+    }
+
+    /// Kills the process and puts an empty disk in the place of the one that is there, which is kept until [`SimNode::give_disk_back`].
+    pub fn take_disk(&self) {
+        let kept = {
+            self.kill();
+            let state = self.0.state.lock();
+            (state.disk.clone(), state.engine.clone())
+        };
+        self.wipe();
+        self.0.state.lock().kept.get_or_insert(kept);
+    }
+
+    /// Kills the process and mounts the disk again that was taken.
+    pub fn give_disk_back(&self) {
+        self.kill();
+        let mut state = self.0.state.lock();
+        if let Some((disk, engine)) = state.kept.take() {
+            disk.set_capacity(state.capacity);
+            (state.disk, state.engine) = (disk, engine);
+        }
     }
 
     /// The process stands still until [`SimNode::resume`]: it does nothing and hears nothing.

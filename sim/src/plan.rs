@@ -243,6 +243,11 @@ pub enum What {
         /// The process is killed before, and begins with it.
         restart: bool,
     },
+    /// The process is killed and finds an empty disk, as if the wrong one were mounted; at the end it is killed and has its own again.
+    EmptyDisk {
+        /// Whose.
+        victims: Victims,
+    },
     /// The leader hands the shard to another node.
     Transfer {
         /// Which shard.
@@ -270,6 +275,7 @@ impl What {
             What::DiskError { .. } => "disk_error",
             What::Failpoint { .. } => "failpoint",
             What::Damage { .. } => "damage",
+            What::EmptyDisk { .. } => "empty_disk",
             What::Transfer { .. } => "transfer",
         }
     }
@@ -385,7 +391,8 @@ impl What {
             | What::DiskFull { victims, .. }
             | What::DiskError { victims, .. }
             | What::Failpoint { victims, .. }
-            | What::Damage { victims, .. } => Some(victims),
+            | What::Damage { victims, .. }
+            | What::EmptyDisk { victims } => Some(victims),
             What::Transfer { .. } => None,
         }
     }
@@ -429,8 +436,8 @@ mod tests {
             }
             origins.insert(plan.origin);
         }
-        assert_eq!(alone.len(), 15, "{alone:?}");
-        assert_eq!(company.len(), 15, "{company:?}");
+        assert_eq!(alone.len(), 16, "{alone:?}");
+        assert_eq!(company.len(), 16, "{company:?}");
         for origin in ["swarm", "calm", "extreme"] {
             assert!(origins.contains(origin), "{origins:?}");
         }

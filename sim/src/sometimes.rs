@@ -14,7 +14,7 @@ use crate::{
 };
 
 /// All of them.
-pub const EVENTS: [&str; 43] = [
+pub const EVENTS: [&str; 44] = [
     "leader_changed",
     "two_leaders_of_different_terms",
     "leader_without_quorum_stepped_down",
@@ -51,6 +51,7 @@ pub const EVENTS: [&str; 43] = [
     "watch_resumed",
     "pre_vote_refused",
     "old_leader_refused",
+    "stranger_refused",
     "append_conflicted",
     "follower_read_confirmed",
     "snapshot_resumed",

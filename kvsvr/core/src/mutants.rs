@@ -26,7 +26,7 @@ pub struct Mutant {
 }
 
 /// All of them, by name.
-pub const MUTANTS: [Mutant; 41] = [
+pub const MUTANTS: [Mutant; 44] = [
     Mutant {
         name: "ack-before-fsync",
         breaks: "The log acknowledges blocks that are in the page cache only.",
@@ -129,6 +129,12 @@ pub const MUTANTS: [Mutant; 41] = [
         expected: &["service", "watch", "consumer", "revisions"],
     },
     Mutant {
+        name: "compaction-overtakes-consumer",
+        breaks: "A compaction that was asked for before a consumer was opened passes it.",
+        origin: "This project, a review before version 0.1.",
+        expected: &["consumer", "bank"],
+    },
+    Mutant {
         name: "compare-on-stale-state",
         breaks: "A transaction compares with the state before its log entry, not before itself.",
         origin: "d-engine issue 371: a compare-and-swap read what an earlier one of its batch had \
@@ -189,6 +195,21 @@ pub const MUTANTS: [Mutant; 41] = [
         origin: "etcd issues 2660 and 12651: keys lost at a change of leader, leases missing on one \
                  member after a restart.",
         expected: &["state_machine_safety", "convergence", "lease", "process"],
+    },
+    Mutant {
+        name: "leases-loaded-through-row-cache",
+        breaks: "A start reads the keys of leases through the row cache, which the replay of the log then \
+                 passes by: the cache keeps rows that the replay has changed.",
+        origin: "This project, a review of the first version of commit 3f12f5b.",
+        expected: &[
+            "state_machine_safety",
+            "convergence",
+            "revisions",
+            "linear",
+            "lease",
+            "committed",
+            "process",
+        ],
     },
     Mutant {
         name: "log-cut-at-bad-checksum",
@@ -337,6 +358,13 @@ pub const MUTANTS: [Mutant; 41] = [
             "set_list",
             "process",
         ],
+    },
+    Mutant {
+        name: "stamps-stand-still",
+        breaks: "A leader whose wall clock is behind the shard's time gives the same stamp until it has \
+                 caught up: nothing expires meanwhile.",
+        origin: "This project, a review before version 0.1.",
+        expected: &["lease"],
     },
     Mutant {
         name: "ttl-by-own-clock",

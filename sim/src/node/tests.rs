@@ -205,6 +205,19 @@ fn a_wiped_node_begins_as_a_stranger() {
 }
 
 #[test]
+fn a_disk_that_is_given_back_has_what_it_had() {
+    lab(|lab| async move {
+        lab.node.take_disk();
+        lab.node.start();
+        sleep(Duration::from_secs(2)).await;
+        assert!(lab.node.node().unwrap().identity().is_none());
+        lab.node.give_disk_back();
+        lab.node.start();
+        assert_eq!(lab.get("key").await.unwrap(), "first");
+    });
+}
+
+#[test]
 fn a_member_that_lost_its_log_does_not_start() {
     lab(|lab| async move {
         lab.node.kill();

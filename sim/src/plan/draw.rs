@@ -18,7 +18,7 @@ const EXTREME: u64 = 10;
 const RECIPES: u64 = 25;
 
 /// Names of the kinds, as in [`What::kind`].
-const KINDS: [&str; 15] = [
+const KINDS: [&str; 16] = [
     "kill",
     "power_loss",
     "restart",
@@ -33,6 +33,7 @@ const KINDS: [&str; 15] = [
     "disk_error",
     "failpoint",
     "damage",
+    "empty_disk",
     "transfer",
 ];
 
@@ -228,6 +229,7 @@ impl Draw {
                 target: [Target::Log, Target::Log, Target::Engine, Target::Staging][self.chance.index(4)],
                 restart: self.chance.chance(0.5),
             },
+            "empty_disk" => What::EmptyDisk { victims },
             _ => What::Transfer {
                 shard: self.shard(),
                 to: self.chance.index(self.nodes),

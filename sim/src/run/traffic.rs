@@ -120,6 +120,7 @@ impl Traffic {
                 match answer.kind() {
                     append_response::Kind::HigherVote => self.count("old_leader_refused"),
                     append_response::Kind::Conflict => self.count("append_conflicted"),
+                    append_response::Kind::Refused => self.count("stranger_refused"),
                     _ => {}
                 }
             }

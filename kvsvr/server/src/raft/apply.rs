@@ -148,7 +148,12 @@ impl StateMachine {
             None => engine.clone(),
         };
         // Not through the row cache: it would keep what this reads, and not hear of what the replay changes.
-        let machine = Machine::load(shard, &*applied_to).map_err(io::Error::other)?;
+        let loaded_from: &dyn Engine = if kvsvr_core::mutant!("leases-loaded-through-row-cache") {
+            &*engine
+        } else {
+            &*applied_to
+        };
+        let machine = Machine::load(shard, loaded_from).map_err(io::Error::other)?;
         let head = Arc::new(Head::default());
         head.publish(&machine);
         let history = ShardHistory::new(shard, engine.clone(), head.clone());

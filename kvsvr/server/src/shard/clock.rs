@@ -31,7 +31,11 @@ impl Reading {
     fn next(self, wall: StampMs, shard: StampMs, at: Instant) -> Reading {
         let passed = at.saturating_duration_since(self.at);
         let passed = u64::try_from(passed.as_millis()).unwrap_or(u64::MAX);
-        let running = self.stamp.saturating_add(passed);
+        let running = if kvsvr_core::mutant!("stamps-stand-still") {
+            self.stamp
+        } else {
+            self.stamp.saturating_add(passed)
+        };
         let stamp = wall.max(shard).max(running);
         // Where the monotonic clock decides, parts of milliseconds must not get lost.
         if stamp == running {
