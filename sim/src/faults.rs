@@ -109,7 +109,8 @@ impl Faults {
         let mut steps: Vec<(u64, bool, usize)> = Vec::new();
         for (number, fault) in plan.faults.iter().enumerate() {
             steps.push((fault.at_ms, true, number));
-            steps.push((fault.end_ms(), false, number));
+            // What happens at once is over after it happened.
+            steps.push((fault.end_ms().max(fault.at_ms + 1), false, number));
         }
         steps.sort_unstable();
         for (at_ms, begins, number) in steps.into_iter().filter(|(at_ms, ..)| time(*at_ms) <= end) {

@@ -259,14 +259,22 @@ fn command(command: Command) -> Result<bool, String> {
     }
 }
 
+/// The command that runs it again.
+fn again(arguments: &str) -> String {
+    match std::env::var("KVSVR_MUTANT") {
+        Ok(name) if cfg!(feature = "mutants") => format!("KVSVR_MUTANT={name} kvsvr-sim {arguments}"),
+        _ => format!("kvsvr-sim {arguments}"),
+    }
+}
+
 fn read(plan: &Path) -> Result<Plan, String> {
     let text = std::fs::read_to_string(plan).map_err(|error| format!("{}: {error}", plan.display()))?;
     Plan::from_json(&text)
 }
 
-fn one(plan: &Plan, again: &str, show: &Show) -> Result<bool, String> {
+fn one(plan: &Plan, arguments: &str, show: &Show) -> Result<bool, String> {
     let (outcome, record) = run::run(plan, show.report.is_some());
-    let again = format!("kvsvr-sim {again}");
+    let again = again(arguments);
     if let Some(directory) = &show.report {
         let written = write_report(directory, plan, &outcome, &record, &again);
         written.map_err(|error| format!("{}: {error}", directory.display()))?;
