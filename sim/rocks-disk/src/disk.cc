@@ -14,8 +14,10 @@
 #include <utility>
 #include <vector>
 
+#include "env/composite_env_wrapper.h"
 #include "rocksdb/env.h"
 #include "rocksdb/file_system.h"
+#include "rocksdb/system_clock.h"
 #include "util/random.h"
 #include "utilities/fault_injection_fs.h"
 
@@ -287,6 +289,7 @@ struct Disk {
 
 struct Mount {
   std::shared_ptr<Process> process;
+  std::shared_ptr<SystemClock> clock;
 };
 
 // The directories of RocksDB have no directories in them.
@@ -316,12 +319,14 @@ Mount* kvsvr_mount_new(Disk* disk) {
   auto faults = std::make_shared<FaultInjectionTestFS>(disk->env->GetFileSystem());
   faults->SetInjectUnsyncedDataLoss(true);
   faults->SetAllowLinkOpenFile();
-  return new Mount{std::make_shared<Process>(faults)};
+  // The clock of a MemEnv stands still but for who sleeps, and nobody does: RocksDB waits a second after a flush that failed.
+  return new Mount{std::make_shared<Process>(faults), disk->env->GetSystemClock()};
 }
 void kvsvr_mount_free(Mount* mount) { delete mount; }
 
 rocksdb_env_t* kvsvr_mount_env(Mount* mount) {
-  return new rocksdb_env_t{NewCompositeEnv(mount->process).release(), false};
+  auto* env = new CompositeEnvWrapper(Env::Default(), mount->process, mount->clock);
+  return new rocksdb_env_t{env, false};
 }
 
 void kvsvr_mount_arm(Mount* mount, uint64_t operation, int power, uint32_t seed) {

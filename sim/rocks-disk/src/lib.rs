@@ -6,7 +6,7 @@
 //! written by chance a part of what was not, and no file whose name was not synced.
 //!
 //! It relies on RocksDB's `FaultInjectionTestFS` and `MemEnv`, which are compiled into librocksdb-sys. It does not know time, damages nothing
-//! that was synced, brings no deleted file back, and is for one thread besides RocksDB's own. The name of a directory is durable at once, and so
+//! that was synced, brings no deleted file back, and is for one thread besides RocksDB's own. RocksDB's clock stands still. The name of a directory is durable at once, and so
 //! are the names in a directory that is renamed.
 #![allow(unsafe_code, reason = "calls of src/disk.cc, whose objects are owned here")]
 
