@@ -11,6 +11,7 @@ say "lint"
 cargo clippy --workspace --features kvsvr-jepsen/runner --all-targets --locked -- -D warnings
 cargo clippy -p kvsvr --no-default-features --all-targets --locked -- -D warnings
 in_sim cargo clippy --release --features mutants --all-targets --locked -- -D warnings
+in_sim cargo clippy --release --features mutants,rocks --workspace --all-targets --locked -- -D warnings
 
 say "docs"
 RUSTDOCFLAGS="-D warnings -A rustdoc::private_intra_doc_links" cargo doc --workspace --features kvsvr-jepsen/runner --no-deps --locked --quiet
@@ -42,6 +43,10 @@ build_mutants
 say "planted bugs are found"
 "$MUTANTS" --canary
 "$MUTANTS" ack-before-fsync sessions-lost-in-snapshot lease-longer-than-promised --seeds 0..100
+
+# After all that uses the simulator's other builds: this one takes their place.
+say "RocksDB in the simulator: what its files are after a power loss, a few seeds, planted bugs"
+in_sim cargo nextest run --release --locked --features mutants,rocks --lib --test rocks -E 'binary(rocks) | test(engine::rocks)'
 
 build_jepsen
 say "release binaries under faults for two minutes"

@@ -43,15 +43,16 @@ own_target() {
 SIM_TARGET="$CARGO_TARGET_DIR/sim"
 in_sim() { (cd "$ROOT/sim" && CARGO_TARGET_DIR="$SIM_TARGET" "$@"); }
 SIM="$SIM_TARGET/release/kvsvr-sim"
+# With `rocks` its nodes can have RocksDB.
 build_sim() {
-  say "building the simulator"
-  in_sim cargo build --release --locked --bin kvsvr-sim
+  say "building the simulator${1:+ with $1}"
+  in_sim cargo build --release --locked ${1:+--features "$1"} --bin kvsvr-sim
 }
 # A binary of its own; those without planted bugs stay what they are.
 MUTANTS="$SIM_TARGET/release/kvsvr-sim-mutants"
 build_mutants() {
-  say "building the simulator with planted bugs"
-  in_sim cargo build --release --locked --features mutants --bin kvsvr-sim-mutants
+  say "building the simulator with planted bugs${1:+ and $1}"
+  in_sim cargo build --release --locked --features "mutants${1:+,$1}" --bin kvsvr-sim-mutants
 }
 
 bold=""; dim=""; red=""; plain=""

@@ -1,39 +1,105 @@
 //! The engine of a simulated node: what was flushed survives its process, nothing else does. A row at rest can be damaged: reading
 //! it, or over it, then fails as with RocksDB's checksums.
+//!
+//! The rows are kept by one of two [`Backing`]s: in memory, which is quick and the default, or in RocksDB as the product has it, with the feature
+//! `rocks`. Failpoints and damage are the same with both.
 
-use std::{collections::BTreeMap, fmt, sync::Arc};
+use std::{collections::BTreeMap, fmt, ops::ControlFlow, sync::Arc};
 
 use bytes::Bytes;
+use clap::ValueEnum;
 use kvsvr::raft::snapshot::Checkpoints;
 use kvsvr_core::{
     engine::{Cf, Engine, EngineError, EngineRead, EngineSnapshot, RowRef, Scan, Visit, Write, WriteBatch},
-    mem::MemEngine,
     types::{Revision, ShardId},
 };
 use parking_lot::Mutex;
+use serde::{Deserialize, Serialize};
 
+use self::memory::Memory;
 use crate::{
     failpoint::{Gate, Step},
     random::Stream,
 };
 
-/// A [`MemEngine`] with checkpoints and faults.
-#[derive(Default)]
+mod memory;
+#[cfg(feature = "rocks")]
+mod rocks;
+
+/// Which engine nodes have.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ValueEnum)]
+#[serde(rename_all = "snake_case")]
+pub enum EngineKind {
+    /// A map in memory that keeps what was flushed.
+    #[default]
+    Memory,
+    /// RocksDB on a file system in memory that loses power.
+    #[cfg(feature = "rocks")]
+    Rocks,
+}
+
+impl EngineKind {
+    /// Whether it is the default.
+    pub fn is_default(&self) -> bool {
+        *self == Self::default()
+    }
+
+    /// The arguments that choose it, for another process.
+    pub fn arguments(self) -> Vec<String> {
+        let name = self.to_possible_value().map(|value| value.get_name().to_owned());
+        let named = name.filter(|_| !self.is_default());
+        named.map_or_else(Vec::new, |name| vec!["--engine".into(), name])
+    }
+
+    fn empty(self) -> Arc<dyn Backing> {
+        match self {
+            EngineKind::Memory => Arc::new(Memory::default()),
+            #[cfg(feature = "rocks")]
+            EngineKind::Rocks => Arc::new(rocks::Rocks::new()),
+        }
+    }
+}
+
+/// What goes with a process.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Loss {
+    /// What it had in memory.
+    Process,
+    /// That, and by chance what was not synced.
+    Power,
+}
+
+/// What keeps the rows, as one process uses it.
+trait Backing: Engine + Checkpoints {
+    /// Opens what the last process has left, unless that is done. Nothing else may be called before.
+    fn ready(&self) -> Result<(), EngineError>;
+
+    /// Ends the process, and gives what the next one finds. `seed`: of the chance in it.
+    fn after(&self, loss: Loss, seed: u64) -> Arc<dyn Backing>;
+
+    /// The rows that are durable.
+    fn durable(&self) -> Result<Vec<Row>, EngineError>;
+}
+
+/// An engine with faults.
 pub struct SimEngine {
-    memory: MemEngine,
-    checkpoints: Mutex<BTreeMap<String, Arc<Checkpoint>>>,
+    kind: EngineKind,
+    backing: Arc<dyn Backing>,
     damaged: Mutex<Option<Row>>,
+    /// The damaged rows of checkpoints, by their names.
+    damaged_checkpoints: Mutex<BTreeMap<String, Row>>,
     gate: Mutex<Option<Gate>>,
 }
 
 /// A column family and a key.
 type Row = (Cf, Bytes);
 
-#[derive(Default)]
-struct Checkpoint {
-    rows: MemEngine,
-    damaged: Option<Row>,
-}
+/// Everything in a column family.
+const ALL: Scan<'static> = Scan {
+    start: b"",
+    end: b"",
+    reverse: false,
+};
 
 fn damage(row: &Row) -> EngineError {
     EngineError::Corrupt(format!("injected checksum mismatch in {:?}", row.0))
@@ -60,24 +126,55 @@ impl fmt::Debug for SimEngine {
 
 impl SimEngine {
     /// An empty engine.
-    pub fn new() -> Self {
-        Self::default()
+    pub fn new(kind: EngineKind) -> Self {
+        Self {
+            kind,
+            backing: kind.empty(),
+            damaged: Mutex::default(),
+            damaged_checkpoints: Mutex::default(),
+            gate: Mutex::default(),
+        }
     }
 
-    /// As another process finds it after this one was killed, or its machine lost power: what was flushed, and the checkpoints, damage
-    /// and all.
-    pub fn restarted(&self) -> Self {
+    /// An empty one of the same kind.
+    pub fn emptied(&self) -> Self {
+        Self::new(self.kind)
+    }
+
+    /// Opens what the last process has left. A process begins with it.
+    ///
+    /// # Errors
+    /// It does not open.
+    pub fn ready(&self) -> Result<(), EngineError> {
+        self.backing.ready()
+    }
+
+    /// Ends the process that uses it. As the next one finds it: what was flushed, and the checkpoints, damage and all. `seed`: of the chance
+    /// in it.
+    pub fn restarted(&self, loss: Loss, seed: u64) -> Self {
         Self {
-            memory: self.memory.crash(),
-            checkpoints: Mutex::new(self.checkpoints.lock().clone()),
+            kind: self.kind,
+            backing: self.backing.after(loss, seed),
             damaged: Mutex::new(self.damaged.lock().clone()),
+            damaged_checkpoints: Mutex::new(self.damaged_checkpoints.lock().clone()),
             gate: Mutex::default(),
         }
     }
 
     /// Whether it has no row.
-    pub fn is_empty(&self) -> bool {
-        Cf::ALL.into_iter().all(|cf| self.memory.rows(cf).is_empty())
+    ///
+    /// # Errors
+    /// It does not open, or cannot be read.
+    pub fn is_empty(&self) -> Result<bool, EngineError> {
+        self.ready()?;
+        let mut empty = true;
+        for cf in Cf::ALL {
+            self.backing.scan(cf, ALL, &mut |_, _| {
+                empty = false;
+                ControlFlow::Break(())
+            })?;
+        }
+        Ok(empty)
     }
 
     /// Sets where the process that uses it comes by failpoints.
@@ -87,11 +184,8 @@ impl SimEngine {
 
     /// Damages one of the rows that are durable. False if there is none.
     pub fn damage(&self, chance: &mut Stream) -> bool {
-        let durable = self.memory.crash();
-        let rows: Vec<Row> = Cf::ALL
-            .into_iter()
-            .flat_map(|cf| durable.rows(cf).into_iter().map(move |(key, _)| (cf, key)))
-            .collect();
+        let durable = self.ready().and_then(|()| self.backing.durable());
+        let rows = durable.unwrap_or_default();
         if rows.is_empty() {
             return false;
         }
@@ -102,10 +196,7 @@ impl SimEngine {
     /// The damaged row is whole again, in checkpoints too.
     pub fn restore(&self) {
         *self.damaged.lock() = None;
-        for checkpoint in self.checkpoints.lock().values_mut() {
-            let rows = checkpoint.rows.crash();
-            *checkpoint = Arc::new(Checkpoint { rows, damaged: None });
-        }
+        self.damaged_checkpoints.lock().clear();
     }
 
     /// Carries a step out, between the failpoints before and after it.
@@ -131,12 +222,12 @@ impl SimEngine {
 impl EngineRead for SimEngine {
     fn get(&self, cf: Cf, key: &[u8]) -> Result<Option<Bytes>, EngineError> {
         check_get(self.damaged.lock().as_ref(), cf, key)?;
-        self.memory.get(cf, key)
+        self.backing.get(cf, key)
     }
 
     fn scan(&self, cf: Cf, range: Scan<'_>, visit: Visit<'_>) -> Result<(), EngineError> {
         check_scan(self.damaged.lock().as_ref(), cf, range)?;
-        self.memory.scan(cf, range, visit)
+        self.backing.scan(cf, range, visit)
     }
 }
 
@@ -151,7 +242,7 @@ impl Engine for SimEngine {
         } else {
             Step::EngineWrite
         };
-        self.step(step, || self.memory.write(batch))
+        self.step(step, || self.backing.write(batch))
     }
 
     fn write_rows(
@@ -159,27 +250,27 @@ impl Engine for SimEngine {
         rows: &mut dyn Iterator<Item = RowRef<'_>>,
         bytes: usize,
     ) -> Result<(), EngineError> {
-        self.step(Step::EngineWrite, || self.memory.write_rows(rows, bytes))
+        self.step(Step::EngineWrite, || self.backing.write_rows(rows, bytes))
     }
 
     fn snapshot(&self) -> Box<dyn EngineSnapshot + '_> {
         Box::new(Snapshot {
-            rows: self.memory.snapshot(),
+            rows: self.backing.snapshot(),
             damaged: self.damaged.lock().clone(),
         })
     }
 
     fn flush(&self) -> Result<(), EngineError> {
-        self.step(Step::EngineFlush, || self.memory.flush())
+        self.step(Step::EngineFlush, || self.backing.flush())
     }
 
     fn get_durable(&self, cf: Cf, key: &[u8]) -> Result<Option<Bytes>, EngineError> {
         check_get(self.damaged.lock().as_ref(), cf, key)?;
-        self.memory.get_durable(cf, key)
+        self.backing.get_durable(cf, key)
     }
 
     fn set_garbage_floor(&self, shard: ShardId, floor: Revision) {
-        self.memory.set_garbage_floor(shard, floor);
+        self.backing.set_garbage_floor(shard, floor);
     }
 }
 
@@ -202,48 +293,48 @@ impl EngineRead for Snapshot<'_> {
     }
 }
 
-struct Opened(Arc<Checkpoint>);
+struct Opened {
+    rows: Box<dyn EngineRead + Send + Sync>,
+    damaged: Option<Row>,
+}
 
 impl EngineRead for Opened {
     fn get(&self, cf: Cf, key: &[u8]) -> Result<Option<Bytes>, EngineError> {
-        check_get(self.0.damaged.as_ref(), cf, key)?;
-        self.0.rows.get(cf, key)
+        check_get(self.damaged.as_ref(), cf, key)?;
+        self.rows.get(cf, key)
     }
 
     fn scan(&self, cf: Cf, range: Scan<'_>, visit: Visit<'_>) -> Result<(), EngineError> {
-        check_scan(self.0.damaged.as_ref(), cf, range)?;
-        self.0.rows.scan(cf, range, visit)
+        check_scan(self.damaged.as_ref(), cf, range)?;
+        self.rows.scan(cf, range, visit)
     }
 }
 
 impl Checkpoints for SimEngine {
     fn create(&self, name: &str) -> Result<(), EngineError> {
         self.step(Step::CheckpointCreate, || {
-            let mut checkpoints = self.checkpoints.lock();
-            if checkpoints.contains_key(name) {
-                return Err(EngineError::Io(format!("the checkpoint {name} exists")));
+            self.backing.create(name)?;
+            if let Some(row) = &*self.damaged.lock() {
+                let mut damaged = self.damaged_checkpoints.lock();
+                damaged.insert(name.to_owned(), row.clone());
             }
-            let checkpoint = Checkpoint {
-                rows: self.memory.crash(),
-                damaged: self.damaged.lock().clone(),
-            };
-            checkpoints.insert(name.to_owned(), Arc::new(checkpoint));
             Ok(())
         })
     }
 
     fn open(&self, name: &str) -> Result<Option<Box<dyn EngineRead + Send + Sync>>, EngineError> {
-        let found = self.checkpoints.lock().get(name).cloned();
-        Ok(found.map(|engine| Box::new(Opened(engine)) as _))
+        let damaged = self.damaged_checkpoints.lock().get(name).cloned();
+        let found = self.backing.open(name)?;
+        Ok(found.map(|rows| Box::new(Opened { rows, damaged }) as _))
     }
 
     fn remove(&self, name: &str) -> Result<(), EngineError> {
-        self.checkpoints.lock().remove(name);
-        Ok(())
+        self.damaged_checkpoints.lock().remove(name);
+        self.backing.remove(name)
     }
 
     fn list(&self) -> Result<Vec<String>, EngineError> {
-        Ok(self.checkpoints.lock().keys().cloned().collect())
+        self.backing.list()
     }
 }
 
@@ -255,11 +346,15 @@ mod tests {
     use crate::failpoint::{Action, Failpoints};
 
     fn engine_with(key: &'static str) -> SimEngine {
-        let engine = SimEngine::new();
+        let engine = SimEngine::new(EngineKind::Memory);
         let mut batch = WriteBatch::default();
         batch.put(Cf::Data, key, "value");
         engine.write(batch).unwrap();
         engine
+    }
+
+    fn restarted(engine: &SimEngine) -> SimEngine {
+        engine.restarted(Loss::Power, 1)
     }
 
     fn has(engine: &SimEngine, key: &str) -> bool {
@@ -269,9 +364,9 @@ mod tests {
     #[test]
     fn only_what_was_flushed_survives() {
         let engine = engine_with("a");
-        assert!(has(&engine, "a") && !has(&engine.restarted(), "a"));
+        assert!(has(&engine, "a") && !has(&restarted(&engine), "a"));
         engine.flush().unwrap();
-        assert!(has(&engine.restarted(), "a"));
+        assert!(has(&restarted(&engine), "a"));
     }
 
     #[test]
@@ -280,7 +375,7 @@ mod tests {
         engine.flush().unwrap();
         engine.create("c").unwrap();
         assert!(engine.create("c").is_err());
-        let again = engine.restarted();
+        let again = restarted(&engine);
         let opened = again.open("c").unwrap().unwrap();
         assert!(opened.get(Cf::Data, b"a").unwrap().is_some());
         again.remove("c").unwrap();
@@ -301,7 +396,7 @@ mod tests {
             engine.set_gate(Gate::new(points.clone(), crash));
             points.arm(0, point, 1, action);
             engine.flush().unwrap_err();
-            assert_eq!(has(&engine.restarted(), "a"), durable, "{point} {action:?}");
+            assert_eq!(has(&restarted(&engine), "a"), durable, "{point} {action:?}");
             assert_eq!(
                 crashed.load(Ordering::Relaxed),
                 action == Action::Kill,
@@ -319,15 +414,8 @@ mod tests {
         engine.create("c").unwrap();
         assert!(engine.damage(&mut Stream::new(1, &[])));
         engine.create("d").unwrap();
-        let engine = engine.restarted();
-        let all = |engine: &dyn EngineRead| {
-            let range = Scan {
-                start: b"",
-                end: b"",
-                reverse: false,
-            };
-            engine.scan(Cf::Data, range, &mut |_, _| std::ops::ControlFlow::Continue(()))
-        };
+        let engine = restarted(&engine);
+        let all = |engine: &dyn EngineRead| engine.scan(Cf::Data, ALL, &mut |_, _| ControlFlow::Continue(()));
         let opened = |name| engine.open(name).unwrap().unwrap();
         assert!(
             engine.get(Cf::Data, b"a").is_err() && all(&engine).is_err() && all(&*engine.snapshot()).is_err()

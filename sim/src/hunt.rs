@@ -14,6 +14,7 @@ use kvsvr_core::mutants::Mutant;
 use serde::Serialize;
 
 use crate::{
+    engine::EngineKind,
     outcome::{Failure, Outcome},
     plan::Plan,
     run,
@@ -43,8 +44,12 @@ pub struct Found {
 }
 
 /// Runs a seed in this process with the bug that is chosen, if one is.
-pub fn run_here(seed: u64) -> Outcome {
-    let (mut outcome, _) = run::run(&Plan::from_seed(seed), false);
+pub fn run_here(seed: u64, engine: EngineKind) -> Outcome {
+    let plan = Plan {
+        engine,
+        ..Plan::from_seed(seed)
+    };
+    let (mut outcome, _) = run::run(&plan, false);
     outcome
         .sometimes
         .insert(REACHED.into(), kvsvr_core::mutants::reached());
@@ -57,16 +62,19 @@ pub struct Hunt {
     pub seeds: Range<u64>,
     /// Real time for one seed.
     pub patience: Duration,
+    /// The nodes'.
+    pub engine: EngineKind,
     /// What is wrong without a planted bug, by seed.
     clean: Mutex<BTreeMap<u64, Vec<Failure>>>,
 }
 
 impl Hunt {
     /// In these seeds.
-    pub fn new(seeds: Range<u64>, patience: Duration) -> Self {
+    pub fn new(seeds: Range<u64>, patience: Duration, engine: EngineKind) -> Self {
         Self {
             seeds,
             patience,
+            engine,
             clean: Mutex::default(),
         }
     }
@@ -135,6 +143,7 @@ impl Hunt {
     /// Runs a seed in a process of its own: whether the bug's place was passed, and what failed.
     fn run(&self, seed: u64, mutant: Option<&str>) -> io::Result<(bool, Vec<Failure>)> {
         let mut arguments = vec!["run".into(), "--seed".into(), seed.to_string()];
+        arguments.extend(self.engine.arguments());
         arguments.extend(mutant.into_iter().flat_map(with));
         Ok(match sweep::child(&arguments, self.patience)? {
             Ok(outcome) => {

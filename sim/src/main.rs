@@ -14,6 +14,7 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 use kvsvr_jepsen::history::jsonl;
 use kvsvr_sim::{
     demo,
+    engine::EngineKind,
     outcome::Outcome,
     plan::Plan,
     run,
@@ -112,11 +113,31 @@ enum Command {
 
 #[derive(Args)]
 struct Show {
+    #[command(flatten)]
+    how: How,
     #[arg(short, long, default_value = "text")]
     output: Format,
     /// Writes plan.json, history.jsonl, record.json and timeline.html into this directory
     #[arg(long)]
     report: Option<PathBuf>,
+}
+
+#[derive(Args)]
+struct How {
+    /// What keeps the nodes' rows; `rocks` needs a build with --features rocks [default: memory, or as the plan says]
+    #[arg(long)]
+    engine: Option<EngineKind>,
+}
+
+impl How {
+    fn change(&self, mut plan: Plan) -> Plan {
+        plan.engine = self.engine.unwrap_or(plan.engine);
+        plan
+    }
+
+    fn arguments(&self) -> Vec<String> {
+        self.engine.map_or_else(Vec::new, EngineKind::arguments)
+    }
 }
 
 #[derive(Args)]
@@ -139,6 +160,8 @@ struct Limits {
     /// Seconds that one seed may take
     #[arg(long, default_value_t = 300)]
     patience: u64,
+    #[command(flatten)]
+    how: How,
 }
 
 #[derive(Clone, Copy, ValueEnum)]
@@ -172,7 +195,7 @@ impl Limits {
             keep_going: true,
             patience: Duration::from_secs(self.patience),
             twice: false,
-            besides: Vec::new(),
+            besides: self.how.arguments(),
         }
     }
 }
@@ -219,8 +242,8 @@ fn fail(error: &str) -> ExitCode {
 /// True if all held.
 fn command(command: Command) -> Result<bool, String> {
     match command {
-        Command::Run { seed, show } => one(&Plan::from_seed(seed), &format!("run --seed {seed}"), &show),
-        Command::Replay { plan, show } => one(&read(&plan)?, &format!("replay {}", plan.display()), &show),
+        Command::Run { seed, show } => one(Plan::from_seed(seed), &format!("run --seed {seed}"), &show),
+        Command::Replay { plan, show } => one(read(&plan)?, &format!("replay {}", plan.display()), &show),
         Command::Plan { seed } => {
             say!("{}", Plan::from_seed(seed).to_json());
             Ok(true)
@@ -272,11 +295,12 @@ fn read(plan: &Path) -> Result<Plan, String> {
     Plan::from_json(&text)
 }
 
-fn one(plan: &Plan, arguments: &str, show: &Show) -> Result<bool, String> {
-    let (outcome, record) = run::run(plan, show.report.is_some());
-    let again = again(arguments);
+fn one(plan: Plan, arguments: &str, show: &Show) -> Result<bool, String> {
+    let plan = show.how.change(plan);
+    let (outcome, record) = run::run(&plan, show.report.is_some());
+    let again = [vec![again(arguments)], show.how.arguments()].concat().join(" ");
     if let Some(directory) = &show.report {
-        let written = write_report(directory, plan, &outcome, &record, &again);
+        let written = write_report(directory, &plan, &outcome, &record, &again);
         written.map_err(|error| format!("{}: {error}", directory.display()))?;
     }
     match show.output {

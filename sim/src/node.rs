@@ -33,7 +33,7 @@ use parking_lot::Mutex;
 use crate::{
     clock::MachineClock,
     disk::{DiskControl, SimDisk},
-    engine::SimEngine,
+    engine::{EngineKind, Loss, SimEngine},
     failpoint::{Action, Failpoints, Gate},
     net::{Endpoint, SimNet},
     random::Stream,
@@ -122,7 +122,7 @@ impl SimNode {
         let state = State {
             disk: MemDisk::new(chance.next_u64()),
             capacity: u64::MAX,
-            engine: Arc::new(SimEngine::new()),
+            engine: Arc::new(SimEngine::new(EngineKind::default())),
             kept: None,
             segment_bytes: SEGMENT_BYTES,
             running: None,
@@ -206,6 +206,11 @@ impl SimNode {
         self.0.state.lock().segment_bytes = bytes;
     }
 
+    /// Gives it an empty engine of this kind. Before its first process starts.
+    pub fn set_engine(&self, kind: EngineKind) {
+        self.0.state.lock().engine = Arc::new(SimEngine::new(kind));
+    }
+
     /// Whether it has a process.
     pub fn is_running(&self) -> bool {
         self.0.state.lock().running.is_some()
@@ -281,7 +286,7 @@ impl SimNode {
         let seed = state.chance.next_u64();
         state.disk = MemDisk::new(seed);
         state.disk.set_capacity(state.capacity);
-        state.engine = Arc::new(SimEngine::new());
+        state.engine = Arc::new(state.engine.emptied());
     }
 
     /// Kills the process and puts an empty disk in the place of the one that is there, which is kept until [`SimNode::give_disk_back`].
@@ -350,13 +355,6 @@ impl SimNode {
     }
 }
 
-/// What goes with the process.
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Loss {
-    Process,
-    Power,
-}
-
 /// Ends a process from inside it.
 fn end(machine: &Weak<Machine>, process: u64, by_itself: bool, reason: &str) {
     if let Some(machine) = machine.upgrade() {
@@ -381,7 +379,7 @@ impl Machine {
             Loss::Process => state.disk.kill(seed),
             Loss::Power => state.disk.crash(seed),
         };
-        state.engine = Arc::new(state.engine.restarted());
+        state.engine = Arc::new(state.engine.restarted(loss, seed));
         if running.is_some() {
             let ended = Ended {
                 at: madsim::time::TimeHandle::current().elapsed(),
@@ -419,6 +417,7 @@ impl Machine {
         free_staging(&disk, self.settings.disk_reserve_bytes).await?;
         self.look_at_staging(&disk).await?;
         let wal = self.open_wal(process, &store, disk.clone()).await?;
+        engine.ready().map_err(io::Error::other)?;
         let parts = NodeParts {
             settings: self.settings,
             address: self.address.clone(),

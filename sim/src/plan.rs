@@ -19,6 +19,7 @@ use serde::{Deserialize, Serialize};
 use crate::{
     ballast::Ballast,
     damage::Target,
+    engine::EngineKind,
     failpoint::{Action, Point},
 };
 
@@ -41,6 +42,9 @@ pub struct Plan {
     pub shards: u32,
     /// How the nodes are set and how good the machines are.
     pub knobs: Knobs,
+    /// What keeps the nodes' rows; chosen by who runs it, not by the seed.
+    #[serde(default, skip_serializing_if = "EngineKind::is_default")]
+    pub engine: EngineKind,
     /// Simulated milliseconds under faults.
     pub length_ms: u64,
     /// What the clients do.

@@ -110,6 +110,7 @@ impl<'a> World<'a> {
             .map(|number| {
                 let node = SimNode::new(plan.seed, net.clone(), &plan.address(number), settings);
                 node.set_segment_bytes(plan.knobs.segment_bytes);
+                node.set_engine(plan.engine);
                 node
             })
             .collect();

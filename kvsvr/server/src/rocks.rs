@@ -10,7 +10,7 @@
 //! have the data directory to itself. It does not repair: corrupt data is reported as such.
 
 use std::{
-    fmt, fs, io,
+    fmt, io,
     ops::ControlFlow,
     path::{Path, PathBuf},
     sync::Arc,
@@ -27,15 +27,16 @@ use rocksdb::{
 };
 
 use crate::{
-    disk::fs::direct,
     limits::{ROCKS_BLOCK_CACHE_BYTES, ROCKS_MEMTABLE_BYTES},
     raft::snapshot::Checkpoints,
 };
 
 mod garbage;
+mod ground;
 mod options;
 
 use garbage::Floors;
+pub use ground::{Ground, System};
 use options::Shared;
 
 const DB_DIR: &str = "db";
@@ -154,15 +155,6 @@ fn scan(
     iterator.status().map_err(|e| error(&e))
 }
 
-/// True if files in the directory can be written past the kernel's cache; some file systems in memory cannot.
-fn has_direct_io(dir: &Path) -> bool {
-    let probe = dir.join("direct-io-probe");
-    let opened = direct::options().create(true).truncate(true).open(&probe);
-    // It may not have been created.
-    let _ = fs::remove_file(&probe);
-    opened.is_ok()
-}
-
 /// Reads everything once, so that every block's checksum is looked at. Returns the number of pairs. `progress` gets the pairs
 /// so far now and then.
 fn verify(db: &DB, progress: &dyn Fn(u64)) -> Result<u64, EngineError> {
@@ -197,11 +189,23 @@ fn verify(db: &DB, progress: &dyn Fn(u64)) -> Result<u64, EngineError> {
 impl RocksEngine {
     /// Opens the engine in a directory, which is created if it is missing.
     pub fn open(path: &Path, options: &RocksOptions) -> Result<Arc<Self>, EngineError> {
+        Self::open_on(Arc::new(System), path, options)
+    }
+
+    /// Like [`RocksEngine::open`], on something else than the operating system.
+    pub fn open_on(
+        ground: Arc<dyn Ground>,
+        path: &Path,
+        options: &RocksOptions,
+    ) -> Result<Arc<Self>, EngineError> {
         for dir in [DB_DIR, CHECKPOINT_DIR] {
             let dir = path.join(dir);
-            fs::create_dir_all(&dir).map_err(|e| io_error("create", &dir, &e))?;
+            ground
+                .create_dir(&dir)
+                .map_err(|e| io_error("create", &dir, &e))?;
         }
-        let shared = Shared::new(options, has_direct_io(path));
+        let direct_io = ground.has_direct_io(path);
+        let shared = Shared::new(options, ground, direct_io);
         let db = DB::open_cf_descriptors(&shared.database(), path.join(DB_DIR), shared.column_families())
             .map_err(|e| error(&e))?;
         Ok(Arc::new(Self {
@@ -400,7 +404,7 @@ impl RocksView {
             block_cache_bytes: 16 << 20,
             ..RocksOptions::default()
         };
-        Self::open(&path, &Shared::new(&options, false)).map(Some)
+        Self::open(&path, &Shared::new(&options, Arc::new(System), false)).map(Some)
     }
 
     fn open(path: &Path, shared: &Shared) -> Result<Self, EngineError> {
@@ -441,7 +445,7 @@ impl Checkpoints for RocksEngine {
 
     fn open(&self, name: &str) -> Result<Option<Box<dyn EngineRead + Send + Sync>>, EngineError> {
         let path = self.checkpoint_path(name)?;
-        if !path.exists() {
+        if !self.shared.ground.exists(&path) {
             return Ok(None);
         }
         Ok(Some(Box::new(RocksView::open(&path, &self.shared)?)))
@@ -449,7 +453,7 @@ impl Checkpoints for RocksEngine {
 
     fn remove(&self, name: &str) -> Result<(), EngineError> {
         let path = self.checkpoint_path(name)?;
-        match fs::remove_dir_all(&path) {
+        match self.shared.ground.remove_dir(&path) {
             Err(e) if e.kind() != io::ErrorKind::NotFound => Err(io_error("remove", &path, &e)),
             _ => Ok(()),
         }
@@ -457,17 +461,8 @@ impl Checkpoints for RocksEngine {
 
     fn list(&self) -> Result<Vec<String>, EngineError> {
         let dir = self.path.join(CHECKPOINT_DIR);
-        let failed = |e: &io::Error| io_error("list", &dir, e);
-        let mut names = Vec::new();
-        for entry in fs::read_dir(&dir).map_err(|e| failed(&e))? {
-            names.push(
-                entry
-                    .map_err(|e| failed(&e))?
-                    .file_name()
-                    .to_string_lossy()
-                    .into_owned(),
-            );
-        }
+        let listed = self.shared.ground.list(&dir);
+        let mut names = listed.map_err(|e| io_error("list", &dir, &e))?;
         names.sort();
         Ok(names)
     }

@@ -19,6 +19,7 @@ use clap::{Parser, Subcommand, ValueEnum};
 use indicatif::{ProgressBar, ProgressStyle};
 use kvsvr_core::mutants::{self, MUTANTS, Mutant};
 use kvsvr_sim::{
+    engine::EngineKind,
     hunt::{self, Found, Hunt},
     outcome::Failure,
 };
@@ -49,10 +50,13 @@ struct Arguments {
     /// Seconds that one seed may take
     #[arg(long, default_value_t = 300)]
     patience: u64,
+    /// What keeps the nodes' rows
+    #[arg(long, default_value = "memory")]
+    engine: EngineKind,
     #[arg(short, long, default_value = "text")]
     output: Format,
     /// Sweeps one seed that must fail with a planted bug and hold without: whether failures are seen at all
-    #[arg(long, conflicts_with_all = ["only", "seeds", "jobs"])]
+    #[arg(long, conflicts_with_all = ["only", "seeds", "jobs", "engine"])]
     canary: bool,
 }
 
@@ -65,6 +69,8 @@ enum Child {
         seed: u64,
         #[arg(long)]
         mutant: Option<String>,
+        #[arg(long, default_value = "memory")]
+        engine: EngineKind,
         #[arg(short, long)]
         output: Format,
     },
@@ -99,8 +105,14 @@ fn main() -> ExitCode {
 
 /// True if all were found as expected.
 fn command(arguments: Arguments) -> Result<bool, String> {
-    if let Some(Child::Run { seed, mutant, output }) = arguments.child {
-        return child(seed, mutant.as_deref(), output);
+    if let Some(Child::Run {
+        seed,
+        mutant,
+        engine,
+        output,
+    }) = arguments.child
+    {
+        return child(seed, mutant.as_deref(), engine, output);
     }
     for name in &arguments.only {
         chosen(name)?;
@@ -123,9 +135,9 @@ fn chosen(name: &str) -> Result<&'static Mutant, String> {
 
 /// Runs a seed here.
 #[expect(clippy::print_stdout, reason = "the outcome is for the process that sent it")]
-fn child(seed: u64, mutant: Option<&str>, output: Format) -> Result<bool, String> {
+fn child(seed: u64, mutant: Option<&str>, engine: EngineKind, output: Format) -> Result<bool, String> {
     mutant.map(chosen).transpose()?;
-    let outcome = hunt::run_here(seed);
+    let outcome = hunt::run_here(seed, engine);
     match output {
         Format::Text => println!("{outcome}"),
         Format::Json => println!("{}", json(&outcome)?),
@@ -157,7 +169,8 @@ fn canary(arguments: &Arguments) -> Result<bool, String> {
 /// Searches for all of them, and prints what is found as it comes.
 fn all(todo: &[&'static Mutant], arguments: &Arguments) -> Result<Report, String> {
     let begin = Instant::now();
-    let hunt = Hunt::new(arguments.seeds.clone(), Duration::from_secs(arguments.patience));
+    let patience = Duration::from_secs(arguments.patience);
+    let hunt = Hunt::new(arguments.seeds.clone(), patience, arguments.engine);
     let cores = || std::thread::available_parallelism().map_or(1, usize::from);
     let next = AtomicUsize::new(0);
     let error = Mutex::new(None);

@@ -8,6 +8,7 @@ use super::{BadLinks, DiskOperation, FORMAT, Fault, Knobs, Plan, Victims, What, 
 use crate::{
     ballast::Ballast,
     damage::Target,
+    engine::EngineKind,
     failpoint::{Action, Point, Step},
     random::Stream,
 };
@@ -51,6 +52,7 @@ pub(super) fn plan(seed: u64) -> Plan {
         nodes,
         shards: chance.range(1, 4) as u32,
         knobs: knobs(&mut Stream::new(seed, &[&"plan", &"knobs"])),
+        engine: EngineKind::default(),
         length_ms: chance.range(40_000, 280_000),
         workload: Spec::draw(&mut Random::new(seed, &[])).slowed(pace),
         ballast: ballast(&mut Stream::new(seed, &[&"plan", &"ballast"])),

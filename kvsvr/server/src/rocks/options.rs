@@ -9,7 +9,7 @@ use rocksdb::{
 };
 
 use super::{
-    RocksOptions,
+    Ground, RocksOptions,
     garbage::{FloorHistory, GarbageFilterFactory},
 };
 use crate::limits::{ROCKS_BACKGROUND_JOBS, ROCKS_OPEN_FILES};
@@ -37,17 +37,19 @@ pub(super) struct Shared {
     memtables: WriteBufferManager,
     memtable_bytes: usize,
     direct_io: bool,
+    pub(super) ground: Arc<dyn Ground>,
     pub(super) floors: Arc<FloorHistory>,
 }
 
 impl Shared {
     /// `direct_io`: the file system has it.
-    pub(super) fn new(options: &RocksOptions, direct_io: bool) -> Self {
+    pub(super) fn new(options: &RocksOptions, ground: Arc<dyn Ground>, direct_io: bool) -> Self {
         Self {
             cache: Cache::new_lru_cache(options.block_cache_bytes),
             memtables: WriteBufferManager::new_write_buffer_manager(options.memtable_bytes, false),
             memtable_bytes: options.memtable_bytes,
             direct_io,
+            ground,
             floors: Arc::default(),
         }
     }
@@ -80,6 +82,7 @@ impl Shared {
         options.set_keep_log_file_num(INFO_LOG_FILES);
         options.set_stats_dump_period_sec(0);
         options.set_stats_persist_period_sec(0);
+        self.ground.tune(&mut options);
         options
     }
 
@@ -119,6 +122,7 @@ impl Shared {
                 floors: self.floors.clone(),
             });
         }
+        self.ground.tune(&mut options);
         options
     }
 

@@ -1,5 +1,7 @@
 //! RocksDB as an engine: the shared suite, and what only a real database has.
 
+use std::fs;
+
 use kvsvr_core::{
     rows::{DataRow, HistRow},
     testing::engine_conformance,
