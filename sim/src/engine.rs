@@ -6,7 +6,7 @@ use std::{collections::BTreeMap, fmt, sync::Arc};
 use bytes::Bytes;
 use kvsvr::raft::snapshot::Checkpoints;
 use kvsvr_core::{
-    engine::{Cf, Engine, EngineError, EngineRead, EngineSnapshot, RowRef, Scan, Visit, Write, WriteBatch},
+    engine::{Cf, EachRow, Engine, EngineError, EngineRead, EngineSnapshot, Scan, Visit, Write, WriteBatch},
     mem::MemEngine,
     types::{Revision, ShardId},
 };
@@ -154,11 +154,7 @@ impl Engine for SimEngine {
         self.step(step, || self.memory.write(batch))
     }
 
-    fn write_rows(
-        &self,
-        rows: &mut dyn Iterator<Item = RowRef<'_>>,
-        bytes: usize,
-    ) -> Result<(), EngineError> {
+    fn write_rows(&self, rows: EachRow<'_>, bytes: usize) -> Result<(), EngineError> {
         self.step(Step::EngineWrite, || self.memory.write_rows(rows, bytes))
     }
 
