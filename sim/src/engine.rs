@@ -10,7 +10,7 @@ use bytes::Bytes;
 use clap::ValueEnum;
 use kvsvr::raft::snapshot::Checkpoints;
 use kvsvr_core::{
-    engine::{Cf, Engine, EngineError, EngineRead, EngineSnapshot, RowRef, Scan, Visit, Write, WriteBatch},
+    engine::{Cf, EachRow, Engine, EngineError, EngineRead, EngineSnapshot, Scan, Visit, Write, WriteBatch},
     types::{Revision, ShardId},
 };
 use parking_lot::Mutex;
@@ -245,11 +245,7 @@ impl Engine for SimEngine {
         self.step(step, || self.backing.write(batch))
     }
 
-    fn write_rows(
-        &self,
-        rows: &mut dyn Iterator<Item = RowRef<'_>>,
-        bytes: usize,
-    ) -> Result<(), EngineError> {
+    fn write_rows(&self, rows: EachRow<'_>, bytes: usize) -> Result<(), EngineError> {
         self.step(Step::EngineWrite, || self.backing.write_rows(rows, bytes))
     }
 

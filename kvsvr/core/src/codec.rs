@@ -16,6 +16,7 @@ pub use batch::{EntryBatch, decode_batch, encode_batch};
 pub(crate) use command::within;
 pub use command::{check_key, check_partition, decode_command, from_pb_range, from_pb_txn};
 pub use encode::encode_command;
+pub(crate) use outcome::encode_outcome_to;
 pub use outcome::{
     decode_outcome, encode_outcome, to_pb_key_value, to_pb_outcome, to_pb_range_result, to_pb_txn_result,
 };

@@ -7,6 +7,9 @@ use std::ops::ControlFlow;
 
 use bytes::Bytes;
 use thiserror::Error;
+use twox_hash::XxHash3_64;
+
+use crate::rows::Retired;
 
 /// A column family. Keys begin with the shard, so that a shard is a range of each of them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -69,6 +72,11 @@ pub trait EngineRead {
     /// The value of a key.
     fn get(&self, cf: Cf, key: &[u8]) -> Result<Option<Bytes>, EngineError>;
 
+    /// A hash of the key by which it can be found in a table. What it is must have no effect on anything else: it differs between nodes.
+    fn hash(&self, key: &[u8]) -> u64 {
+        XxHash3_64::oneshot(key)
+    }
+
     /// Calls `visit` for each pair of the range until it breaks. One scan sees one state.
     fn scan(&self, cf: Cf, range: Scan<'_>, visit: Visit<'_>) -> Result<(), EngineError>;
 }
@@ -82,10 +90,27 @@ pub enum Write {
     Delete(Cf, Bytes),
     /// Removes the keys in [start, end); an empty end means to the end of the column family.
     DeleteRange(Cf, Bytes, Bytes),
+    /// Adds the history row of a version that is no longer the newest, as [`Write::Put`] of [`Retired::encode`] would. No other write
+    /// may concern that row. Cheapest right behind the write that replaced the version: an engine may keep the two together.
+    Retire(Retired),
+}
+
+impl Write {
+    /// Sets or removes a row, which is copied.
+    pub fn copied((cf, key, value): RowRef<'_>) -> Self {
+        let key = Bytes::copy_from_slice(key);
+        match value {
+            Some(value) => Write::Put(cf, key, Bytes::copy_from_slice(value)),
+            None => Write::Delete(cf, key),
+        }
+    }
 }
 
 /// A key's newest value, borrowed; no value = it is deleted.
 pub type RowRef<'a> = (Cf, &'a [u8], Option<&'a [u8]>);
+
+/// Gives all of some rows to its argument, one after the other, by column family and key.
+pub type EachRow<'a> = &'a dyn Fn(&mut dyn FnMut(RowRef<'_>));
 
 /// Changes that become visible and durable together, applied in order.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -120,20 +145,10 @@ pub trait Engine: EngineRead + Send + Sync + 'static {
     fn write(&self, batch: WriteBatch) -> Result<(), EngineError>;
 
     /// Like [`Engine::write`], for many rows that the caller keeps: of different keys, by column family and key. `bytes`: about how many they have.
-    fn write_rows(
-        &self,
-        rows: &mut dyn Iterator<Item = RowRef<'_>>,
-        bytes: usize,
-    ) -> Result<(), EngineError> {
+    fn write_rows(&self, rows: EachRow<'_>, bytes: usize) -> Result<(), EngineError> {
         let _ = bytes;
-        let writes = rows.map(|(cf, key, value)| {
-            let key = Bytes::copy_from_slice(key);
-            match value {
-                Some(value) => Write::Put(cf, key, Bytes::copy_from_slice(value)),
-                None => Write::Delete(cf, key),
-            }
-        });
-        let writes = writes.collect();
+        let mut writes = Vec::new();
+        rows(&mut |row| writes.push(Write::copied(row)));
         self.write(WriteBatch { writes })
     }
 

@@ -313,31 +313,34 @@ fn escape(out: &mut Vec<u8>, key: &[u8]) {
     out.extend_from_slice(rest);
 }
 
+/// What a history key has more than a data key: end and revision, and room for a few escaped zeros.
+pub(crate) const HIST_KEY_MORE: usize = 2 + 8 + 8;
+
 /// What the history keys of one key begin with, given its data key.
 pub fn hist_prefix(data_key: &[u8]) -> Vec<u8> {
-    start_hist_prefix(data_key, 0)
+    let mut out = Vec::with_capacity(data_key.len() + HIST_KEY_MORE);
+    put_hist_prefix(&mut out, data_key);
+    out
 }
 
-/// [`hist_prefix`] with room for `more` bytes after the revision.
-fn start_hist_prefix(data_key: &[u8], more: usize) -> Vec<u8> {
+fn put_hist_prefix(out: &mut Vec<u8>, data_key: &[u8]) {
     let at = key_at(data_key);
-    let mut out = Vec::with_capacity(data_key.len() + 2 + 8 + 8 + more);
     out.extend_from_slice(&data_key[..at]);
-    escape(&mut out, &data_key[at..]);
+    escape(out, &data_key[at..]);
     out.extend_from_slice(&[0, 1]);
-    out
 }
 
 /// The history key of a version, given the key's data key.
 pub fn hist_key(data_key: &[u8], mod_rev: Revision) -> Bytes {
-    start_hist_key(data_key, mod_rev, 0).into()
+    let mut out = Vec::with_capacity(data_key.len() + HIST_KEY_MORE);
+    put_hist_key(&mut out, data_key, mod_rev);
+    out.into()
 }
 
-/// [`hist_key`] with room for `more` bytes after it.
-pub(crate) fn start_hist_key(data_key: &[u8], mod_rev: Revision, more: usize) -> Vec<u8> {
-    let mut out = start_hist_prefix(data_key, more);
+/// Appends the [`hist_key`] of a version.
+pub(crate) fn put_hist_key(out: &mut Vec<u8>, data_key: &[u8], mod_rev: Revision) {
+    put_hist_prefix(out, data_key);
     out.extend_from_slice(&(!mod_rev).to_be_bytes());
-    out
 }
 
 /// Where the history of keys from `data_key` on begins: the bound of a scan over many keys.

@@ -225,6 +225,7 @@ impl Machine {
         };
         self.head.stamp = self.head.stamp.max(batch.stamp);
         step.entry_bytes = 0;
+        step.expect(batch.commands.len());
         step.bytes += batch.commands.iter().map(Bytes::len).sum::<usize>();
         let outcomes = batch
             .commands
@@ -402,6 +403,12 @@ fn is_overloaded(outcome: &Outcome) -> bool {
 }
 
 impl<'e> Step<'e> {
+    /// Makes room for what so many commands change, if each changes one key, as most do.
+    fn expect(&mut self, commands: usize) {
+        self.overlay.reserve(commands);
+        self.events.reserve(commands);
+    }
+
     /// Counts what a command has gathered.
     fn spend(&mut self, bytes: usize) {
         self.entry_bytes += bytes;

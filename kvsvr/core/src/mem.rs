@@ -57,6 +57,10 @@ impl Tables {
             Write::Delete(cf, key) => {
                 self.table(cf).remove(&key);
             }
+            Write::Retire(retired) => {
+                let (key, row) = retired.encode();
+                self.table(Cf::Hist).insert(key, row);
+            }
             Write::DeleteRange(cf, start, end) => {
                 let range = Scan {
                     start: &start,

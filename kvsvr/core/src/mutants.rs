@@ -26,7 +26,7 @@ pub struct Mutant {
 }
 
 /// All of them, by name.
-pub const MUTANTS: [Mutant; 43] = [
+pub const MUTANTS: [Mutant; 42] = [
     Mutant {
         name: "ack-before-fsync",
         breaks: "The log acknowledges blocks that are in the page cache only.",
@@ -189,21 +189,6 @@ pub const MUTANTS: [Mutant; 43] = [
         origin: "etcd issues 2660 and 12651: keys lost at a change of leader, leases missing on one \
                  member after a restart.",
         expected: &["state_machine_safety", "convergence", "lease", "process"],
-    },
-    Mutant {
-        name: "leases-loaded-through-row-cache",
-        breaks: "A start reads the keys of leases through the row cache, which the replay of the log then \
-                 passes by: the cache keeps rows that the replay has changed.",
-        origin: "This project, a review of the first version of commit 3f12f5b.",
-        expected: &[
-            "state_machine_safety",
-            "convergence",
-            "revisions",
-            "linear",
-            "lease",
-            "committed",
-            "process",
-        ],
     },
     Mutant {
         name: "log-cut-at-bad-checksum",

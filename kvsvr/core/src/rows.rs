@@ -168,21 +168,52 @@ pub struct HistRow {
     pub row: DataRow,
 }
 
-impl HistRow {
-    /// The history key and the stored form of a data row as it was stored, in one buffer.
-    pub(crate) fn encode_at(
-        data_key: &[u8],
-        mod_rev: Revision,
-        superseded_at: Revision,
-        data_row: &[u8],
-    ) -> (Bytes, Bytes) {
-        let mut out = keys::start_hist_key(data_key, mod_rev, NUMBERS_LEN + data_row.len());
-        let key_len = out.len();
-        put_start(&mut out, [superseded_at]);
-        out.extend_from_slice(data_row);
+/// A version that is no longer the newest, as it was stored when it was: what its history row is made of.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Retired {
+    /// The key, as a data key.
+    pub data_key: Bytes,
+    /// The stored [`DataRow`]. It may share the buffer of others.
+    pub row: Bytes,
+    /// The revision that wrote it.
+    pub mod_rev: Revision,
+    /// The revision that replaced or deleted it.
+    pub superseded_at: Revision,
+}
+
+impl Retired {
+    /// The history key and the stored [`HistRow`], in one buffer.
+    pub fn encode(&self) -> (Bytes, Bytes) {
+        let mut out =
+            Vec::with_capacity(self.data_key.len() + self.row.len() + keys::HIST_KEY_MORE + NUMBERS_LEN);
+        let key_len = encode_retired(
+            &mut out,
+            &self.data_key,
+            self.mod_rev,
+            self.superseded_at,
+            &self.row,
+        );
         split_row(key_len, out)
     }
+}
 
+/// Appends the history key and the stored [`HistRow`] of a retired version, and returns how long the key is. `data_key`: its data key.
+pub fn encode_retired(
+    out: &mut Vec<u8>,
+    data_key: &[u8],
+    mod_rev: Revision,
+    superseded_at: Revision,
+    row: &[u8],
+) -> usize {
+    let start = out.len();
+    keys::put_hist_key(out, data_key, mod_rev);
+    let key_len = out.len() - start;
+    put_start(out, [superseded_at]);
+    out.extend_from_slice(row);
+    key_len
+}
+
+impl HistRow {
     /// The stored form.
     pub fn encode(&self) -> Bytes {
         let mut out = start([self.superseded_at], self.row.value.len() + NUMBERS_LEN);
@@ -377,16 +408,27 @@ pub struct WindowRow {
     pub outcomes: Vec<(u64, Bytes)>,
 }
 
+/// Appends an encoded outcome as it stands in a [`WindowRow`].
+pub(crate) fn put_outcome(out: &mut Vec<u8>, seq: u64, outcome: &[u8]) {
+    put_varint(out, seq);
+    put_bytes(out, outcome);
+}
+
+/// A stored [`WindowRow`] with these outcomes, see [`put_outcome`].
+pub(crate) fn encode_window(stamp: StampMs, acked_below: u64, outcomes: &[u8]) -> Bytes {
+    let mut out = start([stamp, acked_below], outcomes.len());
+    out.extend_from_slice(outcomes);
+    out.into()
+}
+
 impl WindowRow {
     /// The stored form.
     pub fn encode(&self) -> Bytes {
-        let more = self.outcomes.iter().map(|(_, outcome)| outcome.len() + 8).sum();
-        let mut out = start([self.stamp, self.acked_below], more);
+        let mut outcomes = Vec::new();
         for (seq, outcome) in &self.outcomes {
-            put_varint(&mut out, *seq);
-            put_bytes(&mut out, outcome);
+            put_outcome(&mut outcomes, *seq, outcome);
         }
-        out.into()
+        encode_window(self.stamp, self.acked_below, &outcomes)
     }
 
     /// Decodes the stored form; the outcomes share its buffer.

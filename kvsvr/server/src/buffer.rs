@@ -7,12 +7,15 @@
 //!
 //! # Protocol
 //!
-//! The *layers*, newest first, are the active buffer, a frozen one while it is being drained, and the inner engine. A read takes a key
-//! from the first layer that has it; a delete is a row of its own in a buffer (a tombstone).
+//! The *layers*, newest first, are the active buffer, a frozen one while it is being drained, the row cache ([`cache`](crate::cache): newest
+//! versions only), and the inner engine. A read takes a key from the first layer that has it; a delete is a row of its own in a buffer (a
+//! tombstone).
 //!
 //! - A **write** puts the batch into the active buffer, under the buffer's lock from the first row to the last.
-//! - A **drain** freezes the active buffer, puts an empty one in its place, writes the frozen rows to the inner engine as ONE batch, and
-//!   drops the frozen buffer. Writes and reads go on meanwhile. One drain runs at a time.
+//! - A **drain** freezes the active buffer, puts an empty one in its place, writes the frozen rows to the inner engine as ONE batch, puts the
+//!   newest versions among them into the row cache, and drops the frozen buffer. Writes and reads go on meanwhile. One drain runs at a time.
+//! - A **point read** that finds its key nowhere but in the inner engine puts what it found into the row cache, unless a buffer was frozen
+//!   since it looked at the buffers. It finds that out, and puts it in, under the lock that freezing needs.
 //! - A **flush** is a drain and a flush of the inner engine.
 //! - A **snapshot** is the number of the active buffer's last batch, the active and the frozen buffer, and a snapshot of the inner engine.
 //!   The active buffer keeps a row's older versions while an open snapshot needs them, and none otherwise.
@@ -36,6 +39,11 @@
 //! buffer. If it froze after, the row is newer and was current then. Either way the row was current at some moment of the call. This
 //! and the two points before are what the row cache needs of its engine.
 //!
+//! *What the row cache holds for a key that no buffer has is what the inner engine has.* A drain brings both to the same rows before it drops
+//! the buffer that hid them. A reader puts in what it found in the inner engine only if no buffer was frozen since it saw that none has
+//! the key; so no drain has written the key in between, and none that begins later is past its own rows yet. Range deletes
+//! count as freezing, and drop what they cover while nobody can put anything in. Rows may always be evicted.
+//!
 //! *A snapshot shows the state after its last batch, for ever.* It is taken under the lock that freezing needs, so its inner snapshot
 //! holds at most the rows of its own frozen buffer besides what was drained before, and never a row of its active buffer. In the
 //! active buffer it reads the newest version up to its number; where there is none, the key was not written since the freeze, and the layers
@@ -53,16 +61,16 @@
 //!
 //! # Memory
 //!
-//! The two buffers together have a budget. A flush is due ([`BufferedEngine::flush_due`]) when the active one has a third of it, a drain
+//! The two buffers together have a budget. A flush is due ([`BufferedEngine::flush_due`]) when the active one has nine twentieths of it, a drain
 //! ([`BufferedEngine::drain_due`]) when it has half of it because a flush takes long. Both are the caller's to run on blocking threads; writers on
 //! async threads wait for [`BufferedEngine::room`] before. A writer that finds the active buffer at half of the budget all the same drains it
 //! itself, and so blocks: memory stays bounded also where nobody limits the writers.
 //!
 //! # What it does not do
 //!
-//! It keeps nothing after a flush (that is the row cache's and RocksDB's), drops no garbage, and does not flush by itself.
+//! It drops no garbage, and does not flush by itself. Snapshots and scans know no row cache.
 
-use std::{hash::RandomState, mem, ops::ControlFlow, sync::Arc, time::Duration};
+use std::{mem, ops::ControlFlow, sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use kvsvr_core::{
@@ -74,12 +82,18 @@ use tokio::sync::Notify;
 
 use self::{
     merge::{Above, merged_scan},
-    table::{Buffer, HeldSequence, NEWEST},
+    rows::NEWEST,
+    table::{Buffer, HeldSequence},
 };
-use crate::time::timeout;
+use crate::{
+    cache::{CacheStats, Hasher, RowCache, joined},
+    time::timeout,
+};
 
 mod merge;
 mod order;
+mod parts;
+mod rows;
 mod table;
 #[cfg(test)]
 mod tests;
@@ -87,10 +101,11 @@ mod tests;
 /// An engine with a write buffer before it. See the module.
 pub struct BufferedEngine {
     inner: Arc<dyn Engine>,
+    cache: RowCache,
     layers: RwLock<Layers>,
     /// Held over a drain, and over a batch that goes past the buffer.
     draining: Mutex<()>,
-    hasher: RandomState,
+    hasher: Hasher,
     /// Bytes of the active buffer from which on it should be flushed.
     due_bytes: usize,
     /// Bytes of the active buffer from which on a writer drains it.
@@ -107,22 +122,31 @@ struct Layers {
     active: Arc<Buffer>,
     /// Complete; its rows are on their way to the inner engine.
     frozen: Option<Arc<Buffer>>,
+    /// How often a buffer was frozen, or a range deleted.
+    frozen_times: u64,
 }
 
 impl BufferedEngine {
-    /// Puts an empty buffer before the engine. From here on, all writes must go through this. `bytes`: the budget, see the module.
-    pub fn new(inner: Arc<dyn Engine>, bytes: usize) -> Self {
-        Self::with_bounds(inner, bytes / 3, bytes / 2)
+    /// Puts an empty buffer and an empty row cache before the engine. From here on, all writes must go through this. `bytes`: the
+    /// buffer's budget, see the module; `cache_bytes`: the cache's capacity, 0 = no row is kept.
+    pub fn new(inner: Arc<dyn Engine>, bytes: usize, cache_bytes: usize) -> Self {
+        Self::with_bounds(inner, bytes / 20 * 9, bytes / 2, cache_bytes)
     }
 
-    fn with_bounds(inner: Arc<dyn Engine>, due_bytes: usize, max_bytes: usize) -> Self {
-        // Seeded, because clients choose the keys.
-        let hasher = RandomState::new();
+    pub(crate) fn with_bounds(
+        inner: Arc<dyn Engine>,
+        due_bytes: usize,
+        max_bytes: usize,
+        cache_bytes: usize,
+    ) -> Self {
+        let hasher = crate::cache::hasher();
         Self {
             inner,
+            cache: RowCache::new(cache_bytes as u64),
             layers: RwLock::new(Layers {
                 active: Arc::new(Buffer::new(hasher.clone())),
                 frozen: None,
+                frozen_times: 0,
             }),
             draining: Mutex::new(()),
             hasher,
@@ -138,6 +162,11 @@ impl BufferedEngine {
     pub fn bytes(&self) -> usize {
         let layers = self.layers.read();
         layers.active.bytes() + layers.frozen.as_ref().map_or(0, |frozen| frozen.bytes())
+    }
+
+    /// What the row cache has done and holds.
+    pub fn cache_stats(&self) -> CacheStats {
+        self.cache.stats()
     }
 
     /// True if so much is in the active buffer that it should be flushed now.
@@ -217,6 +246,7 @@ impl BufferedEngine {
         if layers.active.is_empty() {
             return None;
         }
+        layers.frozen_times += 1;
         layers.frozen = Some(mem::replace(&mut layers.active, fresh));
         self.emptied.notify_waiters();
         layers.frozen.clone()
@@ -225,6 +255,14 @@ impl BufferedEngine {
     /// Writes the frozen buffer to the inner engine, then drops it.
     fn push_down(&self, frozen: &Buffer) -> Result<(), EngineError> {
         frozen.with_sorted(|rows| self.inner.write_rows(rows, frozen.bytes()))?;
+        // While the frozen buffer still hides what the cache has of these keys.
+        frozen.each_newest(|key, row| {
+            if row.is_none() && kvsvr_core::mutant!("row-cache-ignores-deletes") {
+                return;
+            }
+            self.cache
+                .put(self.hasher.hash_one(key), key.clone(), row.clone());
+        });
         let done = self.layers.write().frozen.take();
         // Freeing its rows takes a while: not under the lock.
         drop(done);
@@ -239,8 +277,10 @@ impl BufferedEngine {
         self.inner.flush()?;
         let fresh = self.empty_buffer();
         let mut layers = self.layers.write();
+        layers.frozen_times += 1;
         let mut writes = layers.active.sorted_writes();
         writes.extend(batch.writes);
+        self.forget(&writes);
         self.inner.write(WriteBatch { writes })?;
         let done = mem::replace(&mut layers.active, fresh);
         drop(layers);
@@ -249,9 +289,27 @@ impl BufferedEngine {
         Ok(())
     }
 
+    /// Drops from the row cache whatever these writes change.
+    fn forget(&self, writes: &[Write]) {
+        for write in writes {
+            match write {
+                Write::DeleteRange(Cf::Data, start, end) => {
+                    if !kvsvr_core::mutant!("row-cache-survives-snapshot") {
+                        self.cache.drop_range(start, end);
+                    }
+                }
+                Write::Put(Cf::Data, key, _) | Write::Delete(Cf::Data, key) => {
+                    self.cache.remove(self.hasher.hash_one(key), key);
+                }
+                Write::Put(..) | Write::Delete(..) | Write::DeleteRange(..) | Write::Retire(_) => {}
+            }
+        }
+    }
+
     fn view(&self) -> View<'_> {
         let layers = self.layers.read();
         View {
+            hasher: &self.hasher,
             active: HeldSequence::newest(layers.active.clone()),
             frozen: layers.frozen.clone(),
             // Under the lock: no buffer is frozen in between, so no row that is newer than the view gets in.
@@ -270,17 +328,33 @@ impl std::fmt::Debug for BufferedEngine {
 
 impl EngineRead for BufferedEngine {
     fn get(&self, cf: Cf, key: &[u8]) -> Result<Option<Bytes>, EngineError> {
+        let hash = self.hasher.hash_one(key);
         let layers = self.layers.read();
-        let hash = layers.active.hash(key);
-        if let Some(row) = layers.active.get(cf, hash, key, NEWEST) {
-            return Ok(row);
+        let mut row = layers.active.get(cf, hash, key, NEWEST);
+        if let Some(frozen) = layers.frozen.as_ref().filter(|_| row.is_none()) {
+            row = frozen.get(cf, hash, key, NEWEST);
         }
-        let frozen = layers.frozen.as_ref();
-        if let Some(row) = frozen.and_then(|frozen| frozen.get(cf, hash, key, NEWEST)) {
-            return Ok(row);
-        }
+        let frozen_times = layers.frozen_times;
         drop(layers);
-        self.inner.get(cf, key)
+        if cf != Cf::Data {
+            return row.map_or_else(|| self.inner.get(cf, key), Ok);
+        }
+        if let Some(row) = row.or_else(|| self.cache.look_up(hash, key)) {
+            self.cache.count(hash, true);
+            return Ok(row);
+        }
+        self.cache.count(hash, false);
+        let row = self.inner.get(cf, key)?;
+        let (kept_key, kept_row) = joined(key, row.as_deref());
+        let layers = self.layers.read();
+        if layers.frozen_times == frozen_times {
+            self.cache.put(hash, kept_key, kept_row);
+        }
+        Ok(row)
+    }
+
+    fn hash(&self, key: &[u8]) -> u64 {
+        self.hasher.hash_one(key)
     }
 
     fn scan(&self, cf: Cf, range: Scan<'_>, visit: Visit<'_>) -> Result<(), EngineError> {
@@ -330,6 +404,7 @@ impl Engine for BufferedEngine {
 
 /// A state of all layers.
 struct View<'e> {
+    hasher: &'e Hasher,
     active: HeldSequence,
     frozen: Option<Arc<Buffer>>,
     inner: Box<dyn EngineSnapshot + 'e>,
@@ -338,7 +413,7 @@ struct View<'e> {
 impl EngineRead for View<'_> {
     fn get(&self, cf: Cf, key: &[u8]) -> Result<Option<Bytes>, EngineError> {
         let active = self.active.buffer();
-        let hash = active.hash(key);
+        let hash = self.hasher.hash_one(key);
         if let Some(row) = active.get(cf, hash, key, self.active.sequence()) {
             return Ok(row);
         }

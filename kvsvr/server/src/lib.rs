@@ -8,6 +8,8 @@
 
 pub mod admin;
 pub mod api;
+#[cfg(test)]
+mod apply_times;
 pub mod budget;
 pub mod buffer;
 pub mod cache;

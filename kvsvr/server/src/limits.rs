@@ -4,8 +4,6 @@ use std::time::Duration;
 
 // Row cache.
 
-/// Stripes by which fills and writes of the row cache exclude each other; a power of two.
-pub const ROW_CACHE_STRIPES: usize = 16_384;
 /// Parts of the row cache with a lock of their own.
 pub const ROW_CACHE_SHARDS: usize = 16;
 /// Bytes of key and row of the largest entry: a larger one would push out thousands of others.
@@ -14,8 +12,6 @@ pub const ROW_CACHE_MAX_ROW: usize = 128 << 10;
 pub const ROW_CACHE_TYPICAL_ROW: usize = 512;
 /// Bytes that an entry costs besides its key and its row: handles, links, hash slot, allocator headers, its share of remembered keys.
 pub const ROW_CACHE_ENTRY_OVERHEAD: usize = 224;
-
-const _: () = assert!(ROW_CACHE_STRIPES.is_power_of_two() && ROW_CACHE_STRIPES > 1);
 
 // Watch hub and watch streams.
 
@@ -86,6 +82,10 @@ pub const BUFFER_ROOM_PATIENCE: Duration = Duration::from_secs(5);
 pub const BUFFER_ROW_OVERHEAD: usize = 192;
 /// Bytes that an older version of a row costs besides its value.
 pub const BUFFER_VERSION_OVERHEAD: usize = 64;
+/// Bytes that a retired version in the write buffer costs besides its key and its row.
+pub const BUFFER_FORMER_OVERHEAD: usize = 160;
+/// Retired versions of one key that a look-up in the history steps over before it has them sorted.
+pub const BUFFER_FORMER_STEPS: usize = 64;
 /// Rows of the write buffer that a scan looks at while it holds the buffer's locks.
 pub const BUFFER_SCAN_ROWS: usize = 256;
 /// Threads of RocksDB for flushes and compactions.

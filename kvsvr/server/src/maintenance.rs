@@ -72,7 +72,7 @@ async fn relieve(node: Arc<Node>) {
 
 /// Makes the engine's state durable, off the async threads.
 pub async fn flush_now(node: &Node) -> io::Result<()> {
-    let engine = node.engine().clone();
+    let engine = node.engine();
     let written = node.applied_bytes();
     Runtime::spawn_blocking(move || engine.flush())
         .await?

@@ -25,7 +25,7 @@ use crate::{
     admin,
     budget::Budget,
     buffer::BufferedEngine,
-    cache::CachedEngine,
+    cache::CacheStats,
     config::Settings,
     disk::DynDisk,
     limits::{INITIALIZE_PATIENCE, MAX_FORWARDED_BYTES},
@@ -99,9 +99,6 @@ pub struct Node {
     disk: DynDisk,
     wal: Wal,
     buffer: Arc<BufferedEngine>,
-    cache: Arc<CachedEngine>,
-    /// `cache`, over `buffer`, over what the process gave.
-    engine: Arc<dyn Engine>,
     transport: Arc<dyn Transport>,
     metrics: Arc<Metrics>,
     probe: Arc<dyn StatusProbe>,
@@ -141,8 +138,11 @@ impl Node {
         );
         snapshots.remove_stale().map_err(io::Error::other)?;
         let settings = parts.settings;
-        let buffer = Arc::new(BufferedEngine::new(parts.engine, settings.write_buffer_bytes));
-        let cache = Arc::new(CachedEngine::new(buffer.clone(), settings.row_cache_bytes as u64));
+        let buffer = Arc::new(BufferedEngine::new(
+            parts.engine,
+            settings.write_buffer_bytes,
+            settings.row_cache_bytes,
+        ));
         let node = Arc::new(Node {
             receiver: SnapshotReceiver::new(
                 parts.disk.clone(),
@@ -171,8 +171,6 @@ impl Node {
             joining: tokio::sync::Mutex::new(()),
             disk: parts.disk,
             wal: parts.wal,
-            engine: cache.clone(),
-            cache,
             buffer,
             transport: parts.transport,
             metrics: parts.metrics,
@@ -302,7 +300,7 @@ impl Node {
         ShardParts {
             id,
             wal: self.wal.clone(),
-            engine: self.engine.clone(),
+            engine: self.buffer.clone(),
             buffer: self.buffer.clone(),
             disk: self.disk.clone(),
             peers: Peers {
@@ -575,17 +573,17 @@ impl Node {
     pub fn wal(&self) -> &Wal {
         &self.wal
     }
-    /// The node's rows that are not flushed.
+    /// The node's state, with its rows that are not flushed and the row cache.
     pub fn buffer(&self) -> &Arc<BufferedEngine> {
         &self.buffer
     }
-    /// The node's row cache.
-    pub fn cache(&self) -> &Arc<CachedEngine> {
-        &self.cache
+    /// What the node's row cache has done and holds.
+    pub fn cache(&self) -> CacheStats {
+        self.buffer.cache_stats()
     }
     /// The node's state.
-    pub fn engine(&self) -> &Arc<dyn Engine> {
-        &self.engine
+    pub fn engine(&self) -> Arc<dyn Engine> {
+        self.buffer.clone()
     }
     /// The node's files.
     pub fn disk(&self) -> &DynDisk {

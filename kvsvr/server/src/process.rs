@@ -283,7 +283,7 @@ impl NodeView for View {
     }
 
     fn refresh(&self, metrics: &Metrics) {
-        let cache = self.node.cache().stats();
+        let cache = self.node.cache();
         let hits = cache.hits - self.seen_hits.swap(cache.hits, Ordering::AcqRel).min(cache.hits);
         let misses = cache.misses
             - self

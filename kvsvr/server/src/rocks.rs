@@ -18,7 +18,7 @@ use std::{
 
 use bytes::Bytes;
 use kvsvr_core::{
-    engine::{Cf, Engine, EngineError, EngineRead, EngineSnapshot, RowRef, Scan, Visit, Write, WriteBatch},
+    engine::{Cf, EachRow, Engine, EngineError, EngineRead, EngineSnapshot, Scan, Visit, Write, WriteBatch},
     types::{Revision, ShardId},
 };
 use rocksdb::{
@@ -298,6 +298,10 @@ impl Engine for RocksEngine {
             match write {
                 Write::Put(cf, key, value) => writes.put_cf(families[cf as usize], key, value),
                 Write::Delete(cf, key) => writes.delete_cf(families[cf as usize], key),
+                Write::Retire(retired) => {
+                    let (key, row) = retired.encode();
+                    writes.put_cf(families[Cf::Hist as usize], key, row);
+                }
                 Write::DeleteRange(cf, start, end) => {
                     let end: &[u8] = if end.is_empty() { &AFTER_ALL_KEYS } else { &end };
                     if *start < *end {
@@ -309,19 +313,13 @@ impl Engine for RocksEngine {
         self.write_unlogged(writes)
     }
 
-    fn write_rows(
-        &self,
-        rows: &mut dyn Iterator<Item = RowRef<'_>>,
-        bytes: usize,
-    ) -> Result<(), EngineError> {
+    fn write_rows(&self, rows: EachRow<'_>, bytes: usize) -> Result<(), EngineError> {
         let families = self.families()?;
         let mut writes = rocksdb::WriteBatch::with_capacity_bytes(bytes);
-        for (cf, key, value) in rows {
-            match value {
-                Some(value) => writes.put_cf(families[cf as usize], key, value),
-                None => writes.delete_cf(families[cf as usize], key),
-            }
-        }
+        rows(&mut |(cf, key, value)| match value {
+            Some(value) => writes.put_cf(families[cf as usize], key, value),
+            None => writes.delete_cf(families[cf as usize], key),
+        });
         self.write_unlogged(writes)
     }
 

@@ -5,7 +5,7 @@ use std::{collections::BTreeMap, sync::Arc};
 use bytes::Bytes;
 use kvsvr::raft::snapshot::Checkpoints;
 use kvsvr_core::{
-    engine::{Cf, Engine, EngineError, EngineRead, EngineSnapshot, RowRef, Scan, Visit, WriteBatch},
+    engine::{Cf, EachRow, Engine, EngineError, EngineRead, EngineSnapshot, Scan, Visit, WriteBatch},
     mem::MemEngine,
     types::{Revision, ShardId},
 };
@@ -54,11 +54,7 @@ impl Engine for Memory {
         self.rows.write(batch)
     }
 
-    fn write_rows(
-        &self,
-        rows: &mut dyn Iterator<Item = RowRef<'_>>,
-        bytes: usize,
-    ) -> Result<(), EngineError> {
+    fn write_rows(&self, rows: EachRow<'_>, bytes: usize) -> Result<(), EngineError> {
         self.rows.write_rows(rows, bytes)
     }
 

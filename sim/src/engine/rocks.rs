@@ -23,7 +23,7 @@ use kvsvr::{
     rocks::{Ground, RocksEngine, RocksOptions},
 };
 use kvsvr_core::{
-    engine::{Cf, Engine, EngineError, EngineRead, EngineSnapshot, RowRef, Scan, Visit, WriteBatch},
+    engine::{Cf, EachRow, Engine, EngineError, EngineRead, EngineSnapshot, Scan, Visit, WriteBatch},
     types::{Revision, ShardId},
 };
 use kvsvr_sim_rocks_disk::{Disk, End, Mount};
@@ -197,11 +197,7 @@ impl Engine for Rocks {
         self.engine().write(batch)
     }
 
-    fn write_rows(
-        &self,
-        rows: &mut dyn Iterator<Item = RowRef<'_>>,
-        bytes: usize,
-    ) -> Result<(), EngineError> {
+    fn write_rows(&self, rows: EachRow<'_>, bytes: usize) -> Result<(), EngineError> {
         self.engine().write_rows(rows, bytes)
     }
 

@@ -16,6 +16,11 @@ pub fn encode_outcome(outcome: &Outcome) -> Bytes {
     to_pb_outcome(outcome).encode_to_vec().into()
 }
 
+/// Appends the encoded outcome.
+pub(crate) fn encode_outcome_to(outcome: &Outcome, out: &mut Vec<u8>) {
+    to_pb_outcome(outcome).encode_raw(out);
+}
+
 /// An outcome as a message. Keys and values are shared.
 pub fn to_pb_outcome(outcome: &Outcome) -> pb::Outcome {
     pb::Outcome {

@@ -14,7 +14,7 @@ use crate::{
     event::{Event, EventKind},
     keys,
     limits::{LOG_ROW_BYTES, MAX_DELETED_KEY_BYTES, MAX_LEASE_KEYS, MAX_LEASE_ROW_BYTES},
-    rows::{DataRow, HistRow, MARK},
+    rows::{DataRow, MARK, Retired},
 };
 
 /// The keys in an order that is another on each replica.
@@ -91,19 +91,17 @@ impl Machine {
             Change::Delete | Change::None => None,
         };
         self.move_ends(step, &data_key, old.as_ref(), new.as_ref());
-        if let Some((old, _)) = old {
-            let (key, row) = HistRow::encode_at(&data_key, previous, revision, &old);
-            step.overlay.push_history(key, row);
-        }
-        let event = match new {
-            Some((stored, row)) => {
-                step.overlay.put(Cf::Data, data_key, stored);
-                Event::put(partition, key, row)
-            }
-            None => {
-                step.overlay.delete(Cf::Data, data_key);
-                Event::deletion(revision, kind, partition, key)
-            }
+        let (stored, row) = new.map_or((None, None), |(stored, row)| (Some(stored), Some(row)));
+        let retired = old.map(|(row, _)| Retired {
+            data_key: data_key.clone(),
+            row,
+            mod_rev: previous,
+            superseded_at: revision,
+        });
+        step.overlay.set_data(data_key, stored, retired);
+        let event = match row {
+            Some(row) => Event::put(partition, key, row),
+            None => Event::deletion(revision, kind, partition, key),
         };
         self.head.event_bytes += event.size();
         step.events.push(event);

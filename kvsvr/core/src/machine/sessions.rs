@@ -18,7 +18,7 @@ use bytes::Bytes;
 
 use super::Step;
 use crate::{
-    codec::encode_outcome,
+    codec::encode_outcome_to,
     command::{Outcome, OutcomeResult, SessionSeq},
     engine::{Cf, EngineRead, Scan},
     error::{Corrupt, ErrorCode, Rejection},
@@ -27,7 +27,7 @@ use crate::{
         MAX_REMEMBERED_OUTCOME, MAX_SESSION_BYTES, MAX_SESSION_WINDOW, MAX_SESSIONS, MAX_SESSIONS_BYTES,
         MAX_STUB, REMEMBERED_OVERHEAD, SESSION_IDLE_MS,
     },
-    rows::{SessionRow, WindowRow},
+    rows::{SessionRow, WindowRow, encode_window, put_outcome},
     types::{Revision, ShardId, StampMs},
 };
 
@@ -45,14 +45,43 @@ pub(super) enum Admission {
 struct Session {
     last_used: StampMs,
     acked_below: u64,
-    /// seq -> outcome and the index of its log entry. No seq is below `acked_below`.
-    window: BTreeMap<u64, (Bytes, u64)>,
+    /// seq -> encoded outcome and the index of its log entry. No seq is below `acked_below`.
+    window: BTreeMap<u64, (Encoded, u64)>,
     /// Index of a log entry -> how many of its outcomes are in the window. The row exists while there are any.
     rows: BTreeMap<u64, usize>,
     /// Of the outcomes in the window.
     bytes: usize,
-    /// Of the present log entry, not written yet.
-    fresh: Vec<(u64, Bytes)>,
+    /// Of the present log entry, not written yet: as in its [`WindowRow`].
+    fresh: Vec<u8>,
+}
+
+/// An encoded outcome. Most are short, and need no memory of their own.
+#[derive(Clone, Debug)]
+enum Encoded {
+    Short(u8, [u8; Encoded::SHORT]),
+    Long(Bytes),
+}
+
+impl Encoded {
+    const SHORT: usize = 22;
+
+    fn new(encoded: &[u8]) -> Self {
+        let mut short = [0; Self::SHORT];
+        match short.get_mut(..encoded.len()) {
+            Some(part) => {
+                part.copy_from_slice(encoded);
+                Self::Short(encoded.len() as u8, short)
+            }
+            None => Self::Long(Bytes::copy_from_slice(encoded)),
+        }
+    }
+
+    fn bytes(&self) -> &[u8] {
+        match self {
+            Self::Short(len, bytes) => &bytes[..usize::from(*len)],
+            Self::Long(bytes) => bytes,
+        }
+    }
 }
 
 /// The sessions of a shard.
@@ -64,11 +93,13 @@ pub(super) struct Sessions {
     bytes: usize,
     /// Sessions with fresh outcomes.
     touched: BTreeSet<u64>,
+    /// The outcome that is being remembered.
+    scratch: Vec<u8>,
 }
 
 /// At least that of a stub, so that whatever is forgotten makes room for one.
-fn cost(outcome: &Bytes) -> usize {
-    outcome.len().max(MAX_STUB) + REMEMBERED_OVERHEAD
+fn cost(outcome: &Encoded) -> usize {
+    outcome.bytes().len().max(MAX_STUB) + REMEMBERED_OVERHEAD
 }
 
 impl Sessions {
@@ -129,7 +160,7 @@ impl Sessions {
                 session.last_used = stamp;
                 session.acked_below = acked_below;
                 for (seq, outcome) in outcomes {
-                    session.insert(seq, Bytes::copy_from_slice(&outcome), index);
+                    session.insert(seq, Encoded::new(&outcome), index);
                 }
             }
             _ => return Err(Corrupt::new(place(Cf::State, key), "not a row of a session")),
@@ -167,7 +198,7 @@ impl Sessions {
             session.window.get(&seq)
         };
         if let Some((outcome, _)) = remembered {
-            return Admission::Remembered(outcome.clone());
+            return Admission::Remembered(Bytes::copy_from_slice(outcome.bytes()));
         }
         if !session.has_room(acked_below) {
             let message = format!("too many outcomes of session {id} are not acknowledged");
@@ -195,9 +226,10 @@ impl Sessions {
             step.overlay
                 .delete(Cf::State, keys::window_key(step.shard, ids.session, index));
         });
-        let encoded = encode_bounded(outcome, session.room());
-        session.fresh.push((ids.seq, encoded.clone()));
-        session.insert(ids.seq, encoded, step.index);
+        encode_bounded(outcome, session.room(), &mut self.scratch);
+        put_outcome(&mut session.fresh, ids.seq, &self.scratch);
+        session.insert(ids.seq, Encoded::new(&self.scratch), step.index);
+        self.scratch.clear();
         self.bytes = self.bytes + session.bytes - before;
         if session.last_used != stamp {
             self.by_use.remove(&(session.last_used, ids.session));
@@ -281,23 +313,16 @@ impl Sessions {
             let Some(session) = self.by_id.get_mut(&id) else {
                 continue;
             };
-            let outcomes = std::mem::take(&mut session.fresh);
-            let row = WindowRow {
-                stamp: session.last_used,
-                acked_below: session.acked_below,
-                outcomes,
-            };
-            step.overlay.put(
-                Cf::State,
-                keys::window_key(step.shard, id, step.index),
-                row.encode(),
-            );
+            let row = encode_window(session.last_used, session.acked_below, &session.fresh);
+            session.fresh.clear();
+            step.overlay
+                .put(Cf::State, keys::window_key(step.shard, id, step.index), row);
         }
     }
 }
 
 impl Session {
-    fn insert(&mut self, seq: u64, outcome: Bytes, index: u64) {
+    fn insert(&mut self, seq: u64, outcome: Encoded, index: u64) {
         self.bytes += cost(&outcome);
         *self.rows.entry(index).or_default() += 1;
         self.window.insert(seq, (outcome, index));
@@ -335,21 +360,24 @@ impl Session {
     }
 }
 
-/// The encoded outcome, or, instead of one that is longer than `room`, a stub: that it was applied.
-fn encode_bounded(outcome: &Outcome, room: usize) -> Bytes {
-    let encoded = encode_outcome(outcome);
-    if encoded.len() <= room.min(MAX_REMEMBERED_OUTCOME) {
-        return encoded;
+/// Makes `out` the encoded outcome, or, instead of one that is longer than `room`, a stub: that it was applied.
+fn encode_bounded(outcome: &Outcome, room: usize, out: &mut Vec<u8>) {
+    out.clear();
+    encode_outcome_to(outcome, out);
+    if out.len() > room.min(MAX_REMEMBERED_OUTCOME) {
+        out.clear();
+        // One long outcome must not hold memory for ever.
+        out.shrink_to(MAX_REMEMBERED_OUTCOME);
+        encode_outcome_to(&stub(outcome.revision), out);
     }
-    stub(outcome.revision)
 }
 
-/// Has at most [`MAX_STUB`] bytes.
-pub(super) fn stub(revision: Revision) -> Bytes {
+/// Encoded it has at most [`MAX_STUB`] bytes.
+pub(super) fn stub(revision: Revision) -> Outcome {
     let message = "the command was applied, but its outcome was not kept";
     let rejection = Rejection::new(ErrorCode::ResultForgotten, message);
-    encode_outcome(&Outcome {
+    Outcome {
         revision,
         result: OutcomeResult::Rejected(rejection),
-    })
+    }
 }

@@ -17,8 +17,10 @@ use super::{
 use crate::{
     engine::{Cf, Engine, EngineRead, Scan, Write, WriteBatch},
     hash::state_hash,
+    keys,
     mem::MemEngine,
-    types::ShardId,
+    rows::Retired,
+    types::{Partition, ShardId},
 };
 
 const CASES: u32 = 24;
@@ -34,6 +36,7 @@ pub fn engine_conformance(make: impl Fn() -> Box<dyn Engine>) {
     scans_keep_to_their_bounds(&*make());
     visitors_may_read(&*make());
     a_snapshot_does_not_change(&*make());
+    retired_versions_are_history(&*make());
     durable_is_what_was_flushed(&*make());
     garbage_of_other_shards_stays(&*make());
     random_writes_read_like_a_map(&make);
@@ -63,7 +66,7 @@ fn put(cf: Cf, key: &'static str, value: &'static str) -> Write {
     )
 }
 
-fn keys(pairs: Pairs) -> Vec<String> {
+fn names(pairs: Pairs) -> Vec<String> {
     pairs
         .into_iter()
         .map(|(key, _)| String::from_utf8(key.to_vec()).expect("test keys are text"))
@@ -120,7 +123,7 @@ fn scans_keep_to_their_bounds(engine: &dyn Engine) {
         ))
         .expect("write");
     let found = |start: &str, end: &str, reverse| {
-        keys(scan(engine, Cf::Log, start.as_bytes(), end.as_bytes(), reverse)).concat()
+        names(scan(engine, Cf::Log, start.as_bytes(), end.as_bytes(), reverse)).concat()
     };
     assert_eq!(found("", "", false), "abcd");
     assert_eq!(found("", "", true), "dcba");
@@ -181,10 +184,62 @@ fn a_snapshot_does_not_change(engine: &dyn Engine) {
     ];
     engine.write(batch(writes)).expect("write");
     engine.flush().expect("flush");
-    assert_eq!(keys(scan(&*snapshot, Cf::Data, b"", b"", false)), ["a", "b"]);
+    assert_eq!(names(scan(&*snapshot, Cf::Data, b"", b"", false)), ["a", "b"]);
     assert_eq!(snapshot.get(Cf::Data, b"a").expect("get"), Some("1".into()));
     assert_eq!(snapshot.get(Cf::Data, b"c").expect("get"), None);
-    assert_eq!(keys(scan(engine, Cf::Data, b"", b"", true)), ["c", "a"]);
+    assert_eq!(names(scan(engine, Cf::Data, b"", b"", true)), ["c", "a"]);
+}
+
+/// Versions of keys, some of which begin alike, that are replaced, once and twice in a batch, deleted, and retired without a write beside
+/// it: each is a row of the history, at once and after flushes, and for snapshots from then on.
+fn retired_versions_are_history(engine: &dyn Engine) {
+    let names: [&[u8]; 4] = [b"k", b"k\0", b"k\0\xff", b"kk"];
+    let data_key = |name: &[u8]| keys::data_key(SHARD, &Partition::local("p"), name);
+    let row = |revision: u64| Bytes::from(format!("row of {revision}"));
+    let mut wanted = BTreeMap::<Bytes, Bytes>::new();
+    let mut shown = Vec::new();
+    let mut last = BTreeMap::<&[u8], u64>::new();
+    let mut revision = 0;
+    for round in 0..8_usize {
+        let mut writes = Vec::new();
+        for name in names.iter().cycle().skip(round).take(4 + round % 2) {
+            revision += 1;
+            let key = data_key(name);
+            if round != 5 {
+                writes.push(match (round + name.len()) % 5 {
+                    0 => Write::Delete(Cf::Data, key.clone()),
+                    _ => Write::Put(Cf::Data, key.clone(), row(revision)),
+                });
+            }
+            if let Some(before) = last.insert(name, revision) {
+                let retired = Retired {
+                    data_key: key,
+                    row: row(before),
+                    mod_rev: before,
+                    superseded_at: revision,
+                };
+                let (key, stored) = retired.encode();
+                wanted.insert(key, stored);
+                writes.push(Write::Retire(retired));
+            }
+        }
+        engine.write(batch(writes)).expect("write");
+        if round == 3 || round == 6 {
+            engine.flush().expect("flush");
+        }
+        shown.push((engine.snapshot(), wanted.clone()));
+        for (snapshot, wanted) in &shown {
+            let rows: Pairs = wanted.clone().into_iter().collect();
+            assert_eq!(scan(&**snapshot, Cf::Hist, b"", b"", false), rows);
+            let back: Pairs = rows.into_iter().rev().collect();
+            assert_eq!(scan(&**snapshot, Cf::Hist, b"", b"", true), back);
+        }
+        for key in wanted.keys() {
+            assert_eq!(engine.get(Cf::Hist, key).expect("get"), wanted.get(key).cloned());
+            let (snapshot, seen) = &shown[round / 2];
+            assert_eq!(snapshot.get(Cf::Hist, key).expect("get"), seen.get(key).cloned());
+        }
+    }
 }
 
 fn durable_is_what_was_flushed(engine: &dyn Engine) {
@@ -272,6 +327,10 @@ fn random_writes_read_like_a_map(make: &impl Fn() -> Box<dyn Engine>) {
                 match write {
                     Write::Put(cf, key, value) => drop(map.insert((cf, key), value)),
                     Write::Delete(cf, key) => drop(map.remove(&(cf, key))),
+                    Write::Retire(retired) => {
+                        let (key, row) = retired.encode();
+                        map.insert((Cf::Hist, key), row);
+                    }
                     // An empty end is the end of the column family, here as in scans.
                     Write::DeleteRange(of, start, end) => map
                         .retain(|(cf, key), _| *cf != of || *key < start || (!end.is_empty() && *key >= end)),

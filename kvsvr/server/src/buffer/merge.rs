@@ -5,11 +5,7 @@ use std::{cmp::Ordering, collections::VecDeque, iter::Peekable, ops::ControlFlow
 use bytes::Bytes;
 use kvsvr_core::engine::{Cf, EngineError, EngineRead, Scan, Visit};
 
-use super::{
-    GO_ON,
-    order::Span,
-    table::{Buffer, Sequence},
-};
+use super::{GO_ON, order::Span, rows::Sequence, table::Buffer};
 
 /// A key and its row in a buffer; no row = deleted.
 type Pair = (Bytes, Option<Bytes>);

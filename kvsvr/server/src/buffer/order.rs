@@ -11,7 +11,10 @@ use bytes::Bytes;
 use kvsvr_core::engine::{Cf, Scan};
 use parking_lot::RwLock;
 
-use super::table::{Table, Tables};
+use super::{
+    parts::Number,
+    table::{Place, Tables},
+};
 use crate::limits::BUFFER_SCAN_ROWS;
 
 /// The first bytes of a key as numbers, which compare like the bytes; a shorter key is filled up with zeros. Where they are equal the
@@ -46,9 +49,9 @@ impl OrderKey {
 /// See the module.
 #[derive(Default)]
 pub(super) struct Order {
-    rows: BTreeMap<OrderKey, u32>,
-    /// Rows of the table that are in `rows`: all below this number.
-    known: usize,
+    rows: BTreeMap<OrderKey, Place>,
+    /// Rows of the table and retired versions that are in `rows`: all below these numbers.
+    known: (Number, Number),
 }
 
 impl Order {
@@ -57,17 +60,16 @@ impl Order {
 
     /// Takes in all rows that the table has when this is called.
     pub(super) fn catch_up(&mut self, tables: &RwLock<Tables>, cf: Cf) {
-        let target = tables.read().of(cf).len();
-        let mut fresh = Vec::with_capacity(target - self.known);
-        while self.known < target {
-            let next = target.min(self.known + BUFFER_SCAN_ROWS);
+        let (rows, formers) = tables.read().counts(cf);
+        let places = (self.known.0..rows).map(Place::Row);
+        let places: Vec<Place> = places.chain((self.known.1..formers).map(Place::Former)).collect();
+        let mut fresh = Vec::with_capacity(places.len());
+        for places in places.chunks(BUFFER_SCAN_ROWS) {
             let tables = tables.read();
-            let table = tables.of(cf);
-            // Copies: a handle would keep the row that stands in one buffer with its key.
-            let key = |row| OrderKey::new(Bytes::copy_from_slice(table.key(row)));
-            fresh.extend((self.known..next).map(|row| (key(row), row as u32)));
-            self.known = next;
+            let key = |place| OrderKey::new(tables.key(cf, place));
+            fresh.extend(places.iter().map(|place| (key(*place), *place)));
         }
+        self.known = (rows, formers);
         if fresh.len() > self.rows.len() / Self::MERGE_PART {
             self.rows.append(&mut fresh.into_iter().collect());
         } else {
@@ -75,24 +77,29 @@ impl Order {
         }
     }
 
-    /// The numbers of all rows of the table, in order. Leaves the order as it is: what is sorted once needs no tree, and no handles of
-    /// the keys.
-    pub(super) fn sorted_rows(&self, table: &Table) -> Vec<u32> {
-        if self.known == table.len() {
-            return self.rows.values().copied().collect();
-        }
-        let mut rows: Vec<(Front, u32)> = (0..table.len())
-            .map(|row| (front_of(table.key(row)), row as u32))
-            .collect();
-        let key = |row: u32| table.key(row as usize);
-        rows.sort_unstable_by(|(a_front, a), (b_front, b)| {
-            a_front.cmp(b_front).then_with(|| key(*a).cmp(key(*b)))
-        });
-        rows.into_iter().map(|(_, row)| row).collect()
+    /// The numbers of all rows of the table, in order, if the order has them all; `counts`: what there is.
+    pub(super) fn all_rows(&self, counts: (Number, Number)) -> Option<Vec<Number>> {
+        let row = |place: &Place| match place {
+            Place::Row(row) => Some(*row),
+            Place::Former(_) => None,
+        };
+        (self.known == counts).then(|| self.rows.values().filter_map(row).collect())
+    }
+
+    /// Where all rows stand, in order.
+    pub(super) fn places(&self) -> impl Iterator<Item = Place> {
+        self.rows.values().copied()
+    }
+
+    /// Where a key's row stands.
+    pub(super) fn find(&self, key: &[u8]) -> Option<Place> {
+        self.rows
+            .get(&OrderKey::new(Bytes::copy_from_slice(key)))
+            .copied()
     }
 
     /// The next up to `limit` rows of the span, which is moved behind them.
-    pub(super) fn next_rows(&self, span: &mut Span, limit: usize) -> Vec<u32> {
+    pub(super) fn next_rows(&self, span: &mut Span, limit: usize) -> Vec<Place> {
         let limit = limit.min(span.step);
         let mut range = self.rows.range((span.start.as_ref(), span.end.as_ref()));
         let mut rows = Vec::with_capacity(limit);
@@ -119,6 +126,15 @@ impl Order {
         }
         rows
     }
+}
+
+/// The numbers of `len` keys in their order: what is sorted once needs no tree, and no handles of the keys.
+pub(super) fn sorted<'k>(len: Number, key: impl Fn(Number) -> &'k Bytes) -> Vec<Number> {
+    let mut rows: Vec<(Front, Number)> = (0..len).map(|row| (front_of(key(row)), row)).collect();
+    rows.sort_unstable_by(|(a_front, a), (b_front, b)| {
+        a_front.cmp(b_front).then_with(|| key(*a).cmp(key(*b)))
+    });
+    rows.into_iter().map(|(_, row)| row).collect()
 }
 
 /// What is left of a range that is being read in steps.

@@ -9,6 +9,7 @@ use proptest::{collection::vec, prelude::*};
 
 use super::*;
 
+mod history;
 mod threads;
 mod times;
 
@@ -92,7 +93,7 @@ fn buffered(max_bytes: usize) -> (Arc<Hooked>, BufferedEngine) {
     let inner = Arc::new(Hooked::default());
     (
         inner.clone(),
-        BufferedEngine::with_bounds(inner, max_bytes / 2, max_bytes),
+        BufferedEngine::with_bounds(inner, max_bytes / 2, max_bytes, 1 << 20),
     )
 }
 
@@ -101,6 +102,10 @@ fn apply(rows: &mut Rows, writes: &[Write]) {
         match write {
             Write::Put(cf, key, value) => drop(rows.insert((cf, key), value)),
             Write::Delete(cf, key) => drop(rows.remove(&(cf, key))),
+            Write::Retire(retired) => {
+                let (key, row) = retired.encode();
+                rows.insert((Cf::Hist, key), row);
+            }
             Write::DeleteRange(of, start, end) => {
                 rows.retain(|(cf, key), _| *cf != of || *key < start || (!end.is_empty() && *key >= end));
             }
@@ -164,7 +169,9 @@ fn check(engine: &dyn EngineRead, rows: &Rows) {
 
 #[test]
 fn conforms() {
-    testing::engine_conformance(|| Box::new(BufferedEngine::new(Arc::new(MemEngine::new()), 1 << 20)));
+    testing::engine_conformance(|| {
+        Box::new(BufferedEngine::new(Arc::new(MemEngine::new()), 1 << 20, 1 << 20))
+    });
 }
 
 #[test]
@@ -173,13 +180,13 @@ fn conforms_when_every_write_drains() {
 }
 
 #[test]
-fn conforms_under_the_row_cache() {
-    testing::engine_conformance(|| {
-        Box::new(crate::cache::CachedEngine::new(
-            Arc::new(buffered(400).1),
-            1 << 20,
-        ))
-    });
+fn conforms_with_a_row_cache_and_without() {
+    for cache_bytes in [0, 2_000] {
+        testing::engine_conformance(|| {
+            let inner = Arc::new(MemEngine::new());
+            Box::new(BufferedEngine::with_bounds(inner, 200, 400, cache_bytes))
+        });
+    }
 }
 
 #[derive(Clone, Debug)]

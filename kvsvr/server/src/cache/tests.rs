@@ -2,15 +2,20 @@ use std::{
     collections::BTreeMap,
     ops::ControlFlow,
     sync::{
-        Barrier, RwLock,
+        Arc, Barrier, RwLock,
         atomic::{AtomicBool, AtomicU32},
     },
     thread,
 };
 
+use kvsvr_core::{
+    engine::{Cf, Engine, EngineError, EngineRead, EngineSnapshot, Scan, Visit, Write, WriteBatch},
+    types::{Revision, ShardId},
+};
 use proptest::prelude::*;
 
 use super::*;
+use crate::buffer::BufferedEngine;
 
 /// A plain engine. A restless one gives other threads the processor around its steps.
 #[derive(Default)]
@@ -58,6 +63,8 @@ impl EngineRead for PlainEngine {
     }
 }
 
+impl EngineSnapshot for PlainEngine {}
+
 impl Engine for PlainEngine {
     fn write(&self, batch: WriteBatch) -> Result<(), EngineError> {
         self.stumble();
@@ -70,6 +77,7 @@ impl Engine for PlainEngine {
                 Write::Delete(cf, key) => {
                     rows.remove(&(cf, key));
                 }
+                Write::Retire(_) => unreachable!("not used by these tests"),
                 Write::DeleteRange(cf, start, end) => {
                     rows.retain(|(of, key), _| *of != cf || *key < start || (!end.is_empty() && *key >= end));
                 }
@@ -81,7 +89,11 @@ impl Engine for PlainEngine {
     }
 
     fn snapshot(&self) -> Box<dyn EngineSnapshot + '_> {
-        unreachable!("not used by these tests")
+        let rows = RwLock::new(self.rows.read().unwrap().clone());
+        Box::new(PlainEngine {
+            rows,
+            ..PlainEngine::default()
+        })
     }
 
     fn flush(&self) -> Result<(), EngineError> {
@@ -95,43 +107,37 @@ impl Engine for PlainEngine {
     fn set_garbage_floor(&self, _: ShardId, _: Revision) {}
 }
 
-fn cached(capacity: u64, stripes: usize) -> (Arc<PlainEngine>, CachedEngine) {
-    cached_over(PlainEngine::default(), capacity, stripes)
-}
-
-fn restless(capacity: u64, stripes: usize) -> (Arc<PlainEngine>, CachedEngine) {
-    cached_over(
-        PlainEngine {
-            restless: true,
-            ..PlainEngine::default()
-        },
-        capacity,
-        stripes,
-    )
-}
-
-fn cached_over(plain: PlainEngine, capacity: u64, stripes: usize) -> (Arc<PlainEngine>, CachedEngine) {
-    let plain = Arc::new(plain);
-    let engine = CachedEngine {
-        engine: plain.clone(),
-        rows: RowCache::new(capacity, stripes),
-    };
+/// Drains when it is told to.
+fn cached(capacity: usize) -> (Arc<PlainEngine>, BufferedEngine) {
+    let plain = Arc::new(PlainEngine::default());
+    let engine = BufferedEngine::with_bounds(plain.clone(), usize::MAX, usize::MAX, capacity);
     (plain, engine)
 }
 
-fn get(engine: &CachedEngine, key: &str) -> Option<Bytes> {
+/// Over a restless engine; each write drains what came before it.
+fn restless(capacity: usize) -> (Arc<PlainEngine>, BufferedEngine) {
+    let plain = Arc::new(PlainEngine {
+        restless: true,
+        ..PlainEngine::default()
+    });
+    let engine = BufferedEngine::with_bounds(plain.clone(), 1, 1, capacity);
+    (plain, engine)
+}
+
+fn get(engine: &BufferedEngine, key: &str) -> Option<Bytes> {
     engine.get(Cf::Data, key.as_bytes()).unwrap()
 }
 
-fn write(engine: &CachedEngine, build: impl FnOnce(&mut WriteBatch)) {
+fn write(engine: &BufferedEngine, build: impl FnOnce(&mut WriteBatch)) {
     let mut batch = WriteBatch::default();
     build(&mut batch);
     engine.write(batch).unwrap();
+    engine.flush().unwrap();
 }
 
 #[test]
 fn reads_and_writes_fill_the_cache_also_with_absence() {
-    let (plain, engine) = cached(1 << 20, 64);
+    let (plain, engine) = cached(1 << 20);
     plain
         .rows
         .write()
@@ -148,7 +154,7 @@ fn reads_and_writes_fill_the_cache_also_with_absence() {
         2,
         "one read each of `old` and `none`"
     );
-    let stats = engine.stats();
+    let stats = engine.cache_stats();
     assert_eq!((stats.hits, stats.misses, stats.entries), (7, 2, 3));
 
     write(&engine, |b| b.delete(Cf::Data, "new"));
@@ -162,7 +168,7 @@ fn reads_and_writes_fill_the_cache_also_with_absence() {
 
 #[test]
 fn other_column_families_and_scans_pass_through() {
-    let (plain, engine) = cached(1 << 20, 64);
+    let (plain, engine) = cached(1 << 20);
     write(&engine, |b| {
         b.put(Cf::State, "k", "state");
         b.put(Cf::Data, "k", "data");
@@ -183,12 +189,12 @@ fn other_column_families_and_scans_pass_through() {
         })
         .unwrap();
     assert_eq!(seen, [("k".into(), "data".into())]);
-    assert_eq!(engine.stats().entries, 1);
+    assert_eq!(engine.cache_stats().entries, 1);
 }
 
 #[test]
 fn the_last_write_of_a_key_in_a_batch_wins() {
-    let (plain, engine) = cached(1 << 20, 2);
+    let (plain, engine) = cached(1 << 20);
     write(&engine, |b| {
         b.put(Cf::Data, "a", "1");
         b.delete(Cf::Data, "b");
@@ -204,8 +210,8 @@ fn the_last_write_of_a_key_in_a_batch_wins() {
 }
 
 #[test]
-fn range_changes_drop_what_they_cover() {
-    let (plain, engine) = cached(1 << 20, 64);
+fn range_deletes_drop_what_they_cover() {
+    let (plain, engine) = cached(1 << 20);
     write(&engine, |b| {
         ["a", "b", "c", "d"]
             .into_iter()
@@ -220,42 +226,29 @@ fn range_changes_drop_what_they_cover() {
         [true, false, true, true]
     );
     assert_eq!(plain.gets.load(Ordering::Relaxed), 2, "a and d were still there");
-
-    engine.change_range(b"c", b"", || {
-        plain
-            .rows
-            .write()
-            .unwrap()
-            .insert((Cf::Data, "d".into()), "9".into())
-    });
-    assert_eq!(get(&engine, "d"), Some("9".into()));
-    // Nothing is left claimed: a read fills the cache again.
-    let gets = plain.gets.load(Ordering::Relaxed);
-    assert_eq!((get(&engine, "d"), get(&engine, "b")), (Some("9".into()), None));
-    assert_eq!(plain.gets.load(Ordering::Relaxed), gets);
 }
 
 #[test]
 fn bytes_stay_within_the_capacity() {
     for capacity in [0, 1_000, 100_000, 4 << 20] {
-        let (_, engine) = cached(capacity, 64);
+        let (_, engine) = cached(capacity);
         for i in 0..2_000_usize {
             write(&engine, |b| {
                 b.put(Cf::Data, i.to_string(), vec![0; i * 7 % 5_000])
             });
             get(&engine, &format!("absent{i}"));
             if i % 100 == 0 {
-                let stats = engine.stats();
+                let stats = engine.cache_stats();
                 assert!(stats.bytes <= stats.capacity, "{stats:?}");
                 // A part of the cache rounds its share up.
-                assert!(stats.capacity <= capacity + ROW_CACHE_SHARDS as u64);
+                assert!(stats.capacity <= (capacity + ROW_CACHE_SHARDS) as u64);
             }
         }
         assert_eq!(
-            engine.stats().entries == 0,
+            engine.cache_stats().entries == 0,
             capacity < 1_000,
             "{:?}",
-            engine.stats()
+            engine.cache_stats()
         );
         assert_eq!(get(&engine, "7").map(|row| row.len()), Some(49));
     }
@@ -263,14 +256,14 @@ fn bytes_stay_within_the_capacity() {
 
 #[test]
 fn a_row_over_the_limit_is_not_kept_and_replaces_what_was() {
-    let (plain, engine) = cached(64 << 20, 64);
+    let (plain, engine) = cached(64 << 20);
     write(&engine, |b| b.put(Cf::Data, "k", "small"));
     write(&engine, |b| b.put(Cf::Data, "k", vec![1; ROW_CACHE_MAX_ROW]));
     for _ in 0..2 {
         assert_eq!(get(&engine, "k").map(|row| row.len()), Some(ROW_CACHE_MAX_ROW));
     }
     assert_eq!(plain.gets.load(Ordering::Relaxed), 2);
-    assert_eq!(engine.stats().entries, 0);
+    assert_eq!(engine.cache_stats().entries, 0);
 }
 
 /// Pairs of one writer. A pair goes through the numbers 0, 1, 2, ...; both rows hold the number, or are absent for every fourth.
@@ -308,7 +301,7 @@ fn put_pair(batch: &mut WriteBatch, writer: usize, pair: usize, number: u64) {
     }
 }
 
-fn run_writer(engine: &CachedEngine, writer: usize, pairs: &[Pair]) {
+fn run_writer(engine: &BufferedEngine, writer: usize, pairs: &[Pair]) {
     let mut numbers = [0_u64; PAIRS];
     for round in 0..BATCHES {
         let mut batch = WriteBatch::default();
@@ -332,7 +325,7 @@ fn run_writer(engine: &CachedEngine, writer: usize, pairs: &[Pair]) {
 }
 
 /// Reads one half; its number must be one that was current at some time during the read. `None`: absent.
-fn checked_read(engine: &CachedEngine, key: &str, pair: &Pair) -> Option<u64> {
+fn checked_read(engine: &BufferedEngine, key: &str, pair: &Pair) -> Option<u64> {
     let from = pair.done.load(Ordering::SeqCst);
     let row = get(engine, key);
     let to = pair.begun.load(Ordering::SeqCst);
@@ -350,7 +343,7 @@ fn checked_read(engine: &CachedEngine, key: &str, pair: &Pair) -> Option<u64> {
     number
 }
 
-fn run_reader(engine: &CachedEngine, reader: usize, pairs: &[Vec<Pair>], stop: &AtomicBool) -> u64 {
+fn run_reader(engine: &BufferedEngine, reader: usize, pairs: &[Vec<Pair>], stop: &AtomicBool) -> u64 {
     let mut reads = 0;
     let mut turn = reader;
     while !stop.load(Ordering::Relaxed) {
@@ -371,8 +364,8 @@ fn run_reader(engine: &CachedEngine, reader: usize, pairs: &[Vec<Pair>], stop: &
 }
 
 /// Tries hard to read a stale row, or half of a batch.
-fn check_no_stale_read(capacity: u64, stripes: usize) {
-    let (_, engine) = restless(capacity, stripes);
+fn check_no_stale_read(capacity: usize) {
+    let (_, engine) = restless(capacity);
     let pairs: Vec<Vec<Pair>> = (0..WRITERS)
         .map(|_| (0..PAIRS).map(|_| Pair::default()).collect())
         .collect();
@@ -397,29 +390,24 @@ fn check_no_stale_read(capacity: u64, stripes: usize) {
             assert!(reader.join().unwrap() > 100, "the readers had hardly a turn");
         }
     });
-    let stats = engine.stats();
+    let stats = engine.cache_stats();
     assert!(stats.hits > 0 && stats.misses > 0, "{stats:?}");
 }
 
 #[test]
-fn no_stale_read_with_keys_on_stripes_of_their_own() {
-    check_no_stale_read(1 << 20, ROW_CACHE_STRIPES);
-}
-
-#[test]
-fn no_stale_read_with_all_keys_on_two_stripes() {
-    check_no_stale_read(1 << 20, 2);
+fn no_stale_read_while_everything_is_kept() {
+    check_no_stale_read(1 << 20);
 }
 
 #[test]
 fn no_stale_read_while_entries_are_evicted() {
-    check_no_stale_read(2_500, 16);
+    check_no_stale_read(2_500);
 }
 
 /// Two threads write the same keys at the same time; whatever order the engine took them in, the cache agrees with it.
 #[test]
 fn overlapping_writes_of_a_key_leave_what_the_engine_has() {
-    let (plain, engine) = restless(1 << 20, 4);
+    let (plain, engine) = restless(1 << 20);
     let keys = ["x", "y", "z"];
     let barrier = Barrier::new(3);
     thread::scope(|scope| {
@@ -441,6 +429,7 @@ fn overlapping_writes_of_a_key_leave_what_the_engine_has() {
             barrier.wait();
             get(&engine, keys[round % 3]);
             barrier.wait();
+            engine.flush().unwrap();
             for key in keys {
                 let (cached, stored) = (get(&engine, key), plain.get(Cf::Data, key.as_bytes()).unwrap());
                 if cached != stored {
@@ -468,8 +457,8 @@ fn ops() -> impl Strategy<Value = Vec<Op>> {
 
 proptest! {
     #[test]
-    fn behaves_like_the_engine_alone(ops in ops(), capacity in prop_oneof![Just(0_u64), Just(1_500), Just(1 << 20)]) {
-        let (_, engine) = cached(capacity, 2);
+    fn behaves_like_the_engine_alone(ops in ops(), capacity in prop_oneof![Just(0_usize), Just(1_500), Just(1 << 20)]) {
+        let (_, engine) = restless(capacity);
         let alone = PlainEngine::default();
         for op in ops {
             match op {

@@ -183,7 +183,7 @@ pub const SETTINGS: &[Setting] = &[
     },
     Setting {
         key: "memory.write_buffer",
-        help: "Rows that are applied and not flushed: those being written to and those on their way to RocksDB. A flush starts at a third.",
+        help: "Rows that are applied and not flushed: those being written to and those on their way to RocksDB. A flush starts at nine twentieths.",
         set: |c, v| size(v).map(|v| c.memory.write_buffer = v),
         get: |c| quoted(&units::bytes(c.memory.write_buffer as u64)),
     },

@@ -105,7 +105,7 @@ impl Node {
             messages: [self.messages(), self.warnings()].concat(),
             ..Default::default()
         };
-        let cache = self.cache.stats();
+        let cache = self.cache();
         let looked_up = cache.hits + cache.misses;
         if looked_up > 0 {
             status.cache_hit_rate = cache.hits as f64 / looked_up as f64;

@@ -129,13 +129,10 @@ struct Shared {
 
 struct Applier {
     machine: Machine,
-    /// What is read and written to apply: the write buffer at first, after [`StateMachine::end_replay`] the whole engine.
-    engine: Arc<dyn Engine>,
 }
 
 impl StateMachine {
-    /// Loads the shard's state. `buffer`: the engine's write buffer, if it has one; until [`StateMachine::end_replay`] what is applied goes there,
-    /// past what lies before it. Watchers are served from `hub_bytes` of recent events.
+    /// Loads the shard's state. `buffer`: the engine's write buffer, if it has one. Watchers are served from `hub_bytes` of recent events.
     pub fn load(
         shard: ShardId,
         engine: Arc<dyn Engine>,
@@ -143,17 +140,7 @@ impl StateMachine {
         hub_bytes: usize,
         metrics: Arc<ShardMetrics>,
     ) -> io::Result<Self> {
-        let applied_to: Arc<dyn Engine> = match &buffer {
-            Some(buffer) => buffer.clone(),
-            None => engine.clone(),
-        };
-        // Not through the row cache: it would keep what this reads, and not hear of what the replay changes.
-        let loaded_from: &dyn Engine = if kvsvr_core::mutant!("leases-loaded-through-row-cache") {
-            &*engine
-        } else {
-            &*applied_to
-        };
-        let machine = Machine::load(shard, loaded_from).map_err(io::Error::other)?;
+        let machine = Machine::load(shard, &*engine).map_err(io::Error::other)?;
         let head = Arc::new(Head::default());
         head.publish(&machine);
         let history = ShardHistory::new(shard, engine.clone(), head.clone());
@@ -162,10 +149,7 @@ impl StateMachine {
             shard,
             engine,
             buffer,
-            applier: Mutex::new(Applier {
-                machine,
-                engine: applied_to,
-            }),
+            applier: Mutex::new(Applier { machine }),
             head,
             hub,
             metrics,
@@ -196,12 +180,6 @@ impl StateMachine {
         }
     }
 
-    /// Says that the shard is about to be read. Until then nothing, this included, has read its rows through the row cache, which lies before
-    /// the write buffer; so the cache has none of them and needs not hear of changes, and the log is applied in two thirds of the time.
-    pub fn end_replay(&self) {
-        self.shared.applier.lock().engine = self.shared.engine.clone();
-    }
-
     /// Where watchers subscribe.
     pub fn hub(&self) -> &Arc<Hub> {
         &self.shared.hub
@@ -215,13 +193,13 @@ impl StateMachine {
     /// Looks at the machine between two batches.
     pub fn with_machine<T>(&self, look: impl FnOnce(&Machine, &dyn Engine) -> T) -> T {
         let applier = self.shared.applier.lock();
-        look(&applier.machine, &*applier.engine)
+        look(&applier.machine, &*self.shared.engine)
     }
 
     /// The same, if no batch is being applied right now: for who comes again anyway and must not hold up a thread.
     pub fn try_with_machine<T>(&self, look: impl FnOnce(&Machine, &dyn Engine) -> T) -> Option<T> {
         let applier = self.shared.applier.try_lock()?;
-        Some(look(&applier.machine, &*applier.engine))
+        Some(look(&applier.machine, &*self.shared.engine))
     }
 
     /// Waits until the write buffer has room: a write that finds none would block this thread. After `patience` it makes room.
@@ -258,9 +236,11 @@ impl StateMachine {
         let started = Instant::now();
         let shared = &*self.shared;
         let mut applier = shared.applier.lock();
-        let Applier { machine, engine } = &mut *applier;
-        let applied = machine.apply(&**engine, entries).map_err(io::Error::other)?;
-        engine.write(applied.batch).map_err(io::Error::other)?;
+        let Applier { machine } = &mut *applier;
+        let applied = machine
+            .apply(&*shared.engine, entries)
+            .map_err(io::Error::other)?;
+        shared.engine.write(applied.batch).map_err(io::Error::other)?;
         let expired = applied
             .events
             .iter()

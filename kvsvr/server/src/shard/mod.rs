@@ -130,7 +130,6 @@ impl Shard {
         let id = parts.id;
         if let Some(staged) = Staged::interrupted(&parts.disk, id).await? {
             tracing::warn!(shard = %id, "a snapshot was being installed when the node stopped; installing it again");
-            // Not through the row cache, see `StateMachine::end_replay`.
             staged
                 .install(parts.buffer.clone())
                 .await
@@ -167,7 +166,6 @@ impl Shard {
         let raft = Raft::new(node_id, config, network, log, machine.clone())
             .await
             .map_err(|e| io::Error::other(format!("shard {id}: Raft does not start: {e}")))?;
-        machine.end_replay();
         let leader = Arc::new(LeaderView::new(node_id));
         let following = leader.clone().follow(id.0, raft.clone());
         tokio::spawn(async move { fatal(format!("shard {id}: {}", following.await)) });

@@ -74,7 +74,7 @@ fn times() {
     let mut random = Random(88_172_645_463_325_252);
     for round in 0..3 {
         let batches = random_batches(&mut random);
-        let engine = BufferedEngine::new(Arc::new(Nothing), usize::MAX);
+        let engine = BufferedEngine::new(Arc::new(Nothing), usize::MAX, 0);
         let per = |of: u64, started: Instant| started.elapsed().as_nanos() as u64 / of;
         let rows = (2 * BATCHES * PER_BATCH) as u64;
         let mut longest = 0;

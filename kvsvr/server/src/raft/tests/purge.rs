@@ -51,7 +51,7 @@ impl Leader {
             wal,
             engine: engine.clone(),
             // Stays empty: what this test flushes is the engine itself.
-            buffer: Arc::new(BufferedEngine::new(engine.clone(), 1 << 20)),
+            buffer: Arc::new(BufferedEngine::new(engine.clone(), 1 << 20, 1 << 20)),
             disk,
             peers: Peers {
                 transport,

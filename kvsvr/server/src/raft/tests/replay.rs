@@ -1,4 +1,4 @@
-//! A start applies the log past the row cache, and readers see what it applied.
+//! A start applies the log, and readers see what it applied.
 
 use futures::stream;
 use kvsvr_core::{keys, rows::DataRow};
@@ -8,7 +8,6 @@ use tokio::{sync::oneshot, time::Instant};
 use super::*;
 use crate::{
     buffer::BufferedEngine,
-    cache::CachedEngine,
     disk::mem::MemDisk,
     metrics::Metrics,
     raft::{apply::StateMachine, log::LogStore},
@@ -18,10 +17,9 @@ use crate::{
 
 const LEASE: u64 = 7;
 
-/// A node's engine, as in production: row cache, write buffer, what is durable.
+/// A node's engine, as in production: write buffer with row cache, what is durable.
 struct Layers {
-    engine: Arc<CachedEngine>,
-    buffer: Arc<BufferedEngine>,
+    engine: Arc<BufferedEngine>,
     durable: Arc<MemEngine>,
 }
 
@@ -32,13 +30,8 @@ impl Layers {
 
     fn with_buffer(durable: MemEngine, buffer_bytes: usize) -> Self {
         let durable = Arc::new(durable);
-        let buffer = Arc::new(BufferedEngine::new(durable.clone(), buffer_bytes));
-        let engine = Arc::new(CachedEngine::new(buffer.clone(), 1 << 20));
-        Self {
-            engine,
-            buffer,
-            durable,
-        }
+        let engine = Arc::new(BufferedEngine::new(durable.clone(), buffer_bytes, 1 << 20));
+        Self { engine, durable }
     }
 
     fn load(&self) -> StateMachine {
@@ -46,7 +39,7 @@ impl Layers {
         StateMachine::load(
             SHARD,
             self.engine.clone(),
-            Some(self.buffer.clone()),
+            Some(self.engine.clone()),
             1 << 20,
             metrics,
         )
@@ -92,7 +85,6 @@ fn put(value: &'static str, lease: u64) -> Op {
 async fn a_replayed_change_of_a_leased_key_is_seen() {
     let before = Layers::over(MemEngine::new());
     let mut survivor = before.load();
-    survivor.end_replay();
     let grant = Op::LeaseGrant {
         id: LEASE,
         ttl_ms: 60_000,
@@ -105,7 +97,6 @@ async fn a_replayed_change_of_a_leased_key_is_seen() {
     let after = Layers::over(before.durable.crash());
     let mut machine = after.load();
     apply_one(&mut machine, 2, put("new", 0)).await;
-    machine.end_replay();
     assert_eq!(after.value().as_deref(), Some(&b"new"[..]));
     apply_one(&mut machine, 3, put("newest", 0)).await;
     assert_eq!(after.value().as_deref(), Some(&b"newest"[..]));

@@ -3,6 +3,8 @@
 
 use std::collections::BTreeSet;
 
+use kvsvr_core::engine::RowRef;
+
 use super::*;
 use crate::test_keys::{Random, key};
 
@@ -59,8 +61,11 @@ fn measure(puts_in_a_flush: u64) {
     let before = processor_ms();
     for rows in &flushes {
         let bytes = rows.len() * 340;
-        let mut rows = rows.iter().map(|(cf, key)| (*cf, &key[..], Some(&VALUE[..])));
-        engine.write_rows(&mut rows, bytes).unwrap();
+        let each = |visit: &mut dyn FnMut(RowRef<'_>)| {
+            rows.iter()
+                .for_each(|(cf, key)| visit((*cf, &key[..], Some(&VALUE[..]))));
+        };
+        engine.write_rows(&each, bytes).unwrap();
         engine.flush().unwrap();
     }
     let took = processor_ms() - before;
