@@ -27,6 +27,7 @@ pub mod metrics;
 mod mutants;
 pub mod node;
 pub mod peer;
+pub mod placement;
 pub mod raft;
 pub mod service;
 pub mod shard;
