@@ -13,6 +13,7 @@ pub mod buffer;
 pub mod cache;
 pub mod check;
 pub mod config;
+pub mod controller;
 pub mod convert;
 pub mod disk;
 pub mod exec;

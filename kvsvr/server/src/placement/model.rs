@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use super::{
     decide::{Decision, Write, decide},
-    state::{Progress, Real, View, majority},
+    state::{NodeState, Progress, Real, View, majority},
     step::Step,
 };
 use crate::limits::MAX_PLAN_STEPS;
@@ -35,6 +35,12 @@ impl World {
     pub(super) fn of(view: &View) -> World {
         let mut stored = view.clone();
         stored.real.clear();
+        for node in stored.nodes.values_mut() {
+            // It will be heard of.
+            if node.state == NodeState::Joining {
+                node.silent_ms = None;
+            }
+        }
         let mut world = World {
             stored,
             groups: BTreeMap::new(),
