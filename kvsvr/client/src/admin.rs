@@ -15,6 +15,9 @@ use crate::{
     transport::Method,
 };
 
+/// The shard that knows the cluster.
+const META_SHARD: u32 = 0;
+
 /// What a compaction over all nodes did.
 #[derive(Clone, Debug, Default)]
 pub struct Compacted {
@@ -121,7 +124,7 @@ impl Client {
             to: to.unwrap_or(0),
         };
         let response: v1::TransferLeaderResponse = self
-            .call_leader(shard, Method::AdminTransferLeader, &request)
+            .call_leader(shard, Method::AdminTransferLeader, &request, Repeat::Harmless)
             .await?;
         if response.leader != 0 {
             self.core
@@ -130,6 +133,38 @@ impl Client {
                 .leader_is(shard, response.leader, "", self.core.now());
         }
         Ok(response.leader)
+    }
+
+    /// The nodes with what they are for, and the operations that change them, by the meta shard's leader.
+    ///
+    /// # Errors
+    /// The meta shard has no leader that answers; see [`Error`].
+    pub async fn members(&self) -> Result<v1::MembersResponse> {
+        self.call_leader(
+            META_SHARD,
+            Method::AdminMembers,
+            &v1::MembersRequest {},
+            Repeat::Read,
+        )
+        .await
+    }
+
+    /// Begins an operation that changes the members, or takes one back; with `dry_run` only its plan comes back. Not repeated after an
+    /// unknown outcome: [`Client::members`] tells whether it has begun.
+    ///
+    /// # Errors
+    /// `Refused` with the reason if it is unsafe or makes no sense; see [`Error`].
+    pub async fn change_members(
+        &self,
+        request: v1::ChangeMembersRequest,
+    ) -> Result<v1::ChangeMembersResponse> {
+        let repeat = if request.dry_run {
+            Repeat::Read
+        } else {
+            Repeat::Forbidden
+        };
+        self.call_leader(META_SHARD, Method::AdminChangeMembers, &request, repeat)
+            .await
     }
 
     /// Moves the compaction floor of one shard, or of all data shards, to `keep_revisions` behind the newest revision, but not past what its
@@ -151,7 +186,9 @@ impl Client {
         };
         let mut done = Compacted::default();
         if let Some(shard) = shard {
-            let response = self.call_leader(shard, Method::AdminCompact, &request).await?;
+            let response = self
+                .call_leader(shard, Method::AdminCompact, &request, Repeat::Harmless)
+                .await?;
             done.add(response, "the leader");
             return Ok(done);
         }
@@ -229,10 +266,11 @@ impl Client {
         shard: u32,
         method: Method,
         request: &Q,
+        repeat: Repeat,
     ) -> Result<R> {
         let deadline = self.deadline();
         self.core.locate(Place::Shard(shard), deadline).await?;
-        let mut tries = Tries::new(Repeat::Harmless);
+        let mut tries = Tries::new(repeat);
         let mut avoid = Vec::new();
         loop {
             let target = self.core.router().read().leader(shard, &avoid, self.core.now());

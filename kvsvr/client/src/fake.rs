@@ -102,7 +102,7 @@ impl Fake {
             first_slot,
             last_slot,
             replicas,
-            leader: 0,
+            ..v1::ShardInfo::default()
         };
         let map = v1::ShardMap {
             cluster_id: "c".to_owned(),
@@ -114,6 +114,7 @@ impl Fake {
                 shard(1, 0, 2047, vec![1, 2, 3]),
                 shard(2, 2048, 4095, vec![2, 3, 1]),
             ],
+            replication: 3,
         };
         let cluster = Cluster {
             map,

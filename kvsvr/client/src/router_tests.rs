@@ -14,6 +14,7 @@ fn map(epoch: u64) -> v1::ShardMap {
         last_slot,
         replicas: vec![1, 2, 3],
         leader,
+        ..v1::ShardInfo::default()
     };
     v1::ShardMap {
         cluster_id: "c".into(),

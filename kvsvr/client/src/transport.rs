@@ -33,6 +33,8 @@ pub enum Method {
     AdminTransferLeader,
     AdminCompact,
     AdminStateHash,
+    AdminChangeMembers,
+    AdminMembers,
     RaftVote,
     RaftPreVote,
     RaftTransferLeadership,
@@ -40,11 +42,13 @@ pub enum Method {
     RaftAppend,
     RaftReadIndex,
     RaftSnapshot,
+    RaftGroup,
+    RaftChangeGroup,
 }
 
 impl Method {
     /// All methods.
-    pub const ALL: [Method; 25] = [
+    pub const ALL: [Method; 29] = [
         Method::KvPut,
         Method::KvGet,
         Method::KvRange,
@@ -63,6 +67,8 @@ impl Method {
         Method::AdminTransferLeader,
         Method::AdminCompact,
         Method::AdminStateHash,
+        Method::AdminChangeMembers,
+        Method::AdminMembers,
         Method::RaftVote,
         Method::RaftPreVote,
         Method::RaftTransferLeadership,
@@ -70,6 +76,8 @@ impl Method {
         Method::RaftAppend,
         Method::RaftReadIndex,
         Method::RaftSnapshot,
+        Method::RaftGroup,
+        Method::RaftChangeGroup,
     ];
 
     /// The gRPC path.
@@ -93,6 +101,8 @@ impl Method {
             Method::AdminTransferLeader => "/kvsvr.v1.Admin/TransferLeader",
             Method::AdminCompact => "/kvsvr.v1.Admin/Compact",
             Method::AdminStateHash => "/kvsvr.v1.Admin/StateHash",
+            Method::AdminChangeMembers => "/kvsvr.v1.Admin/ChangeMembers",
+            Method::AdminMembers => "/kvsvr.v1.Admin/Members",
             Method::RaftVote => "/kvsvr.v1.Raft/Vote",
             Method::RaftPreVote => "/kvsvr.v1.Raft/PreVote",
             Method::RaftTransferLeadership => "/kvsvr.v1.Raft/TransferLeadership",
@@ -100,6 +110,8 @@ impl Method {
             Method::RaftAppend => "/kvsvr.v1.Raft/Append",
             Method::RaftReadIndex => "/kvsvr.v1.Raft/ReadIndex",
             Method::RaftSnapshot => "/kvsvr.v1.Raft/Snapshot",
+            Method::RaftGroup => "/kvsvr.v1.Raft/Group",
+            Method::RaftChangeGroup => "/kvsvr.v1.Raft/ChangeGroup",
         }
     }
 

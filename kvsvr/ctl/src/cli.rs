@@ -11,6 +11,7 @@ use crate::{
     failure::{self, EXIT_HELP, Exit, Failure},
     health, import, leader, lease,
     limits::DEFAULT_ENDPOINT,
+    member, operation,
     output::{self, Format},
     text::{Encoding, parse_endpoint, parse_timeout},
     txn, watch,
@@ -138,6 +139,16 @@ pub enum Command {
     /// Who leads, and who should
     #[command(subcommand)]
     Leader(leader::LeaderCommand),
+    /// The nodes: take in, take out, put one in the place of another
+    #[command(subcommand)]
+    Member(member::MemberCommand),
+    /// Move all data off a node; it stays a member
+    Drain(member::NodeArgs),
+    /// Let a drained node have data again
+    Undrain(member::NodeArgs),
+    /// Operations on members: what runs, what was done, taking one back
+    #[command(subcommand)]
+    Ops(operation::OpsCommand),
     /// Measure kvsvr, or etcd for comparison
     Bench(bench::BenchArgs),
     /// Print a completion script for a shell
@@ -260,6 +271,10 @@ pub async fn execute(context: &mut Context, command: Command) -> Result<(), Fail
             cluster::ClusterCommand::Health(args) => health::health(context, &args).await,
         },
         Command::Leader(command) => leader::leader(context, &command).await,
+        Command::Member(command) => member::member(context, &command).await,
+        Command::Drain(args) => member::drain(context, &args).await,
+        Command::Undrain(args) => member::undrain(context, &args).await,
+        Command::Ops(command) => operation::ops(context, &command).await,
         Command::Bench(args) => bench::bench(context, &args).await,
         Command::Completion { .. } => Ok(()),
     }
@@ -379,6 +394,15 @@ pub(crate) mod tests {
             "cluster health --wait --serving",
             "leader transfer 2 --to 3 --wait",
             "leader show",
+            "member list",
+            "member add 10.0.0.4:7101 --dry-run",
+            "member remove 3 --yes",
+            "member replace 3 10.0.0.4:7101 --no-wait",
+            "drain n2:7101 --timeout 10s",
+            "undrain 2",
+            "ops list",
+            "ops show 3 --wait",
+            "ops abort 3 --yes",
             "bench put --clients 64",
             "bench ycsb-a --rate 1000 --skew zipfian=0.8 --load",
             "completion bash",

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use clap::{Args, Subcommand};
-use kvsvr_client::proto::{BootstrapRequest, NodeStatus, ShardInfo};
+use kvsvr_client::proto::{BootstrapRequest, NodeInfo, NodeState, NodeStatus, ShardInfo};
 use serde_json::{Value, json};
 
 use crate::{
@@ -195,7 +195,7 @@ fn node_row(view: &View, node: &NodeView) -> Vec<Field> {
     let warn = |bad: bool| if bad { Mood::Warn } else { Mood::Plain };
     let fsync = Duration::from_micros(status.fsync_p99_us);
     row.extend([
-        Field::text("up").mood(Mood::Good),
+        state_field(view, node.id),
         Field::number(leads),
         Field::number(status.replicas.len()),
         Field::number(lag).mood(warn(lag > LAG_ENTRIES)),
@@ -212,6 +212,17 @@ fn node_row(view: &View, node: &NodeView) -> Vec<Field> {
         Field::text(&status.version),
     ]);
     row
+}
+
+/// What the node is for; it answers.
+fn state_field(view: &View, id: u64) -> Field {
+    let info = view.map.nodes.iter().find(|info| info.id == id);
+    match info.map_or(NodeState::NodeUp, NodeInfo::state) {
+        NodeState::NodeUp => Field::text("up").mood(Mood::Good),
+        NodeState::NodeJoining => Field::text("joining").mood(Mood::Warn),
+        NodeState::NodeDraining => Field::text("draining").mood(Mood::Warn),
+        NodeState::NodeLeaving | NodeState::NodeRemoved => Field::text("leaving").mood(Mood::Warn),
+    }
 }
 
 fn shard_row(view: &View, shard: &ShardInfo) -> Vec<Field> {

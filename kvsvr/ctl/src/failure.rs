@@ -48,6 +48,8 @@ pub const IO: &str = "io";
 pub const UNHEALTHY: &str = "unhealthy";
 /// A comparison of a transaction did not hold.
 pub const COMPARE_FAILED: &str = "compare_failed";
+/// An operation was taken back.
+pub const ABORTED: &str = "aborted";
 /// Waiting took too long.
 pub const TIMEOUT: &str = "timeout";
 /// A benchmark could not be carried out.

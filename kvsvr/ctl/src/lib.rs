@@ -17,6 +17,8 @@ pub mod import;
 pub mod leader;
 pub mod lease;
 pub mod limits;
+pub mod member;
+pub mod operation;
 pub mod output;
 pub mod progress;
 pub mod record;

@@ -31,6 +31,10 @@ pub const POLL: Duration = Duration::from_millis(250);
 pub const STATUS_TIMEOUT: Duration = Duration::from_secs(2);
 /// How long `--wait` waits unless `--timeout` says otherwise.
 pub const WAIT_TIMEOUT: Duration = Duration::from_secs(60);
+/// How long a command waits for the end of an operation on members unless `--timeout` says otherwise: data may have to move.
+pub const OPERATION_TIMEOUT: Duration = Duration::from_secs(3600);
+/// Deadline of a request that begins an operation: the nodes are asked first.
+pub const OPERATION_REQUEST_TIMEOUT: Duration = Duration::from_secs(20);
 /// Deadline for forming a cluster unless `--timeout` says otherwise: every node writes its first files.
 pub const BOOTSTRAP_TIMEOUT: Duration = Duration::from_secs(60);
 /// Revisions that `compact` keeps unless `--keep` says otherwise.

@@ -379,3 +379,49 @@ async fn a_benchmark_of_the_client_library_runs() {
     );
     assert_eq!((report.measured.misses, report.target), (0, "kvsvr"));
 }
+
+#[tokio::test]
+async fn members_change_by_operations() {
+    let shell = Shell::new();
+    assert_eq!(
+        shell.run("member list").await,
+        "NODE  ADDRESS  STATE  REPLICAS  SHOULD LEAD  STORE\n   1  node:1   up            1            1  5107e\n"
+    );
+    assert_eq!(
+        shell.run("member add n2:1 --dry-run").await,
+        "  1  first\n  2  second\n"
+    );
+    assert_eq!(
+        shell.json("member add n2:1 --dry-run").await,
+        [json!({"dry_run": true, "plan": ["first", "second"]})]
+    );
+    assert_eq!(
+        shell.run("ops list").await,
+        "OP  WHAT  STATE  STEPS  TIME  WHO\n",
+        "nothing has begun"
+    );
+    assert_eq!(
+        shell.run("member add n2:1").await,
+        "operation 1 (add node 2) is done, 2 steps in 2.0s\n"
+    );
+    let done = shell.json("drain node:1").await;
+    assert_eq!(
+        (&done[0]["id"], &done[0]["node"], &done[0]["state"]),
+        (&json!("2"), &json!("1"), &json!("done"))
+    );
+    assert_eq!(
+        shell.run("ops show").await,
+        "operation 2 (drain node 1) is done, 2 steps in 2.0s\n      1.0s  shard 1: change the voters to 2\n"
+    );
+    let failure = shell.fails("member remove 1 --yes").await;
+    assert_eq!((&failure.code[..], failure.exit), ("refused", Exit::Refused));
+    assert!(failure.message.contains("without node 1"), "{failure}");
+    // A plan needs no confirmation, the rest does.
+    assert_eq!(shell.fails("member remove 1").await.exit, Exit::Refused);
+    assert_eq!(
+        shell.fails("member remove 1 --dry-run").await.message,
+        failure.message
+    );
+    assert_eq!(shell.fails("drain n7:1").await.code, "not_found");
+    assert_eq!(shell.fails("ops show 9").await.code, "not_found");
+}

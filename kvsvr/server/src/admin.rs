@@ -1,5 +1,7 @@
 //! Administration: joining, bootstrapping, leader transfer, compaction, state hashes.
 
+pub mod members;
+
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use kvsvr_client::transport::Method;
@@ -61,7 +63,8 @@ pub async fn join(node: &Arc<Node>, request: pb::JoinRequest) -> Result<pb::Join
             request.store_id
         )));
     }
-    node.check_unclaimed().map_err(refused)?;
+    node.take_place(&request.cluster_id, request.replaces)
+        .map_err(refused)?;
     let cluster_id = u64::from_str_radix(&request.cluster_id, 16).unwrap_or(0);
     if cluster_id == 0 || request.node_id == 0 {
         return Err(invalid(
@@ -112,6 +115,7 @@ pub async fn bootstrap(
             cluster_id: cluster_id.clone(),
             node_id: info.id,
             store_id: info.store_id.clone(),
+            replaces: 0,
         };
         let _: pb::JoinResponse = ask(node, &info.address, Method::AdminJoin, &join).await?;
     }
@@ -211,6 +215,7 @@ pub async fn initialize(shard: &Shard, nodes: &[pb::NodeInfo]) -> Result<(), Cal
                 PeerNode {
                     address: n.address.clone(),
                     store_id: n.store_id.clone(),
+                    incarnation: 0,
                 },
             )
         })

@@ -13,7 +13,9 @@ use kvsvr_proto::v1::{
 use prost::Message;
 
 use crate::{
-    admin, exec,
+    admin,
+    admin::members,
+    exec,
     node::Node,
     peer,
     service::{CallError, Service},
@@ -240,6 +242,11 @@ async fn call(node: Arc<Node>, method: Method, request: Bytes) -> Result<Bytes, 
         Method::AdminTransferLeader => encode(&admin::transfer_leader(&node, decode(request)?).await?),
         Method::AdminCompact => encode(&admin::compact(&node, decode(request)?).await?),
         Method::AdminStateHash => encode(&admin::state_hash(&node, decode(request)?).await?),
+        Method::AdminChangeMembers => encode(&members::change(&node, decode(request)?).await?),
+        Method::AdminMembers => {
+            let _: pb::MembersRequest = decode(request)?;
+            encode(&members::list(&node).await?)
+        }
         Method::ConsumerList => {
             let _: pb::ConsumerListRequest = decode(request)?;
             encode(&admin::consumers(&node))
@@ -248,7 +255,9 @@ async fn call(node: Arc<Node>, method: Method, request: Bytes) -> Result<Bytes, 
         | Method::RaftPreVote
         | Method::RaftHeartbeat
         | Method::RaftTransferLeadership
-        | Method::RaftReadIndex => peer::call(&node, method, request).await,
+        | Method::RaftReadIndex
+        | Method::RaftGroup
+        | Method::RaftChangeGroup => peer::call(&node, method, request).await,
         Method::KvExec
         | Method::WatchWatch
         | Method::ConsumerStream

@@ -313,3 +313,30 @@ pub const BOOTSTRAP_DEADLINE: Duration = Duration::from_secs(20);
 pub const STOP_TRANSFER_DEADLINE: Duration = Duration::from_secs(3);
 /// How often a condition is looked at where nothing tells of its change.
 pub const POLL_INTERVAL: Duration = Duration::from_millis(50);
+
+// Placement.
+
+/// How often the leader of the meta shard compares what is wanted with what is, while something is to be done.
+pub const PLACEMENT_INTERVAL: Duration = Duration::from_millis(300);
+/// Data shards of which a replica moves at a time.
+pub const MAX_REPLICA_MOVES: usize = 2;
+/// A node that was to get a replica and has been silent for so long, in milliseconds, does not get it.
+pub const RETARGET_AFTER_MS: u64 = 60_000;
+/// A node that the leader of the meta shard has not heard of for so long is down.
+pub const NODE_SILENCE: Duration = Duration::from_secs(3);
+/// Entries that a learner may lack to become a voter.
+pub const LEARNER_MAX_LAG: u64 = 64;
+/// By so much a learner may be behind in time to become a voter, in milliseconds.
+pub const LEARNER_MAX_LAG_MS: u64 = 1_000;
+/// Looks at a leader's log that are remembered to tell how far behind in time a member is.
+pub const LAG_SAMPLES: usize = 256;
+/// Steps of a plan that is shown.
+pub const MAX_PLAN_STEPS: usize = 10_000;
+/// Events that an operation remembers.
+pub const MAX_OPERATION_EVENTS: usize = 200;
+/// Operations that are remembered after their end.
+pub const MAX_ENDED_OPERATIONS: usize = 50;
+/// Time that a shard's leader gets to carry out one step.
+pub const STEP_DEADLINE: Duration = Duration::from_secs(10);
+
+const _: () = assert!(NODE_SILENCE.as_millis() < RETARGET_AFTER_MS as u128);

@@ -8,6 +8,7 @@ use openraft_rt::AsyncRuntime;
 
 use crate::{
     admin::propose,
+    controller,
     limits::{
         COMPACTION_INTERVAL, EXPIRY_INTERVAL, IDLE_CHECKPOINT_INTERVAL, MAINTENANCE_INTERVAL,
         MIN_COMPACTION_STEP, POLL_INTERVAL, PREFERRED_LEADER_INTERVAL, STOP_TRANSFER_DEADLINE,
@@ -27,6 +28,7 @@ pub fn spawn(node: &Arc<Node>) {
     tokio::spawn(every(node.clone(), COMPACTION_INTERVAL, compact));
     tokio::spawn(every(node.clone(), PREFERRED_LEADER_INTERVAL, prefer_leaders));
     tokio::spawn(every(node.clone(), MAINTENANCE_INTERVAL, watch_disk));
+    tokio::spawn(controller::run(node.clone()));
     tokio::spawn(every(node.clone(), IDLE_CHECKPOINT_INTERVAL, |node| async move {
         remove_checkpoints(&node, false).await;
     }));

@@ -1,6 +1,8 @@
 //! A node: its replicas, what it knows of the cluster, and who it is. Put together from parts that the simulator has forms of its own of.
 
+mod claims;
 mod health;
+mod replicas;
 
 use std::{
     collections::BTreeMap,
@@ -19,16 +21,15 @@ use kvsvr_core::{
 };
 use kvsvr_proto::v1::{self as pb, ErrorCode};
 use parking_lot::{Mutex, RwLock};
-use tokio::sync::mpsc;
+use tokio::sync::{Notify, mpsc};
 
 use crate::{
-    admin,
     budget::Budget,
     buffer::BufferedEngine,
     cache::CacheStats,
     config::Settings,
     disk::DynDisk,
-    limits::{INITIALIZE_PATIENCE, MAX_FORWARDED_BYTES},
+    limits::MAX_FORWARDED_BYTES,
     metrics::Metrics,
     raft::{
         apply::StateMachine,
@@ -36,8 +37,8 @@ use crate::{
         snapshot::{Checkpoints, SnapshotReceiver, SnapshotSender, TransferStatus},
     },
     shard::{Shard, ShardParts, error},
-    store::{Identity, MEMBER_LOST, Store},
-    time::{Instant, sleep, sleep_until},
+    store::{Identity, ReplicaRecord, Store},
+    time::{Instant, sleep_until},
     topology::{self, SlotTable},
     wal::Wal,
 };
@@ -113,8 +114,14 @@ pub struct Node {
     map_epoch: AtomicU64,
     links: Mutex<BTreeMap<String, NodeStream>>,
     forwarding: Arc<Budget>,
+    /// The newest replicas of shards that were made, or destroyed, after the cluster was.
+    incarnations: Mutex<BTreeMap<ShardId, ReplicaRecord>>,
     /// Why peers' messages were refused last.
-    refusal: Mutex<Option<String>>,
+    refusal: Mutex<Option<claims::Refusal>>,
+    /// The node whose place this one was given since it started.
+    replaces: Mutex<Option<u64>>,
+    /// Something about the placement of replicas has changed.
+    placement_changed: Notify,
     /// Why writes are refused now.
     writes_refused: RwLock<Option<String>>,
     fatal: mpsc::UnboundedSender<String>,
@@ -159,7 +166,10 @@ impl Node {
             map_epoch: AtomicU64::new(0),
             links: Mutex::default(),
             forwarding: Arc::new(Budget::new(MAX_FORWARDED_BYTES)),
+            incarnations: Mutex::default(),
             refusal: Mutex::new(None),
+            replaces: Mutex::new(None),
+            placement_changed: Notify::new(),
             writes_refused: RwLock::new(None),
             fatal,
             flushed_bytes: AtomicU64::new(0),
@@ -182,17 +192,6 @@ impl Node {
             node.start_member().await?;
         }
         Ok((node, fatal_receiver))
-    }
-
-    /// Applies the log of every shard that this node had a part in: until it may take part again there is nothing else to do.
-    async fn recover_shards(&self, identity: Identity) -> io::Result<()> {
-        for id in self.wal.shards() {
-            let machine = Shard::recover(&self.shard_parts(id, identity)).await;
-            let machine = machine
-                .map_err(|e| io::Error::new(e.kind(), format!("shard {id}: the log is not replayed: {e}")))?;
-            self.recovered.lock().insert(id, machine);
-        }
-        Ok(())
     }
 
     /// By acknowledging a leader's messages a replica promises not to vote for another one until an election timeout later; leaders serve
@@ -224,7 +223,7 @@ impl Node {
                 meta.head().wait_for(|head| head.revision() != seen).await;
                 seen = meta.revision();
                 if let Err(e) = node.load_map(&meta).await {
-                    node.fail(format!("the shard map cannot be read: {e}"));
+                    node.fail(format!("the shard map cannot be followed: {e}"));
                     return;
                 }
             }
@@ -232,73 +231,10 @@ impl Node {
         Ok(())
     }
 
-    /// Reads the shard map from the meta shard's applied state and starts the replicas that it gives to this node.
-    async fn load_map(self: &Arc<Self>, meta: &Shard) -> io::Result<()> {
-        let loaded = topology::load(&*meta.engine().snapshot()).map_err(io::Error::other)?;
-        let Some(map) = loaded else { return Ok(()) };
-        let table = SlotTable::new(&map);
-        let epoch = map.epoch;
-        *self.map.write() = Arc::new(MapState {
-            map: Some(map.clone()),
-            table,
-        });
-        self.map_epoch.store(epoch, Ordering::Release);
-        let me = self.identity().map_or(0, |i| i.node_id);
-        for info in map.shards.iter().filter(|s| s.replicas.contains(&me)) {
-            let id = ShardId(info.id);
-            if self.shard(id).is_some() {
-                continue;
-            }
-            let shard = self.start_shard(id).await?;
-            self.initialize(shard, info, &map.nodes, me);
-        }
-        Ok(())
-    }
-
-    /// A new group is initialised by its preferred leader, or after a while by any member: all say the same, so it does not matter who.
-    fn initialize(&self, shard: Arc<Shard>, info: &pb::ShardInfo, nodes: &[pb::NodeInfo], me: u64) {
-        let members: Vec<pb::NodeInfo> = nodes
-            .iter()
-            .filter(|n| info.replicas.contains(&n.id))
-            .cloned()
-            .collect();
-        let first = info.replicas.first() == Some(&me);
-        tokio::spawn(async move {
-            if !first {
-                sleep(INITIALIZE_PATIENCE).await;
-            }
-            if let Err(e) = admin::initialize(&shard, &members).await {
-                tracing::warn!(shard = %shard.id(), "cannot start the group, another member may: {e}");
-            }
-        });
-    }
-
-    async fn start_shard(self: &Arc<Self>, id: ShardId) -> io::Result<Arc<Shard>> {
-        if self.shard(id).is_some() {
-            return Err(io::Error::other(format!("shard {id} runs already")));
-        }
-        let identity = self
-            .identity()
-            .ok_or_else(|| io::Error::other("not a member of a cluster"))?;
-        let parts = self.shard_parts(id, identity);
-        let recovered = self.recovered.lock().remove(&id);
-        let machine = match recovered {
-            Some(machine) => machine,
-            None => Shard::recover(&parts).await?,
-        };
-        let fatal = self.fatal.clone();
-        let shard = Shard::start(parts, machine, move |reason| {
-            // The receiver is gone when the node is stopping; then this is no news.
-            let _ = fatal.send(reason);
-        })
-        .await?;
-        self.shards.write().insert(id, shard.clone());
-        Ok(shard)
-    }
-
     fn shard_parts(&self, id: ShardId, identity: Identity) -> ShardParts {
         ShardParts {
             id,
+            incarnation: self.incarnations.lock().get(&id).map_or(0, |r| r.incarnation),
             wal: self.wal.clone(),
             engine: self.buffer.clone(),
             buffer: self.buffer.clone(),
@@ -367,44 +303,6 @@ impl Node {
         Ok(())
     }
 
-    /// Refuses what is not meant for this node, this store, this cluster.
-    pub fn check_envelope(&self, envelope: &pb::Envelope) -> Result<(), String> {
-        let store = &self.store_id;
-        let refusal = match self.identity() {
-            Some(me) if cluster_text(me) != envelope.cluster_id => format!(
-                "this node belongs to cluster {}, the message to cluster {}: two clusters have the same address in their lists",
-                cluster_text(me),
-                envelope.cluster_id
-            ),
-            Some(me) if me.node_id != envelope.to_node => {
-                format!(
-                    "this is node {}, the message is for node {}: the data directories or the addresses of two nodes are swapped. Start each node with its own \
-                     --data and --advertise",
-                    me.node_id, envelope.to_node
-                )
-            }
-            Some(_) if *store == envelope.to_store => return Ok(()),
-            _ => format!(
-                "cluster {} knows this address as node {} with store {}, but this data directory is store {store}: its disk was lost or replaced, or --data names \
-                 another directory. A node without its log cannot vote again under its old identity. If the old directory exists, start the node with it. \
-                 {MEMBER_LOST}",
-                envelope.cluster_id, envelope.to_node, envelope.to_store
-            ),
-        };
-        let mut last = self.refusal.lock();
-        if last.as_ref() != Some(&refusal) {
-            tracing::error!(from = envelope.from_node, "refusing a peer's messages: {refusal}");
-            *last = Some(refusal.clone());
-        }
-        Err(refusal)
-    }
-
-    /// Refuses what would make this node part of a cluster while another one claims its address: peers' messages for another store or
-    /// cluster have come here. Known for as long as this process runs.
-    pub fn check_unclaimed(&self) -> Result<(), String> {
-        self.refusal.lock().clone().map_or(Ok(()), Err)
-    }
-
     /// The shard map with the leaders that this node's replicas know; `None` if nobody knows a cluster with this node.
     ///
     /// # Errors
@@ -455,7 +353,7 @@ impl Node {
 
     fn not_ready(&self) -> pb::Error {
         let message = match (self.identity(), self.refusal.lock().clone()) {
-            (_, Some(refusal)) => refusal,
+            (_, Some(refusal)) => refusal.text,
             (None, None) => {
                 "this node is not part of a cluster yet: kvctl cluster bootstrap makes one".to_owned()
             }
@@ -482,7 +380,7 @@ impl Node {
             let mine = |map: &pb::ShardMap| {
                 map.shards
                     .iter()
-                    .any(|s| s.id == number && s.replicas.contains(&me))
+                    .any(|s| s.id == number && topology::hosts(s).any(|host| host == me))
             };
             // No map yet, or the replica is about to start.
             if state.map.as_ref().is_none_or(mine) {
@@ -528,9 +426,15 @@ impl Node {
     pub fn map_epoch(&self) -> u64 {
         self.map_epoch.load(Ordering::Acquire)
     }
-    /// The shard map with the leaders that this node's replicas know.
+    /// Says that the placement of replicas is to be looked at.
+    pub fn placement_changed(&self) -> &Notify {
+        &self.placement_changed
+    }
+    /// The shard map with the leaders that this node's replicas know, without nodes that were removed.
     pub fn map_with_leaders(&self) -> Option<pb::ShardMap> {
         let mut map = self.map.read().map.clone()?;
+        map.nodes
+            .retain(|node| node.state() != pb::NodeState::NodeRemoved);
         for info in &mut map.shards {
             let leader = self.shard_number(info.id).and_then(|s| s.leader().leader());
             info.leader = leader.map_or(0, |(id, _)| id);

@@ -16,9 +16,13 @@ use prost::Message;
 
 use crate::{
     node::Node,
-    raft::{convert, snapshot::Snapshot, types::TypeConfig},
+    raft::{
+        convert,
+        snapshot::Snapshot,
+        types::{PeerNode, TypeConfig},
+    },
     service::CallError,
-    shard::{Shard, error},
+    shard::{Shard, error, group::GroupStep},
     store::MEMBER_LOST,
 };
 
@@ -48,6 +52,18 @@ fn addressee(node: &Node, envelope: Option<&pb::Envelope>) -> Result<Arc<Shard>,
         let message = format!("node {} has no replica of shard {id} yet", envelope.to_node);
         CallError::Api(Box::new(error::definite(ErrorCode::NotReady, message)))
     })?;
+    if shard.incarnation() != envelope.to_incarnation {
+        let message = format!(
+            "shard {id}: the replica of node {} is number {}, not {}: it was destroyed and made anew, and knows nothing of what the other promised",
+            envelope.to_node,
+            shard.incarnation(),
+            envelope.to_incarnation
+        );
+        return Err(CallError::Api(Box::new(error::definite(
+            ErrorCode::NotReady,
+            message,
+        ))));
+    }
     match shard.member(envelope.from_node) {
         Some(member) if member.store_id != envelope.from_store => Err(refused(format!(
             "shard {id} knows node {} with store {}, not {}: its disk was lost or replaced. A node without its log cannot come back under its old identity: \
@@ -117,26 +133,65 @@ pub async fn call(node: &Node, method: Method, request: Bytes) -> Result<Bytes, 
             let result = response.err().map(|e| e.to_string()).unwrap_or_default();
             encoded(pb::TransferLeadershipResponse { result })
         }
-        Method::RaftReadIndex => {
-            let message = pb::ReadIndexRequest::decode(request).map_err(malformed)?;
-            let shard = addressee(node, message.envelope.as_ref())?;
-            encoded(match shard.reads().confirm_as_leader().await {
-                Ok(index) => pb::ReadIndexResponse {
-                    read_index: index.map(|index| pb::PbLogId {
-                        index,
-                        ..Default::default()
-                    }),
-                    ..Default::default()
-                },
-                Err(e) => pb::ReadIndexResponse {
-                    leader: e.leader_node,
-                    error: e.message,
-                    ..Default::default()
-                },
-            })
-        }
+        Method::RaftReadIndex => read_index(node, request).await,
+        Method::RaftGroup | Method::RaftChangeGroup => group(node, method, request).await,
         _ => Err(CallError::Unsupported(method.path())),
     }
+}
+
+/// The index that a follower's reads wait for.
+async fn read_index(node: &Node, request: Bytes) -> Result<Bytes, CallError> {
+    let message = pb::ReadIndexRequest::decode(request).map_err(malformed)?;
+    let shard = addressee(node, message.envelope.as_ref())?;
+    encoded(match shard.reads().confirm_as_leader().await {
+        Ok(index) => pb::ReadIndexResponse {
+            read_index: index.map(|index| pb::PbLogId {
+                index,
+                ..Default::default()
+            }),
+            ..Default::default()
+        },
+        Err(e) => pb::ReadIndexResponse {
+            leader: e.leader_node,
+            error: e.message,
+            ..Default::default()
+        },
+    })
+}
+
+/// A shard's group, and a step of a change of it.
+async fn group(node: &Node, method: Method, request: Bytes) -> Result<Bytes, CallError> {
+    if method == Method::RaftGroup {
+        let message = pb::GroupRequest::decode(request).map_err(malformed)?;
+        let shard = addressee(node, message.envelope.as_ref())?;
+        return encoded(shard.group().await);
+    }
+    let message = pb::ChangeGroupRequest::decode(request).map_err(malformed)?;
+    let shard = addressee(node, message.envelope.as_ref())?;
+    let step = group_step(message.step).ok_or_else(|| malformed("no step"))?;
+    let decided_on = message.membership_id.as_ref().map(convert::from_pb_log_id);
+    let changed = shard.change_group(decided_on, step).await;
+    encoded(pb::GroupResponse {
+        error: changed.err().unwrap_or_default(),
+        ..Default::default()
+    })
+}
+
+fn group_step(step: Option<pb::change_group_request::Step>) -> Option<GroupStep> {
+    use pb::change_group_request::Step;
+    Some(match step? {
+        Step::AddLearner(peer) => GroupStep::AddLearner(
+            peer.id,
+            PeerNode {
+                address: peer.address,
+                store_id: peer.store_id,
+                incarnation: peer.incarnation,
+            },
+        ),
+        Step::Voters(set) => GroupStep::Voters(set.ids.into_iter().collect()),
+        Step::DropLearner(node) => GroupStep::DropLearner(node),
+        Step::MoveLeader(node) => GroupStep::MoveLeader(node),
+    })
 }
 
 /// Serves one stream of a peer.

@@ -4,6 +4,7 @@
 //! LOCK       locked by the running process
 //! STORE      format version, store id, time of creation; written once, first of all
 //! IDENTITY   cluster id and node id; written once, when the node joins
+//! REPLICAS   replicas of shards that were made or destroyed after the cluster was made
 //! ADDRESS    where others reach the node; not replaced once it has joined
 //! wal/       the log, see [`crate::wal`]
 //! rocks/     the state machines' data
@@ -15,6 +16,7 @@
 //! process, however it ends), so it is apart from the [`Disk`](crate::disk::Disk) seam.
 
 mod address;
+mod replicas;
 
 use std::{
     fmt, fs, io,
@@ -26,6 +28,7 @@ use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
+pub use self::replicas::{ReplicaRecord, ReplicaState};
 use crate::disk::{self, DynDisk};
 
 /// The version of the directory's format.
@@ -45,8 +48,8 @@ const PROMISE_FILE: &str = "PROMISE";
 const HARMLESS: [&str; 3] = [LOCK_FILE, "STORE.tmp", "lost+found"];
 
 /// What to know when the data of a member is lost or damaged; ends messages about it, without a full stop.
-pub const MEMBER_LOST: &str = "The cluster runs on with the other replicas, as long as each shard has its majority. This version cannot replace a \
-     member yet: never start the node with another data directory under its old identity";
+pub const MEMBER_LOST: &str = "The cluster runs on with the other replicas, as long as each shard has its majority. Give \
+     its place to a new node with an empty data directory, which may have the same address: kvctl member replace NODE HOST:PORT";
 
 /// A data directory's random identity, written as 32 hex digits.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]

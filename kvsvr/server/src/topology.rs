@@ -1,9 +1,12 @@
 //! The cluster's topology: what the meta shard stores, and how a first one is laid out. Pure.
 //!
-//! The meta shard is an ordinary shard; the topology lives in its partition [`PARTITION`], one row for the cluster and one for each node
-//! and shard, as encoded protobuf messages. The map's epoch is the newest revision among them, so it grows with every change.
+//! The meta shard is an ordinary shard; the topology lives in its partition [`PARTITION`], one row for the cluster and one for each node,
+//! shard and operation, as encoded protobuf messages. The map's epoch is the newest revision among those of cluster, nodes and shards, which are
+//! never deleted, so it grows with every change.
 
-use std::ops::ControlFlow;
+mod change;
+
+use std::{collections::BTreeMap, ops::ControlFlow};
 
 use bytes::Bytes;
 use kvsvr_core::{
@@ -11,7 +14,7 @@ use kvsvr_core::{
     command::{Command, Op, Txn, TxnOp},
     engine::{EngineError, EngineRead, Scan},
     keys,
-    types::{META_SHARD, Partition},
+    types::{META_SHARD, Partition, Revision},
 };
 use kvsvr_proto::{SLOTS, v1 as pb};
 use prost::Message;
@@ -21,6 +24,11 @@ pub const PARTITION: &[u8] = b"topology";
 const CLUSTER: &[u8] = b"cluster";
 const NODE: &[u8] = b"node/";
 const SHARD: &[u8] = b"shard/";
+const OPERATION: &[u8] = b"operation/";
+/// The version of the rows' format.
+pub const FORMAT_VERSION: u32 = 1;
+
+pub use self::change::{Changes, view};
 
 /// Why a layout is impossible.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -75,7 +83,7 @@ pub fn layout(
         replicas: (0..replication)
             .map(|r| ids[(i + r) as usize % ids.len()])
             .collect(),
-        leader: 0,
+        ..Default::default()
     });
     Ok(pb::ShardMap {
         cluster_id: cluster_id.to_owned(),
@@ -83,6 +91,7 @@ pub fn layout(
         epoch: 0,
         shards: std::iter::once(meta).chain(data).collect(),
         nodes,
+        replication,
     })
 }
 
@@ -101,6 +110,7 @@ pub fn store_command(map: &pb::ShardMap) -> Bytes {
     let cluster = pb::ShardMap {
         cluster_id: map.cluster_id.clone(),
         cluster_name: map.cluster_name.clone(),
+        replication: map.replication,
         ..Default::default()
     };
     let mut ops = vec![row(Bytes::from_static(CLUSTER), cluster.encode_to_vec())];
@@ -126,9 +136,25 @@ pub fn store_command(map: &pb::ShardMap) -> Bytes {
     })
 }
 
+/// All that is stored.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Topology {
+    /// Nodes, those that were removed too, and shards.
+    pub map: pb::ShardMap,
+    /// By number.
+    pub operations: BTreeMap<u64, pb::Operation>,
+    /// The revision of each row, by key.
+    pub revisions: BTreeMap<Bytes, Revision>,
+}
+
 /// The stored map; `None` before the first is stored.
 pub fn load(engine: &dyn EngineRead) -> Result<Option<pb::ShardMap>, EngineError> {
-    let mut map = pb::ShardMap::default();
+    Ok(load_all(engine)?.map(|topology| topology.map))
+}
+
+/// All that is stored; `None` before the first map is.
+pub fn load_all(engine: &dyn EngineRead) -> Result<Option<Topology>, EngineError> {
+    let mut topology = Topology::default();
     let prefix = keys::partition_prefix(META_SHARD, &partition());
     let end = keys::prefix_end(&prefix);
     let mut bad = None;
@@ -140,7 +166,7 @@ pub fn load(engine: &dyn EngineRead) -> Result<Option<pb::ShardMap>, EngineError
     engine.scan(
         kvsvr_core::engine::Cf::Data,
         scan,
-        &mut |key, value| match add_row(&mut map, &key[prefix.len()..], value) {
+        &mut |key, value| match topology.add_row(&key[prefix.len()..], value) {
             Ok(()) => ControlFlow::Continue(()),
             Err(reason) => {
                 bad = Some(reason);
@@ -150,26 +176,53 @@ pub fn load(engine: &dyn EngineRead) -> Result<Option<pb::ShardMap>, EngineError
     )?;
     match bad {
         Some(reason) => Err(EngineError::Corrupt(format!("meta shard: {reason}"))),
-        None => Ok((!map.cluster_id.is_empty()).then_some(map)),
+        None => Ok((!topology.map.cluster_id.is_empty()).then_some(topology)),
     }
 }
 
-fn add_row(map: &mut pb::ShardMap, key: &[u8], encoded: &[u8]) -> Result<(), String> {
-    let row = keys::DataRow::decode(&Bytes::copy_from_slice(encoded)).map_err(|e| e.to_string())?;
-    map.epoch = map.epoch.max(row.mod_rev);
-    let undecodable = |e: prost::DecodeError| format!("row {} does not decode: {e}", key.escape_ascii());
-    if key == CLUSTER {
-        let cluster = pb::ShardMap::decode(row.value).map_err(undecodable)?;
-        map.cluster_id = cluster.cluster_id;
-        map.cluster_name = cluster.cluster_name;
-    } else if key.starts_with(NODE) {
-        map.nodes
-            .push(pb::NodeInfo::decode(row.value).map_err(undecodable)?);
-    } else if key.starts_with(SHARD) {
-        map.shards
-            .push(pb::ShardInfo::decode(row.value).map_err(undecodable)?);
+impl Topology {
+    fn add_row(&mut self, key: &[u8], encoded: &[u8]) -> Result<(), String> {
+        let row = keys::DataRow::decode(&Bytes::copy_from_slice(encoded)).map_err(|e| e.to_string())?;
+        self.revisions.insert(Bytes::copy_from_slice(key), row.mod_rev);
+        let undecodable = |e: prost::DecodeError| format!("row {} does not decode: {e}", key.escape_ascii());
+        let known = |version: u32| match version {
+            0..=FORMAT_VERSION => Ok(()),
+            newer => Err(format!(
+                "row {} has format version {newer}, this program knows versions up to {FORMAT_VERSION}: run the version of kvsvr that wrote it, or a \
+                 newer one",
+                key.escape_ascii()
+            )),
+        };
+        let map = &mut self.map;
+        if key.starts_with(OPERATION) {
+            let operation = pb::Operation::decode(row.value).map_err(undecodable)?;
+            known(operation.format_version)?;
+            self.operations.insert(operation.id, operation);
+            return Ok(());
+        }
+        // Operations are no part of the map.
+        map.epoch = map.epoch.max(row.mod_rev);
+        if key == CLUSTER {
+            let cluster = pb::ShardMap::decode(row.value).map_err(undecodable)?;
+            map.cluster_id = cluster.cluster_id;
+            map.cluster_name = cluster.cluster_name;
+            map.replication = cluster.replication;
+        } else if key.starts_with(NODE) {
+            let node = pb::NodeInfo::decode(row.value).map_err(undecodable)?;
+            known(node.format_version)?;
+            map.nodes.push(node);
+        } else if key.starts_with(SHARD) {
+            let shard = pb::ShardInfo::decode(row.value).map_err(undecodable)?;
+            known(shard.format_version)?;
+            map.shards.push(shard);
+        }
+        Ok(())
     }
-    Ok(())
+}
+
+/// Nodes with a replica of a shard, voting or not.
+pub fn hosts(shard: &pb::ShardInfo) -> impl Iterator<Item = u64> {
+    shard.replicas.iter().chain(&shard.learners).copied()
 }
 
 /// The data shard of each slot, for routing.

@@ -1,6 +1,8 @@
 //! A cluster of one node in memory, behind the client library's transport: enough of the protocol to run commands against. It keeps
 //! the newest values only, has one data shard, and knows neither sessions nor leases.
 
+mod members;
+
 use std::{
     collections::BTreeMap,
     ops::Bound,
@@ -36,6 +38,7 @@ struct State {
     log: Vec<proto::WatchEvent>,
     /// Writes refused from now on.
     broken: bool,
+    operations: Vec<proto::Operation>,
 }
 
 /// The cluster.
@@ -53,8 +56,14 @@ impl Fake {
         self.0.lock().unwrap().compacted = revision;
     }
 
-    fn answer(&self, method: Method, request: &[u8]) -> Bytes {
-        match method {
+    fn answer(&self, method: Method, request: &[u8]) -> Result<Bytes, proto::Error> {
+        if method == Method::AdminChangeMembers {
+            let request = proto::ChangeMembersRequest::decode(request).unwrap();
+            let operations = &mut self.0.lock().unwrap().operations;
+            return Ok(encode(&members::change(request, operations)?));
+        }
+        Ok(match method {
+            Method::AdminMembers => encode(&members::members(&self.0.lock().unwrap().operations)),
             Method::AdminShardMap => encode(&proto::ShardMapResponse { map: Some(map()) }),
             Method::AdminStatus => encode(&proto::StatusResponse {
                 status: Some(self.status()),
@@ -74,7 +83,7 @@ impl Fake {
                 })
             }
             other => panic!("the fake does not know {other:?}"),
-        }
+        })
     }
 
     fn status(&self) -> proto::NodeStatus {
@@ -319,6 +328,7 @@ fn map() -> proto::ShardMap {
         epoch: 1,
         nodes: vec![node],
         shards: vec![shard(0, 0), shard(1, last_slot)],
+        replication: 1,
     }
 }
 
@@ -344,7 +354,11 @@ impl Transport for Fake {
         _: Duration,
     ) -> BoxFuture<'static, Result<Bytes, TransportError>> {
         let answer = if address == ADDRESS {
-            Ok(self.answer(method, &request))
+            let answer = self.answer(method, &request);
+            answer.map_err(|error| TransportError::Api {
+                address: address.into(),
+                error: Box::new(error),
+            })
         } else {
             Err(TransportError::Unreachable {
                 address: address.into(),

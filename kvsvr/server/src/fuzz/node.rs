@@ -234,9 +234,21 @@ pub fn api_message(data: &[u8]) {
 
 #[cfg(test)]
 mod tests {
+    use std::ops::ControlFlow;
+
+    use kvsvr_core::{
+        engine::{Cf, Scan},
+        keys,
+        types::ShardId,
+    };
     use kvsvr_proto::v1::ErrorCode;
 
     use super::*;
+    use crate::{
+        controller,
+        placement::{ShardRow, Write},
+        topology,
+    };
 
     fn refusal(answer: Result<Bytes, CallError>) -> (ErrorCode, String) {
         match answer {
@@ -283,10 +295,122 @@ mod tests {
             cluster_id: "00000000000000bb".into(),
             node_id: 1,
             store_id: node.store_id().to_owned(),
+            replaces: 0,
         };
         let (code, message) = refusal(ask(Method::AdminJoin, join.encode_to_vec()).await);
         assert_eq!((code, &message), (ErrorCode::Refused, &reason));
         assert_eq!(node.identity(), None);
+
+        // The cluster that claims it may give that node's place away, no other one, and no other place.
+        for (cluster, replaces) in [
+            ("00000000000000bb", 3),
+            ("00000000000000aa", 2),
+            ("00000000000000aa", 0),
+        ] {
+            assert_eq!(node.take_place(cluster, replaces), Err(reason.clone()));
+        }
+        assert_eq!(node.take_place("00000000000000aa", 3), Ok(()));
+        assert_eq!(node.check_unclaimed(), Ok(()));
+    }
+
+    /// Stores another row of shard 1, as the controller would.
+    async fn store_row(lone: &Lone, change: impl FnOnce(&mut ShardRow)) {
+        let meta = lone.service.0.shard_number(0).unwrap();
+        let topology = topology::load_all(&*meta.engine().snapshot()).unwrap().unwrap();
+        let mut row = topology::view(&topology).rows[&1].clone();
+        change(&mut row);
+        let mut changes = topology::Changes::new(&topology, 7);
+        changes.add(&Write::Row(row), "");
+        let stored = controller::commit(&meta, changes.command().unwrap()).await;
+        assert_eq!(stored, Ok(true));
+        let node = lone.service.0.clone();
+        let epoch = meta.revision();
+        wait("the node has followed the map", || node.map_epoch() == epoch).await;
+    }
+
+    async fn wait(what: &str, reached: impl Fn() -> bool) {
+        let waiting = async {
+            while !reached() {
+                sleep(STREAM_TIME).await;
+            }
+        };
+        timeout(PATIENCE, waiting).await.expect(what);
+    }
+
+    fn rows_of(node: &Node, shard: ShardId) -> usize {
+        let (start, end) = keys::shard_range(shard);
+        let scan = Scan {
+            start: &start,
+            end: &end,
+            reverse: false,
+        };
+        let mut rows = 0;
+        for cf in Cf::ALL {
+            let mut count = |_: &[u8], _: &[u8]| {
+                rows += 1;
+                ControlFlow::Continue(())
+            };
+            node.engine().snapshot().scan(cf, scan, &mut count).unwrap();
+        }
+        rows
+    }
+
+    #[tokio::test]
+    async fn a_replica_that_was_destroyed_comes_back_as_another_one_only() {
+        let lone = Lone::start().await;
+        let node = lone.service.0.clone();
+        let id = ShardId(1);
+        wait("shard 1 is there", || {
+            node.shard(id).is_some() && rows_of(&node, id) > 0
+        })
+        .await;
+
+        let first = node.shard(id).unwrap();
+        assert!(first.head().installs().is_multiple_of(2));
+        store_row(&lone, |row| row.replicas = vec![2]).await;
+        wait("shard 1 is gone", || {
+            node.shard(id).is_none() && !node.wal().shards().contains(&id) && rows_of(&node, id) == 0
+        })
+        .await;
+        assert!(node.shard_number(2).is_some(), "the other shard stays");
+        assert!(
+            !first.head().installs().is_multiple_of(2),
+            "a read of the rows that are gone must not find that there are none"
+        );
+
+        // As an old map would say, after a restart.
+        store_row(&lone, |row| row.replicas = vec![1]).await;
+        store_row(&lone, |row| row.learners = vec![3]).await;
+        assert!(node.shard(id).is_none(), "it would have forgotten its votes");
+
+        store_row(&lone, |row| {
+            row.incarnations.insert(1, row.changes + 1);
+        })
+        .await;
+        wait("a new replica", || {
+            node.shard(id).is_some_and(|shard| shard.incarnation() > 0)
+        })
+        .await;
+        let shard = node.shard(id).unwrap();
+        assert!(
+            shard.leader().leader().is_none(),
+            "it waits for its group's leader"
+        );
+        let asked = pb::GroupRequest {
+            envelope: Some(pb::Envelope {
+                cluster_id: crate::node::cluster_text(node.identity().unwrap()),
+                from_node: 2,
+                to_node: 1,
+                to_store: node.store_id().to_owned(),
+                shard: 1,
+                ..Default::default()
+            }),
+        };
+        let ask = lone.service.call(Method::RaftGroup, asked.encode_to_vec().into());
+        let (code, message) = refusal(ask.await);
+        assert_eq!(code, ErrorCode::NotReady);
+        assert!(message.contains("was destroyed and made anew"), "{message}");
+        assert!(lone.fatal.lock().try_recv().is_err(), "nothing has failed");
     }
 
     #[tokio::test]

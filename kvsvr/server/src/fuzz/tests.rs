@@ -43,6 +43,7 @@ fn stored_membership() -> pb::PbStoredMembership {
     let node = PeerNode {
         address: "n1:1".into(),
         store_id: "s".into(),
+        incarnation: 2,
     };
     let nodes: std::collections::BTreeMap<u64, PeerNode> =
         [(1, node.clone()), (2, node)].into_iter().collect();

@@ -12,7 +12,14 @@ use crate::{limits::UNCONFIRMED_WARNING, shard::Shard};
 impl Node {
     /// What is wrong, in words, most urgent first. Empty when all is well.
     pub fn messages(&self) -> Vec<String> {
-        let mut messages: Vec<String> = self.refusal.lock().iter().cloned().collect();
+        let mut messages: Vec<String> = self.refusal.lock().iter().map(|r| r.text.clone()).collect();
+        if let Some(me) = self.identity().filter(|me| self.was_removed(me.node_id)) {
+            messages.push(format!(
+                "node {} was removed from the cluster: stop this process; its data directory is of no use any more",
+                me.node_id
+            ));
+            return messages;
+        }
         messages.extend(self.writes_refused());
         if self.identity().is_none() && messages.is_empty() {
             messages.push("not part of a cluster yet: kvctl cluster bootstrap makes one".to_owned());

@@ -8,7 +8,7 @@ use std::{
     io,
     sync::{
         Arc,
-        atomic::{AtomicU64, Ordering},
+        atomic::{AtomicBool, AtomicU64, Ordering},
     },
     time::Duration,
 };
@@ -57,6 +57,8 @@ pub struct Head {
     stamp: AtomicU64,
     /// Odd while a snapshot is being installed: the engine's content is not a state of the shard.
     installs: AtomicU64,
+    /// The shard's rows are being removed, or are gone.
+    retired: AtomicBool,
     changed: Notify,
 }
 
@@ -78,7 +80,11 @@ impl Head {
         self.applied_next.load(Ordering::Acquire)
     }
     /// Counts snapshot installations: even and unchanged over a read means that the read saw a state of the shard.
+    /// Odd for ever once the rows are being removed.
     pub fn installs(&self) -> u64 {
+        if self.retired.load(Ordering::Acquire) {
+            return u64::MAX;
+        }
         self.installs.load(Ordering::Acquire)
     }
 
@@ -128,6 +134,8 @@ struct Shared {
 }
 
 struct Applier {
+    /// Nothing is applied any more.
+    retired: bool,
     machine: Machine,
 }
 
@@ -149,7 +157,10 @@ impl StateMachine {
             shard,
             engine,
             buffer,
-            applier: Mutex::new(Applier { machine }),
+            applier: Mutex::new(Applier {
+                retired: false,
+                machine,
+            }),
             head,
             hub,
             metrics,
@@ -178,6 +189,12 @@ impl StateMachine {
             let nobody_waits = batch.iter().map(|_| None).collect();
             self.apply_batch(&batch, nobody_waits)?;
         }
+    }
+
+    /// Applies nothing any more, and has no read of the rows succeed, from when this returns: they are about to be removed.
+    pub fn retire(&self) {
+        self.shared.applier.lock().retired = true;
+        self.shared.head.retired.store(true, Ordering::Release);
     }
 
     /// Where watchers subscribe.
@@ -236,7 +253,10 @@ impl StateMachine {
         let started = Instant::now();
         let shared = &*self.shared;
         let mut applier = shared.applier.lock();
-        let Applier { machine } = &mut *applier;
+        let Applier { retired, machine } = &mut *applier;
+        if *retired {
+            return Err(retired_error());
+        }
         let applied = machine
             .apply(&*shared.engine, entries)
             .map_err(io::Error::other)?;
@@ -278,6 +298,10 @@ impl StateMachine {
             snapshot: SnapshotData::Local,
         }))
     }
+}
+
+fn retired_error() -> io::Error {
+    io::Error::other("this replica was stopped for good")
 }
 
 fn core_entry(entry: Entry) -> CoreEntry {
@@ -359,6 +383,10 @@ impl RaftStateMachine<TypeConfig> for StateMachine {
             return Ok(());
         };
         let shared = &*self.shared;
+        // Who retires it waits for what is staged to be let go before anything is removed.
+        if shared.applier.lock().retired {
+            return Err(retired_error());
+        }
         shared.head.installs.fetch_add(1, Ordering::AcqRel);
         staged
             .install(shared.engine.clone())

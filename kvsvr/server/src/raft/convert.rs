@@ -111,6 +111,7 @@ pub fn pb_membership(membership: &Membership) -> pb::PbMembership {
                 id: *id,
                 address: node.address.clone(),
                 store_id: node.store_id.clone(),
+                incarnation: node.incarnation,
             })
             .collect(),
     }
@@ -132,6 +133,7 @@ pub fn from_pb_membership(membership: pb::PbMembership) -> Result<Membership, Ma
                 PeerNode {
                     address: peer.address,
                     store_id: peer.store_id,
+                    incarnation: peer.incarnation,
                 },
             )
         })

@@ -67,6 +67,7 @@ impl Peers {
             to_store: node.store_id.clone(),
             shard: shard.0,
             from_store: self.store_id.to_string(),
+            to_incarnation: node.incarnation,
         }
     }
 

@@ -50,6 +50,7 @@ fn peer_node(id: u64) -> PeerNode {
     PeerNode {
         address: format!("n{id}:1"),
         store_id: format!("store-{id}"),
+        incarnation: 0,
     }
 }
 

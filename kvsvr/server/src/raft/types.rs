@@ -12,6 +12,9 @@ pub struct PeerNode {
     pub address: String,
     /// The identity of its data directory.
     pub store_id: String,
+    /// Which of the node's replicas of the shard: one that was destroyed and made anew is another member, for it knows nothing of what the
+    /// first one promised.
+    pub incarnation: u64,
 }
 
 impl fmt::Display for PeerNode {

@@ -2,6 +2,7 @@
 
 pub mod clock;
 pub mod error;
+pub mod group;
 pub mod leader;
 pub mod proposer;
 pub mod reader;
@@ -59,6 +60,8 @@ use crate::{
 pub struct ShardParts {
     /// The shard.
     pub id: ShardId,
+    /// Which of the node's replicas of the shard, of all that it had.
+    pub incarnation: u64,
     /// The node's WAL.
     pub wal: Wal,
     /// The node's engine, row cache included.
@@ -84,6 +87,10 @@ pub struct ShardParts {
 /// One replica.
 pub struct Shard {
     id: ShardId,
+    incarnation: u64,
+    /// It was stopped for good.
+    retired: Arc<AtomicBool>,
+    lag_samples: Mutex<group::LagSamples>,
     node_id: u64,
     raft: Raft<TypeConfig, StateMachine>,
     machine: StateMachine,
@@ -168,7 +175,14 @@ impl Shard {
             .map_err(|e| io::Error::other(format!("shard {id}: Raft does not start: {e}")))?;
         let leader = Arc::new(LeaderView::new(node_id));
         let following = leader.clone().follow(id.0, raft.clone());
-        tokio::spawn(async move { fatal(format!("shard {id}: {}", following.await)) });
+        let retired = Arc::new(AtomicBool::new(false));
+        let stopped = retired.clone();
+        tokio::spawn(async move {
+            let reason = following.await;
+            if !stopped.load(Ordering::Acquire) {
+                fatal(format!("shard {id}: {reason}"));
+            }
+        });
         let reads = Arc::new(ReadContext {
             shard: id.0,
             raft: raft.clone(),
@@ -184,6 +198,9 @@ impl Shard {
         let clock = Arc::new(StampClock::new(machine.head().clone()));
         Ok(Arc::new(Self {
             id,
+            incarnation: parts.incarnation,
+            retired,
+            lag_samples: Mutex::default(),
             node_id,
             proposer: Proposer::spawn(id.0, raft.clone(), clock.clone(), parts.metrics),
             clock,
@@ -457,6 +474,7 @@ impl WatchSource for Shard {
 
     fn serving(&self) -> Result<(), pb::Error> {
         match self.reads.age() {
+            _ if self.is_retired() => Err(error::not_leader(self.id.0, None)),
             Some(age) if age <= WATCH_MAX_AGE => Ok(()),
             // Just started: nobody has confirmed anything yet.
             None if self.leader.leader().is_some() => Ok(()),

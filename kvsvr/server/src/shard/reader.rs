@@ -282,7 +282,7 @@ impl ReadContext {
             return Answer::Error(error::retry(
                 ErrorCode::NotReady,
                 format!(
-                    "shard {}: this replica is installing a snapshot; read at another one",
+                    "shard {}: this replica is installing a snapshot, or has been given up; read at another one",
                     self.shard
                 ),
                 NO_LEADER_RETRY_MS,

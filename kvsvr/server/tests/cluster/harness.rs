@@ -130,6 +130,18 @@ pub(crate) struct Node {
 }
 
 impl Node {
+    fn place(dir: &Path, n: usize) -> Node {
+        let ports = [Port::reserve(), Port::reserve()];
+        Node {
+            address: ports[0].address(),
+            http: ports[1].address(),
+            data: dir.join(format!("n{n}")),
+            log: dir.join(format!("n{n}.log")),
+            process: None,
+            _ports: ports,
+        }
+    }
+
     fn pid(&self) -> Pid {
         let id = self.process.as_ref().expect("the node runs").id();
         Pid::from_raw(id.cast_signed()).unwrap()
@@ -192,6 +204,16 @@ impl Cluster {
     /// Starts `nodes` nodes with these settings (`KEY=VALUE`), makes a cluster with `shards` data shards of them and waits until it
     /// serves.
     pub(crate) async fn start(nodes: usize, shards: u32, settings: &[&str]) -> Cluster {
+        Cluster::start_replicated(nodes, shards, nodes, settings).await
+    }
+
+    /// The same with so many replicas of each shard.
+    pub(crate) async fn start_replicated(
+        nodes: usize,
+        shards: u32,
+        replication: usize,
+        settings: &[&str],
+    ) -> Cluster {
         let mut cluster = Cluster::create(nodes, settings);
         for i in 0..nodes {
             cluster.start_node(i);
@@ -202,7 +224,7 @@ impl Cluster {
         let request = pb::BootstrapRequest {
             addresses: cluster.addresses(),
             shards,
-            replication: u32::try_from(nodes).unwrap(),
+            replication: u32::try_from(replication).unwrap(),
             cluster_name: "test".into(),
         };
         cluster
@@ -221,19 +243,7 @@ impl Cluster {
             .prefix("kvsvr-cluster-")
             .tempdir()
             .unwrap();
-        let nodes: Vec<Node> = (1..=nodes)
-            .map(|n| {
-                let ports = [Port::reserve(), Port::reserve()];
-                Node {
-                    address: ports[0].address(),
-                    http: ports[1].address(),
-                    data: dir.path().join(format!("n{n}")),
-                    log: dir.path().join(format!("n{n}.log")),
-                    process: None,
-                    _ports: ports,
-                }
-            })
-            .collect();
+        let nodes: Vec<Node> = (1..=nodes).map(|n| Node::place(dir.path(), n)).collect();
         let config = ClientConfig::new(nodes.iter().map(|n| n.address.clone()));
         Cluster {
             admin: Client::new(config).unwrap().with_timeout(Duration::from_secs(2)),
@@ -242,6 +252,15 @@ impl Cluster {
             dir,
             guard: Guard::start(),
         }
+    }
+
+    /// One more place for a node, which is started and belongs to no cluster.
+    pub(crate) async fn start_newcomer(&mut self) -> usize {
+        let i = self.nodes.len();
+        self.nodes.push(Node::place(self.dir.path(), i + 1));
+        self.start_node(i);
+        eventually("the new node answers", PATIENCE, async || self.identify(i).await).await;
+        i
     }
 
     pub(crate) fn addresses(&self) -> Vec<String> {

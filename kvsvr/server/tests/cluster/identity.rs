@@ -24,7 +24,7 @@ async fn a_wiped_node_is_refused() {
     cluster.kill(&[2]);
     fs::remove_dir_all(&cluster.nodes[2].data).unwrap();
     cluster.start_node(2);
-    let wanted = "cannot replace a member yet";
+    let wanted = "kvctl member replace";
     let messages = eventually("the wiped node says what is wrong", PATIENCE, async || {
         let (code, body) = cluster.nodes[2].get("/status")?;
         (code == 200 && body.contains(wanted)).then_some(body)

@@ -19,6 +19,7 @@ mod corruption;
 mod failover;
 mod hostile;
 mod identity;
+mod members;
 mod once;
 mod quorum;
 mod restart;

@@ -72,7 +72,13 @@ impl SnapshotReceiver {
         }
     }
 
-    async fn exclusive(&self, shard: ShardId) -> Exclusive {
+    /// Removes what is staged for a shard.
+    pub(crate) async fn remove(&self, shard: ShardId, _exclusive: Exclusive) -> std::io::Result<()> {
+        remove(&self.disk, shard).await
+    }
+
+    /// Waits until nothing is received for a shard, nor installed, and keeps it so.
+    pub(crate) async fn exclusive(&self, shard: ShardId) -> Exclusive {
         let lock = self.locks.lock().entry(shard).or_default().clone();
         Arc::new(lock.lock_owned().await)
     }

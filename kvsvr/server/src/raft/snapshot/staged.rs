@@ -25,7 +25,7 @@ pub struct Staged {
     pub(super) exclusive: Option<Exclusive>,
 }
 
-pub(super) type Exclusive = Arc<OwnedMutexGuard<()>>;
+pub(crate) type Exclusive = Arc<OwnedMutexGuard<()>>;
 
 /// The offer of a transfer that is being received (encoded [`pb::SnapshotOffer`]).
 pub(super) const OFFER: &str = "OFFER";

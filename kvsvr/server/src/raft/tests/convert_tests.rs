@@ -36,11 +36,18 @@ fn any_vote() -> impl Strategy<Value = Vote> {
 
 /// One configuration or a joint one; nodes that are in none are learners.
 fn any_membership() -> impl Strategy<Value = Membership> {
-    let nodes = proptest::collection::btree_map(0..9u64, (".{0,9}", ".{0,9}"), 1..6);
+    let nodes = proptest::collection::btree_map(0..9u64, (".{0,9}", ".{0,9}", 0..3u64), 1..6);
     (nodes, vec(vec(any::<prop::sample::Index>(), 1..4), 1..3)).prop_map(|(nodes, picks)| {
         let nodes: BTreeMap<u64, PeerNode> = nodes
             .into_iter()
-            .map(|(id, (address, store_id))| (id, PeerNode { address, store_id }))
+            .map(|(id, (address, store_id, incarnation))| {
+                let node = PeerNode {
+                    address,
+                    store_id,
+                    incarnation,
+                };
+                (id, node)
+            })
             .collect();
         let ids: Vec<u64> = nodes.keys().copied().collect();
         let configs = picks

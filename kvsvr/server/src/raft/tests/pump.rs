@@ -179,6 +179,7 @@ async fn requests_and_answers_keep_their_order() {
         to_store: "store-2".into(),
         shard: SHARD.0,
         from_store: "store-1".into(),
+        to_incarnation: 0,
     };
     assert_eq!(
         envelopes,

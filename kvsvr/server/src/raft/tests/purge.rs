@@ -47,6 +47,7 @@ impl Leader {
         let sender = SnapshotSender::new(checkpoints, "a".into(), transfers.clone(), metrics.clone());
         let (transport, ends) = Wire::new(STREAM_QUEUE);
         let parts = ShardParts {
+            incarnation: 0,
             id: SHARD,
             wal,
             engine: engine.clone(),

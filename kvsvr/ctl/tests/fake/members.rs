@@ -1,0 +1,65 @@
+//! Members and operations of the fake: every operation ends at once, removing is refused.
+
+use kvsvr_client::proto::{self, change_members_request::Change, operation};
+
+use super::{ADDRESS, NODE};
+
+/// What the leader of the meta shard says.
+pub(super) fn members(operations: &[proto::Operation]) -> proto::MembersResponse {
+    let info = proto::NodeInfo {
+        id: NODE,
+        address: ADDRESS.into(),
+        store_id: "5107e".into(),
+        ..proto::NodeInfo::default()
+    };
+    proto::MembersResponse {
+        members: vec![proto::Member {
+            info: Some(info),
+            silent_ms: 0,
+            replicas: 1,
+            preferred: 1,
+        }],
+        operations: operations.to_vec(),
+        now_ms: 9_000,
+    }
+}
+
+/// Begins an operation, or says why not.
+pub(super) fn change(
+    request: proto::ChangeMembersRequest,
+    operations: &mut Vec<proto::Operation>,
+) -> Result<proto::ChangeMembersResponse, proto::Error> {
+    let refused = |message: &str| proto::Error {
+        code: proto::ErrorCode::Refused.into(),
+        message: message.into(),
+        ..proto::Error::default()
+    };
+    let (kind, node) = match request.change.unwrap() {
+        Change::Add(_) => (operation::Kind::Add, 2),
+        Change::Drain(node) => (operation::Kind::Drain, node),
+        Change::Remove(_) => return Err(refused("without node 1 there are 0 nodes")),
+        other => panic!("the fake does not know {other:?}"),
+    };
+    let operation = proto::Operation {
+        id: operations.len() as u64 + 1,
+        kind: kind.into(),
+        node,
+        state: operation::State::Done.into(),
+        who: request.who,
+        started_ms: 4_000,
+        ended_ms: 6_000,
+        steps_done: 2,
+        events: vec![operation::Event {
+            at_ms: 5_000,
+            text: "shard 1: change the voters to 2".into(),
+        }],
+        ..proto::Operation::default()
+    };
+    if !request.dry_run {
+        operations.push(operation.clone());
+    }
+    Ok(proto::ChangeMembersResponse {
+        operation: Some(operation),
+        plan: vec!["first".into(), "second".into()],
+    })
+}

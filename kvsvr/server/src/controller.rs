@@ -1,0 +1,268 @@
+//! The placement controller: on the leader of the meta shard it compares what is wanted with what is, and takes the next steps.
+//!
+//! It keeps nothing that matters in memory: what is under way is in the rows of the meta shard, so whoever leads next goes on. One round
+//! looks at all (after a confirmation that this node leads), lets [`placement`](crate::placement) decide, asks the shards' leaders for the
+//! steps, and stores the writes in one transaction that fails if a row has changed since. A controller that has been deposed and does not
+//! know it can only repeat steps that are refused, or harmless: see `shard/group.rs`. At rest it reads nothing but the meta shard's revision.
+
+mod look;
+
+use std::{collections::BTreeMap, sync::Arc};
+
+use futures::future::join_all;
+use kvsvr_client::transport::{Class, Method};
+use kvsvr_core::types::{META_SHARD, ShardId};
+use kvsvr_proto::v1::{self as pb, ErrorCode};
+use prost::Message;
+
+pub use self::look::{Sight, Silences, look};
+use crate::{
+    limits::{ADMIN_DEADLINE, PLACEMENT_INTERVAL, STEP_DEADLINE},
+    node::{Node, cluster_text},
+    placement::{self, Decision, NodeState, Step},
+    raft::{convert, types::PeerNode},
+    shard::{Shard, error, group::GroupStep},
+    time::{Instant, sleep, timeout, wall_clock_ms},
+    topology::{self, Changes, Topology},
+};
+
+/// Runs as long as the node does.
+pub async fn run(node: Arc<Node>) {
+    let mut silences = Silences::default();
+    // The meta shard's revision at which there was nothing to do.
+    let mut idle_at = None;
+    loop {
+        // Whoever changes something wakes it; a look from time to time would find it too.
+        let _ = timeout(PLACEMENT_INTERVAL, node.placement_changed().notified()).await;
+        let Some(meta) = node.shard(META_SHARD).filter(|meta| meta.leader().is_me()) else {
+            silences.clear();
+            idle_at = None;
+            continue;
+        };
+        let revision = meta.revision();
+        if idle_at == Some(revision) {
+            continue;
+        }
+        match round(&node, &meta, &mut silences).await {
+            Ok(true) => idle_at = None,
+            Ok(false) => idle_at = Some(revision),
+            Err(e) => {
+                tracing::debug!("placement is looked at again: {e}");
+                sleep(PLACEMENT_INTERVAL).await;
+            }
+        }
+    }
+}
+
+/// Something is to be done, or to be waited for.
+fn at_work(topology: &Topology) -> bool {
+    let view = topology::view(topology);
+    let joining = |node: &placement::Node| matches!(node.state, NodeState::Joining | NodeState::Leaving);
+    view.operation.is_some_and(|op| !op.state.ended())
+        || view.nodes.values().any(joining)
+        || view
+            .rows
+            .values()
+            .any(|row| row.change.is_some() || (!row.is_meta() && !row.learners.is_empty()))
+}
+
+/// One round. The answer says whether there is something to do.
+async fn round(node: &Arc<Node>, meta: &Arc<Shard>, silences: &mut Silences) -> Result<bool, String> {
+    let stored = topology::load_all(&*meta.engine().snapshot()).map_err(|e| e.to_string())?;
+    if !stored.as_ref().is_some_and(at_work) {
+        return Ok(false);
+    }
+    let sight = look(node, meta, silences).await.map_err(|e| e.message)?;
+    let decision = placement::decide(&sight.view);
+    invite(node, &sight).await;
+    take_steps(node, &sight, &decision).await;
+    store(meta, &sight, &decision).await?;
+    // Answers to steps are worth another look at once; what is waited for is not.
+    if decision.writes.is_empty() && decision.steps.is_empty() {
+        sleep(PLACEMENT_INTERVAL).await;
+    }
+    Ok(true)
+}
+
+/// Tells nodes that are to join that they are members. Repeated until the meta shard's leader hears of them.
+async fn invite(node: &Arc<Node>, sight: &Sight) {
+    let replaced = sight.view.operation.and_then(|op| match op.kind {
+        placement::OpKind::Replace(old, new) => Some((new, old)),
+        _ => None,
+    });
+    for joining in sight.view.in_state(NodeState::Joining).filter(|n| !n.reachable()) {
+        let request = pb::JoinRequest {
+            cluster_id: sight.topology.map.cluster_id.clone(),
+            node_id: joining.id,
+            store_id: joining.store_id.clone(),
+            replaces: replaced
+                .filter(|(new, _)| *new == joining.id)
+                .map_or(0, |(_, old)| old),
+        };
+        let bytes = request.encode_to_vec().into();
+        let call = node.transport().call(
+            &joining.address,
+            Class::Control,
+            Method::AdminJoin,
+            bytes,
+            ADMIN_DEADLINE,
+        );
+        if let Err(e) = call.await {
+            tracing::warn!(
+                node = joining.id,
+                "the new node does not join yet, it is asked again: {e}"
+            );
+        }
+    }
+}
+
+/// Asks the leaders for the steps, all shards at a time. What is refused or fails is decided anew in the next round.
+async fn take_steps(node: &Arc<Node>, sight: &Sight, decision: &Decision) {
+    let steps = decision.steps.iter().map(|(shard, step)| async move {
+        tracing::info!(shard, "placement: {}", step.text(&sight.view));
+        if let Err(e) = take_step(node, sight, *shard, step).await {
+            tracing::info!(
+                shard,
+                "this step of the placement was not taken, it is decided anew: {e}"
+            );
+        }
+    });
+    join_all(steps).await;
+}
+
+fn group_step(sight: &Sight, step: &Step) -> Option<GroupStep> {
+    Some(match step {
+        Step::AddLearner { node, incarnation } => {
+            let info = sight.view.nodes.get(node)?;
+            let peer = PeerNode {
+                address: info.address.clone(),
+                store_id: info.store_id.clone(),
+                incarnation: *incarnation,
+            };
+            GroupStep::AddLearner(*node, peer)
+        }
+        Step::ChangeVoters(voters) | Step::FinishJoint(voters) => GroupStep::Voters(voters.clone()),
+        Step::DropLearner(node) => GroupStep::DropLearner(*node),
+        Step::MoveLeader(to) => GroupStep::MoveLeader(*to),
+        Step::Row(_) | Step::Wait(_) | Step::Settled => return None,
+    })
+}
+
+fn pb_step(step: GroupStep) -> pb::change_group_request::Step {
+    use pb::change_group_request::Step;
+    match step {
+        GroupStep::AddLearner(id, node) => Step::AddLearner(pb::PbPeer {
+            id,
+            address: node.address,
+            store_id: node.store_id,
+            incarnation: node.incarnation,
+        }),
+        GroupStep::Voters(voters) => Step::Voters(pb::PbNodeSet {
+            ids: voters.into_iter().collect(),
+        }),
+        GroupStep::DropLearner(id) => Step::DropLearner(id),
+        GroupStep::MoveLeader(id) => Step::MoveLeader(id),
+    }
+}
+
+async fn take_step(node: &Arc<Node>, sight: &Sight, shard: u32, step: &Step) -> Result<(), String> {
+    let step = group_step(sight, step).ok_or("not a step of a group")?;
+    let group = sight.groups.get(&shard).ok_or("no leader is known")?;
+    let me = node.identity().map_or(0, |i| i.node_id);
+    if group.leader == me {
+        let local = node.shard_number(shard).ok_or("this node's replica is gone")?;
+        let decided_on = group.membership_id.as_ref().map(convert::from_pb_log_id);
+        return local.change_group(decided_on, step).await;
+    }
+    let request = pb::ChangeGroupRequest {
+        envelope: envelope(node, sight, shard, group.leader),
+        membership_id: group.membership_id,
+        step: Some(pb_step(step)),
+    };
+    let response = ask(node, sight, group.leader, Method::RaftChangeGroup, &request).await?;
+    if response.error.is_empty() {
+        Ok(())
+    } else {
+        Err(response.error)
+    }
+}
+
+/// Who speaks to whom. `None`: the other one is not known.
+fn envelope(node: &Node, sight: &Sight, shard: u32, to: u64) -> Option<pb::Envelope> {
+    let me = node.identity()?;
+    let target = sight.view.nodes.get(&to)?;
+    Some(pb::Envelope {
+        cluster_id: cluster_text(me),
+        from_node: me.node_id,
+        from_store: node.store_id().to_owned(),
+        to_node: to,
+        to_store: target.store_id.clone(),
+        shard: ShardId(shard).0,
+        to_incarnation: sight.view.rows.get(&shard)?.incarnation(to),
+    })
+}
+
+async fn ask(
+    node: &Node,
+    sight: &Sight,
+    to: u64,
+    method: Method,
+    request: &impl Message,
+) -> Result<pb::GroupResponse, String> {
+    let target = sight
+        .view
+        .nodes
+        .get(&to)
+        .ok_or_else(|| format!("there is no node {to}"))?;
+    let deadline = match method {
+        Method::RaftChangeGroup => STEP_DEADLINE,
+        _ => ADMIN_DEADLINE,
+    };
+    let bytes = request.encode_to_vec().into();
+    let answer = node
+        .transport()
+        .call(&target.address, Class::Control, method, bytes, deadline)
+        .await;
+    pb::GroupResponse::decode(answer.map_err(|e| e.to_string())?).map_err(|e| e.to_string())
+}
+
+async fn store(meta: &Arc<Shard>, sight: &Sight, decision: &Decision) -> Result<(), String> {
+    let mut changes = Changes::new(&sight.topology, wall_clock_ms());
+    for write in &decision.writes {
+        changes.add(write, "");
+    }
+    if sight.view.operation.is_some_and(|op| !op.state.ended()) {
+        let left = placement::plan(&sight.view).len();
+        changes.note(
+            &decision.doing,
+            left.saturating_sub(decision.doing.len()),
+            &decision.waiting,
+        );
+    }
+    for text in &decision.doing {
+        tracing::debug!("placement: {text}");
+    }
+    let Some(command) = changes.command() else {
+        return Ok(());
+    };
+    if commit(meta, command).await.map_err(|e| e.message)? {
+        Ok(())
+    } else {
+        Err("the rows have changed meanwhile".to_owned())
+    }
+}
+
+/// Commits a transaction on the topology. The answer says whether its compares held.
+pub async fn commit(meta: &Shard, command: bytes::Bytes) -> Result<bool, pb::Error> {
+    let outcome = meta.propose_one(command, Instant::now() + ADMIN_DEADLINE).await?;
+    let internal = |e: String| error::unknown(ErrorCode::Internal, e);
+    let outcome = pb::Outcome::decode(outcome).map_err(|e| internal(e.to_string()))?;
+    match outcome.result {
+        Some(pb::outcome::Result::Txn(txn)) => Ok(txn.succeeded),
+        Some(pb::outcome::Result::Rejected(rejection)) => Err(crate::convert::rejection_message(rejection)),
+        other => Err(internal(format!("a transaction was answered with {other:?}"))),
+    }
+}
+
+/// Groups by shard.
+type Groups = BTreeMap<u32, pb::GroupResponse>;

@@ -1,0 +1,198 @@
+//! Which change is begun next, of all that are possible: replicas off nodes that give them up, the right number of them, an even spread.
+
+use std::collections::{BTreeMap, VecDeque};
+
+use super::state::{Change, NodeState, OpKind, OpState, ShardRow, View};
+use crate::limits::MAX_REPLICA_MOVES;
+
+/// Rows with a change begun, or with another order of preferred leaders. Empty when all is as it should be, or as many changes as allowed
+/// are under way.
+pub(super) fn begin(view: &View) -> Vec<ShardRow> {
+    let mut view = view.clone();
+    let mut begun = Vec::new();
+    if let Some(row) = meta(&view) {
+        begun.push(row);
+    }
+    while view.data().filter(|row| row.change.is_some()).count() < MAX_REPLICA_MOVES {
+        let Some(row) = vacate(&view).or_else(|| resize(&view)).or_else(|| balance(&view)) else {
+            break;
+        };
+        view.rows.insert(row.id, row.clone());
+        begun.push(row);
+    }
+    if begun.is_empty() && view.rows.values().all(|row| row.change.is_none()) {
+        begun.extend(prefer(&view));
+    }
+    begun
+}
+
+fn idle(view: &View) -> impl Iterator<Item = &ShardRow> {
+    view.data()
+        .filter(|row| row.change.is_none() && row.learners.is_empty())
+}
+
+fn gives_up(view: &View, node: u64) -> bool {
+    !matches!(view.state(node), NodeState::Up | NodeState::Joining)
+}
+
+/// The node of an operation that gets all that another one gives up.
+fn successor(view: &View) -> Option<(u64, u64)> {
+    match view.operation {
+        Some(op) if op.state == OpState::Running => match op.kind {
+            OpKind::Replace(old, new) => Some((old, new)),
+            _ => None,
+        },
+        _ => None,
+    }
+}
+
+/// The least loaded node that can take a replica of this shard.
+fn target(view: &View, row: &ShardRow) -> Option<u64> {
+    let load = view.load();
+    let free = load
+        .into_iter()
+        .filter(|(id, _)| view.may_receive(*id) && !row.hosts().any(|host| host == *id));
+    free.min_by_key(|(id, count)| (*count, *id)).map(|(id, _)| id)
+}
+
+/// A replica off a node that is to have none.
+fn vacate(view: &View) -> Option<ShardRow> {
+    idle(view).find_map(|row| {
+        let leaving = row.replicas.iter().copied().find(|id| gives_up(view, *id))?;
+        let to = match successor(view) {
+            Some((old, new)) if old == leaving => Some(new).filter(|new| view.may_receive(*new)),
+            _ => target(view, row),
+        };
+        let add = Some(to?);
+        let remove = Some(leaving);
+        Some(row.begin(Change { add, remove }))
+    })
+}
+
+/// As many replicas as wanted.
+fn resize(view: &View) -> Option<ShardRow> {
+    idle(view).find_map(|row| {
+        let load = view.load();
+        let n = row.replicas.len();
+        if n < view.replication {
+            let add = Some(target(view, row)?);
+            return Some(row.begin(Change { add, remove: None }));
+        }
+        let fullest = |id: &&u64| load.get(*id).copied().unwrap_or(usize::MAX);
+        let remove = row.replicas.iter().max_by_key(fullest).copied();
+        (n > view.replication).then(|| row.begin(Change { add: None, remove }))
+    })
+}
+
+/// One replica from the node with the most to that with the fewest, if they differ by more than one.
+fn balance(view: &View) -> Option<ShardRow> {
+    let load: BTreeMap<u64, usize> = view
+        .load()
+        .into_iter()
+        .filter(|(id, _)| view.may_receive(*id))
+        .collect();
+    let (to, fewest) = load.iter().min_by_key(|(id, count)| (**count, **id))?;
+    let (from, most) = load
+        .iter()
+        .max_by_key(|(id, count)| (**count, std::cmp::Reverse(**id)))?;
+    if most - fewest <= 1 {
+        return None;
+    }
+    // Rather one that another node leads.
+    let movable = idle(view).filter(|row| row.replicas.contains(from) && !row.hosts().any(|id| id == *to));
+    let row = movable.min_by_key(|row| (row.replicas.first() == Some(from), row.id))?;
+    Some(row.begin(Change {
+        add: Some(*to),
+        remove: Some(*from),
+    }))
+}
+
+/// The meta shard's voters: on nodes that stay, 3 or 5.
+fn meta(view: &View) -> Option<ShardRow> {
+    let row = view.meta()?;
+    if row.change.is_some() {
+        return None;
+    }
+    let wanted = view.wanted_voters(row);
+    let giving_up = row.replicas.iter().copied().filter(|id| gives_up(view, *id));
+    // Who leaves for good comes first, and gives its vote to one that drains if there is nobody else.
+    let leaving = giving_up.max_by_key(|id| (view.state(*id), *id));
+    let for_good = leaving.is_none_or(|id| view.state(id) != NodeState::Draining);
+    let able = |id: &u64| {
+        let state = view.state(*id);
+        let node = view.nodes.get(id);
+        node.is_some_and(super::Node::reachable)
+            && (state == NodeState::Up || for_good && state == NodeState::Draining)
+    };
+    // A learner already: every node is.
+    let joining = row.learners.iter().copied().filter(able);
+    let joining = joining.min_by_key(|id| (view.state(*id), *id));
+    let n = row.replicas.len();
+    let change = match (leaving, joining) {
+        (Some(_), Some(_)) if n <= wanted => Change {
+            add: joining,
+            remove: leaving,
+        },
+        (_, Some(_)) if n < wanted => Change {
+            add: joining,
+            remove: None,
+        },
+        (_, _) if n > wanted => Change {
+            add: None,
+            remove: leaving.or_else(|| row.replicas.iter().copied().max_by_key(|id| last(view, *id))),
+        },
+        _ => return None,
+    };
+    Some(row.begin(change))
+}
+
+/// Of two voters too many the one that does not answer goes, else the newer.
+fn last(view: &View, node: u64) -> (bool, u64) {
+    (!view.nodes.get(&node).is_some_and(super::Node::reachable), node)
+}
+
+/// Other orders of replicas, so that nodes are preferred as leaders equally often: the preference moves along a shortest chain of shards
+/// from a node with too many to one with too few, all at once, so that each time brings them closer.
+fn prefer(view: &View) -> Vec<ShardRow> {
+    let mut leads: BTreeMap<u64, usize> = view.in_state(NodeState::Up).map(|n| (n.id, 0)).collect();
+    for first in view.data().filter_map(|row| row.replicas.first()) {
+        *leads.entry(*first).or_default() += 1;
+    }
+    let fullest = leads
+        .iter()
+        .max_by_key(|(id, count)| (**count, std::cmp::Reverse(**id)));
+    let Some((from, most)) = fullest.map(|(id, count)| (*id, *count)) else {
+        return Vec::new();
+    };
+    // Each node that is reached, and the shard and node before it.
+    let mut reached: BTreeMap<u64, Option<(u64, u32)>> = BTreeMap::from([(from, None)]);
+    let mut queue = VecDeque::from([from]);
+    while let Some(node) = queue.pop_front() {
+        if leads.get(&node).is_some_and(|count| count + 1 < most) {
+            return chain(view, &reached, node);
+        }
+        for row in view.data().filter(|row| row.replicas.first() == Some(&node)) {
+            for to in row.replicas.iter().skip(1).filter(|to| leads.contains_key(to)) {
+                if !reached.contains_key(to) {
+                    reached.insert(*to, Some((node, row.id)));
+                    queue.push_back(*to);
+                }
+            }
+        }
+    }
+    Vec::new()
+}
+
+fn chain(view: &View, reached: &BTreeMap<u64, Option<(u64, u32)>>, end: u64) -> Vec<ShardRow> {
+    let mut rows = Vec::new();
+    let mut node = end;
+    while let Some((before, shard)) = reached.get(&node).copied().flatten() {
+        if let Some(row) = view.rows.get(&shard) {
+            let mut row = row.clone();
+            row.replicas.sort_by_key(|id| *id != node);
+            rows.push(row);
+        }
+        node = before;
+    }
+    rows
+}

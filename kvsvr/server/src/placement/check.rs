@@ -1,0 +1,285 @@
+//! What an operator may ask for, or why not; and how it begins.
+
+use super::{
+    decide::Write,
+    state::{Node, NodeState, OpKind, OpState, Operation, ShardRow, View},
+};
+
+/// What an operator asks for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Request {
+    /// Take a node into the cluster.
+    Add {
+        /// HOST:PORT.
+        address: String,
+        /// Its data directory.
+        store_id: String,
+    },
+    /// Take all data off a node.
+    Drain(u64),
+    /// Let a node have data again.
+    Undrain(u64),
+    /// Take a node out for good.
+    Remove(u64),
+    /// Let a new node take the place of another one for good.
+    Replace {
+        /// Who goes.
+        old: u64,
+        /// HOST:PORT of who comes.
+        address: String,
+        /// Its data directory.
+        store_id: String,
+    },
+    /// Take the operation of this number back.
+    Abort(u64),
+}
+
+/// What is to be stored so that a request is carried out; or why it is refused. `operation`: the number of a new operation.
+pub fn admit(view: &View, request: &Request, operation: u64) -> Result<Vec<Write>, String> {
+    check(view, request)?;
+    let newcomer = |address: &str, store_id: &str| {
+        // Ids of nodes that were removed are not used again.
+        let id = view.nodes.keys().next_back().map_or(1, |last| last + 1);
+        Node {
+            id,
+            address: address.to_owned(),
+            store_id: store_id.to_owned(),
+            state: NodeState::Joining,
+            silent_ms: None,
+        }
+    };
+    let mut writes = Vec::new();
+    let kind = match request {
+        Request::Add { address, store_id } => {
+            let node = newcomer(address, store_id);
+            let kind = OpKind::Add(node.id);
+            enter(view, node, &mut writes);
+            kind
+        }
+        Request::Replace {
+            old,
+            address,
+            store_id,
+        } => {
+            let node = newcomer(address, store_id);
+            let kind = OpKind::Replace(*old, node.id);
+            enter(view, node, &mut writes);
+            writes.push(Write::Node(*old, NodeState::Leaving));
+            kind
+        }
+        Request::Drain(node) => {
+            writes.push(Write::Node(*node, NodeState::Draining));
+            OpKind::Drain(*node)
+        }
+        Request::Undrain(node) => {
+            writes.push(Write::Node(*node, NodeState::Up));
+            OpKind::Undrain(*node)
+        }
+        Request::Remove(node) => {
+            writes.push(Write::Node(*node, NodeState::Leaving));
+            OpKind::Remove(*node)
+        }
+        Request::Abort(_) => return Ok(take_back(view)),
+    };
+    writes.push(Write::NewOperation(Operation {
+        id: operation,
+        kind,
+        state: OpState::Running,
+    }));
+    Ok(writes)
+}
+
+/// A new node is a learner of the meta shard from the beginning.
+fn enter(view: &View, node: Node, writes: &mut Vec<Write>) {
+    if let Some(meta) = view.meta() {
+        let mut row = meta.clone();
+        row.learners.push(node.id);
+        writes.push(Write::Row(row));
+    }
+    writes.push(Write::NewNode(node));
+}
+
+/// Nodes become what they were, and what is under way is given up. What has been moved already is moved again as the then wanted placement asks.
+fn take_back(view: &View) -> Vec<Write> {
+    let mut writes = vec![Write::Operation(OpState::Aborting)];
+    if let Some(op) = view.operation {
+        writes.extend(match op.kind {
+            OpKind::Add(node) => vec![Write::Node(node, NodeState::Leaving)],
+            OpKind::Drain(node) | OpKind::Remove(node) => vec![Write::Node(node, NodeState::Up)],
+            OpKind::Undrain(node) => vec![Write::Node(node, NodeState::Draining)],
+            OpKind::Replace(old, new) => vec![
+                Write::Node(old, NodeState::Up),
+                Write::Node(new, NodeState::Leaving),
+            ],
+        });
+    }
+    let changing = view.rows.values().filter(|row| row.change.is_some());
+    writes.extend(changing.map(|row| {
+        Write::Row(ShardRow {
+            change: None,
+            ..row.clone()
+        })
+    }));
+    writes
+}
+
+/// Refuses what is unsafe, cannot end, or makes no sense, with the reason.
+pub fn check(view: &View, request: &Request) -> Result<(), String> {
+    if let Request::Abort(id) = request {
+        return abort(view, *id);
+    }
+    if let Some(op) = view.operation.filter(|op| !op.state.ended()) {
+        return Err(format!(
+            "operation {} ({}) is {}; there is one at a time: wait for its end, or abort it",
+            op.id,
+            op.kind.text(),
+            op.state.name()
+        ));
+    }
+    match request {
+        Request::Add { address, store_id } => newcomer(view, address, store_id, None),
+        Request::Drain(node) => leave(view, *node, NodeState::Draining),
+        Request::Remove(node) => leave(view, *node, NodeState::Leaving),
+        Request::Undrain(node) => match known(view, *node)?.state {
+            NodeState::Draining => Ok(()),
+            state => Err(format!("node {node} is {}, not draining", state.name())),
+        },
+        Request::Replace {
+            old,
+            address,
+            store_id,
+        } => {
+            let node = known(view, *old)?;
+            newcomer(view, address, store_id, Some(*old))?;
+            others_up(view, node)
+        }
+        Request::Abort(_) => Ok(()),
+    }
+}
+
+fn abort(view: &View, id: u64) -> Result<(), String> {
+    let Some(op) = view.operation.filter(|op| op.id == id) else {
+        return Err(format!("there is no operation {id} that could be aborted"));
+    };
+    let gone = match op.kind {
+        OpKind::Remove(node) | OpKind::Replace(node, _) => view.state(node) == NodeState::Removed,
+        _ => false,
+    };
+    match op.state {
+        OpState::Running if gone => Err(format!(
+            "operation {id} ({}) cannot be aborted any more: the node is removed already",
+            op.kind.text()
+        )),
+        OpState::Running => Ok(()),
+        state => Err(format!("operation {id} is {} already", state.name())),
+    }
+}
+
+fn known(view: &View, node: u64) -> Result<&Node, String> {
+    match view.nodes.get(&node) {
+        Some(found) if found.state == NodeState::Removed => Err(format!("node {node} was removed before")),
+        Some(found) => Ok(found),
+        None => {
+            let ids: Vec<String> = members(view).map(|n| n.id.to_string()).collect();
+            Err(format!("there is no node {node}; nodes are {}", ids.join(", ")))
+        }
+    }
+}
+
+fn members(view: &View) -> impl Iterator<Item = &Node> {
+    view.nodes.values().filter(|n| n.state != NodeState::Removed)
+}
+
+/// A node that was never here, at an address that is free.
+fn newcomer(view: &View, address: &str, store_id: &str, instead_of: Option<u64>) -> Result<(), String> {
+    if let Some(node) = view.nodes.values().find(|n| n.store_id == store_id) {
+        let was = if node.state == NodeState::Removed {
+            "was"
+        } else {
+            "is"
+        };
+        return Err(format!(
+            "the node at {address} has store {store_id}, which {was} node {} of this cluster; a store is used once: start the new node with an empty \
+             data directory",
+            node.id
+        ));
+    }
+    if let Some(node) = members(view).find(|n| n.address == address && Some(n.id) != instead_of) {
+        return Err(format!(
+            "{address} is the address of node {}; if that node has lost its data directory, replace it: kvctl member replace {} {address}",
+            node.id, node.id
+        ));
+    }
+    no_leader(view)
+}
+
+/// A node that gives its replicas to others.
+fn leave(view: &View, node: u64, to: NodeState) -> Result<(), String> {
+    let leaving = known(view, node)?;
+    if leaving.state == to {
+        return Err(format!("node {node} is {} already", to.name()));
+    }
+    let left: Vec<&Node> = view.in_state(NodeState::Up).filter(|n| n.id != node).collect();
+    let up = left.iter().filter(|n| n.reachable()).count();
+    if left.len() < view.replication.max(1) {
+        return Err(format!(
+            "each shard is to have {} replicas, and without node {node} there are {} nodes for them: add a node first (kvctl member add), or give \
+             its place to a new one (kvctl member replace)",
+            view.replication,
+            left.len()
+        ));
+    }
+    others_up(view, leaving)?;
+    let needed = view.data().any(|row| row.replicas.contains(&node));
+    if needed && up < view.replication {
+        return Err(format!(
+            "each shard is to have {} replicas, and of the nodes that are left only {up} answer",
+            view.replication
+        ));
+    }
+    Ok(())
+}
+
+/// No replica of a shard may go while another one is down.
+fn others_up(view: &View, leaving: &Node) -> Result<(), String> {
+    no_leader(view)?;
+    for row in view
+        .rows
+        .values()
+        .filter(|row| row.replicas.contains(&leaving.id))
+    {
+        let others = row.replicas.iter().filter(|id| **id != leaving.id);
+        let down: Vec<u64> = others
+            .copied()
+            .filter(|id| !view.nodes.get(id).is_some_and(Node::reachable))
+            .collect();
+        if let Some(other) = down.first() {
+            let n = row.replicas.len();
+            return Err(format!(
+                "{}: its replica on node {other} does not answer; without that of node {} too, {} of {n} would be left. Bring node {other} back first",
+                name(row),
+                leaving.id,
+                n - 1 - down.len()
+            ));
+        }
+    }
+    Ok(())
+}
+
+fn no_leader(view: &View) -> Result<(), String> {
+    match view.rows.values().find(|row| !view.real.contains_key(&row.id)) {
+        Some(row) => Err(format!(
+            "{} has no leader that answers: nothing is changed in this state",
+            name(row)
+        )),
+        None => Ok(()),
+    }
+}
+
+fn name(row: &ShardRow) -> String {
+    if row.is_meta() {
+        "the meta shard".to_owned()
+    } else {
+        format!("shard {}", row.id)
+    }
+}

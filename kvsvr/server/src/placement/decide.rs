@@ -1,0 +1,158 @@
+//! All that is to be done at one moment.
+
+use super::{
+    begin::begin,
+    state::{Node, NodeState, OpState, Operation, ShardRow, View},
+    step::{Step, begin_text, step},
+};
+
+/// A change of what the meta shard stores.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Write {
+    /// A shard's row.
+    Row(ShardRow),
+    /// A node's state.
+    Node(u64, NodeState),
+    /// A new node.
+    NewNode(Node),
+    /// A new operation.
+    NewOperation(Operation),
+    /// The state of the operation under way.
+    Operation(OpState),
+}
+
+/// What is to be done. The writes are one transaction on the rows that the view was made of; steps of different shards are independent.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Decision {
+    /// To be stored together.
+    pub writes: Vec<Write>,
+    /// To be asked of the shards' leaders.
+    pub steps: Vec<(u32, Step)>,
+    /// What the writes and steps are, in words.
+    pub doing: Vec<String>,
+    /// What stands in the way, in words.
+    pub waiting: Vec<String>,
+}
+
+impl Decision {
+    /// There is nothing to do, and nothing to wait for.
+    pub fn is_empty(&self) -> bool {
+        self.writes.is_empty() && self.steps.is_empty() && self.waiting.is_empty()
+    }
+}
+
+/// What is to be done now.
+pub fn decide(view: &View) -> Decision {
+    let mut decision = Decision::default();
+    for row in view.rows.values() {
+        let step = step(view, row);
+        let text = format!("{}: {}", shard_name(row), step.text(view));
+        match step {
+            Step::Settled => {}
+            // Of interest only while something is to be done.
+            Step::Wait(_) => decision.waiting.push(text),
+            Step::Row(row) => {
+                decision.writes.push(Write::Row(row));
+                decision.doing.push(text);
+            }
+            step => {
+                decision.steps.push((row.id, step));
+                decision.doing.push(text);
+            }
+        }
+    }
+    let running = view.operation.filter(|op| !op.state.ended());
+    let Some(operation) = running else { return decision };
+    if decision.writes.is_empty() {
+        transitions(view, &mut decision);
+    }
+    if decision.writes.is_empty() {
+        for row in begin(view) {
+            let text = match (row.change, row.replicas.first()) {
+                (Some(change), _) => begin_text(change),
+                (None, Some(first)) => format!("prefer {} as its leader", view.name(*first)),
+                (None, None) => continue,
+            };
+            decision.doing.push(format!("{}: {text}", shard_name(&row)));
+            decision.writes.push(Write::Row(row));
+        }
+    }
+    if decision.is_empty() {
+        match obstacle(view) {
+            Some(reason) => decision.waiting.push(reason),
+            None => {
+                let ended = if operation.state == OpState::Aborting {
+                    OpState::Aborted
+                } else {
+                    OpState::Done
+                };
+                decision
+                    .doing
+                    .push(format!("{} is {}", operation.kind.text(), ended.name()));
+                decision.writes.push(Write::Operation(ended));
+            }
+        }
+    }
+    decision
+}
+
+fn shard_name(row: &ShardRow) -> String {
+    if row.is_meta() {
+        "meta shard".to_owned()
+    } else {
+        format!("shard {}", row.id)
+    }
+}
+
+/// Nodes that have become, or ended, what they were to.
+fn transitions(view: &View, decision: &mut Decision) {
+    let Some(meta) = view.meta() else { return };
+    let Some(real) = view.real.get(&meta.id) else {
+        return;
+    };
+    for node in view.in_state(NodeState::Joining) {
+        if real.learners.contains(&node.id) && real.progress(node.id).caught_up {
+            decision.writes.push(Write::Node(node.id, NodeState::Up));
+            decision.doing.push(format!("{} is a member", node.text()));
+        } else {
+            decision
+                .waiting
+                .push(format!("{} joins and is sent the cluster's map", node.text()));
+        }
+    }
+    // A vote that is being given counts already.
+    let busy = meta.change.is_some() || !real.committed || real.configs != [meta.voters()];
+    let gone = view.in_state(NodeState::Leaving).find(|node| {
+        let hosts = view.data().any(|row| row.hosts().any(|id| id == node.id));
+        !hosts && !busy && !meta.replicas.contains(&node.id)
+    });
+    if let Some(node) = gone {
+        decision.writes.push(Write::Node(node.id, NodeState::Removed));
+        decision.writes.push(Write::Row(meta.without_learner(node.id)));
+        decision
+            .doing
+            .push(format!("{} is not a member any more", node.text()));
+    }
+}
+
+/// Why the operation is not done though nothing can be begun.
+fn obstacle(view: &View) -> Option<String> {
+    let leaving = |id: &u64| matches!(view.state(*id), NodeState::Draining | NodeState::Leaving);
+    for row in view.data() {
+        if let Some(node) = row.replicas.iter().find(|id| leaving(id)) {
+            return Some(format!(
+                "{}: no node that answers can take the replica of {}",
+                shard_name(row),
+                view.name(*node)
+            ));
+        }
+    }
+    if let Some(node) = view.in_state(NodeState::Joining).next() {
+        return Some(format!("{} has not joined yet", node.text()));
+    }
+    let node = view.in_state(NodeState::Leaving).next()?;
+    Some(format!(
+        "no other node can have the vote of {} in the meta shard",
+        node.text()
+    ))
+}

@@ -1,0 +1,489 @@
+//! Random clusters, operations and faults against the naive model: operations end, nothing unsafe happens on the way.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use proptest::prelude::*;
+
+use super::{
+    model::{Group, World},
+    *,
+};
+
+fn node(id: u64) -> Node {
+    Node {
+        id,
+        address: format!("n{id}:1"),
+        store_id: format!("store-{id}"),
+        state: NodeState::Up,
+        silent_ms: None,
+    }
+}
+
+/// As a bootstrap lays it out.
+fn cluster(nodes: u64, shards: u32, replication: usize) -> World {
+    let ids: Vec<u64> = (1..=nodes).collect();
+    let mut rows = BTreeMap::new();
+    let meta = ShardRow {
+        replicas: ids.clone(),
+        ..ShardRow::default()
+    };
+    rows.insert(0, meta);
+    for id in 1..=shards {
+        let place = |r: usize| ids[(id as usize - 1 + r) % ids.len()];
+        let row = ShardRow {
+            id,
+            replicas: (0..replication).map(place).collect(),
+            ..ShardRow::default()
+        };
+        rows.insert(id, row);
+    }
+    let view = View {
+        nodes: ids.iter().map(|id| (*id, node(*id))).collect(),
+        rows,
+        replication,
+        ..View::default()
+    };
+    let mut world = World::of(&view);
+    world.tick();
+    world
+}
+
+/// Both sets decide alone.
+fn disjoint_quorums(a: &[BTreeSet<u64>], b: &[BTreeSet<u64>], all: &BTreeSet<u64>) -> bool {
+    let ids: Vec<u64> = all.iter().copied().collect();
+    let decides = |configs: &[BTreeSet<u64>], some: &BTreeSet<u64>| {
+        configs
+            .iter()
+            .all(|set| set.intersection(some).count() >= majority(set.len()))
+    };
+    (0..1u32 << ids.len()).any(|bits| {
+        let some: BTreeSet<u64> = ids
+            .iter()
+            .enumerate()
+            .filter(|(i, _)| bits >> i & 1 == 1)
+            .map(|(_, id)| *id)
+            .collect();
+        let rest: BTreeSet<u64> = all.difference(&some).copied().collect();
+        decides(a, &some) && decides(b, &rest)
+    })
+}
+
+fn live_voters(world: &World, group: &Group) -> usize {
+    let smallest = group.configs.iter();
+    smallest
+        .map(|set| set.iter().filter(|id| world.alive(**id)).count())
+        .min()
+        .unwrap_or(0)
+}
+
+/// Carries out one step and holds it to what must never be broken.
+fn checked_step(world: &mut World, shard: u32, step: &Step, to_the_end: bool) {
+    let before = world.clone();
+    world.perform(shard, step, to_the_end);
+    let (was, is) = (&before.groups[&shard], &world.groups[&shard]);
+    let wanted = before.stored.wanted_voters(&before.stored.rows[&shard]);
+    assert!(
+        live_voters(world, is) >= live_voters(&before, was).min(wanted),
+        "shard {shard}: {step:?} lost live voters: {was:?} {is:?}"
+    );
+    let all: BTreeSet<u64> = was.configs.iter().chain(&is.configs).flatten().copied().collect();
+    // The joint configuration that a change of voters goes through.
+    let mut joint = was.configs.clone();
+    if let Step::ChangeVoters(next) = step {
+        joint.push(next.clone());
+    }
+    assert!(
+        !disjoint_quorums(&was.configs, &joint, &all) && !disjoint_quorums(&joint, &is.configs, &all),
+        "shard {shard}: {step:?} makes disjoint quorums: {was:?} {is:?}"
+    );
+    assert!(is.configs.len() <= 2, "shard {shard}: two changes at a time");
+    if let Step::ChangeVoters(next) = step {
+        let old: BTreeSet<u64> = was.configs.iter().flatten().copied().collect();
+        let new: Vec<&u64> = next.difference(&old).collect();
+        let gone: Vec<&u64> = old.difference(next).collect();
+        assert!(new.len() <= 1 && gone.len() <= 1, "{step:?} from {old:?}");
+        for node in new {
+            assert!(was.learners.contains(node) && was.caught_up.contains(node));
+        }
+    }
+}
+
+fn checked_store(world: &mut World, writes: &[Write]) {
+    let before = world.stored.clone();
+    world.store(writes);
+    for (id, row) in &world.stored.rows {
+        assert!(
+            before.rows[id].changes <= row.changes,
+            "the epoch of shard {id} went back"
+        );
+        let members = world.groups[id].configs.iter().flatten();
+        for node in members.filter(|node| before.rows[id].hosts().any(|host| host == **node)) {
+            assert!(
+                row.hosts().any(|host| host == *node),
+                "shard {id}: the voter {node} is to destroy its replica"
+            );
+        }
+    }
+}
+
+/// A replica that was destroyed never comes back as the same.
+fn checked_tick(world: &mut World, seen: &mut BTreeMap<(u32, u64), u64>) {
+    let before = world.clone();
+    world.tick();
+    for (id, group) in &world.groups {
+        for (node, incarnation) in &group.replicas {
+            if before.groups[id].replicas.get(node) != Some(incarnation) {
+                let newest = seen.insert((*id, *node), *incarnation);
+                assert!(
+                    newest.is_none_or(|newest| newest < *incarnation),
+                    "shard {id}: node {node} starts incarnation {incarnation} after {newest:?}"
+                );
+            }
+        }
+        for node in before.groups[id].replicas.keys() {
+            let member = group.configs.iter().any(|set| set.contains(node));
+            assert!(
+                group.replicas.contains_key(node) || !member,
+                "shard {id}: node {node} destroys a replica that votes"
+            );
+        }
+    }
+}
+
+#[derive(Clone, Debug)]
+enum Event {
+    /// The controller looks and carries out all, some of it, or only stores.
+    Round {
+        steps: usize,
+        stores: bool,
+        joint: bool,
+    },
+    /// A controller that has been deposed carries out what it decided long ago.
+    Late,
+    Kill(u64),
+    Revive(u64),
+    Ask(usize, u64),
+    Abort,
+}
+
+fn event() -> impl Strategy<Value = Event> {
+    prop_oneof![
+        12 => (0..4usize, any::<bool>(), prop::bool::weighted(0.8))
+            .prop_map(|(steps, stores, joint)| Event::Round { steps, stores, joint }),
+        2 => Just(Event::Late),
+        2 => (1..9u64).prop_map(Event::Kill),
+        4 => (1..9u64).prop_map(Event::Revive),
+        3 => (0..5usize, 1..9u64).prop_map(|(verb, node)| Event::Ask(verb, node)),
+        1 => Just(Event::Abort),
+    ]
+}
+
+fn request(world: &World, verb: usize, node: u64) -> Request {
+    let new = world.stored.nodes.len() as u64 + 1;
+    let (address, store_id) = (format!("n{new}:1"), format!("store-{new}"));
+    match verb {
+        0 => Request::Add { address, store_id },
+        1 => Request::Drain(node),
+        2 => Request::Undrain(node),
+        3 => Request::Remove(node),
+        _ => Request::Replace {
+            old: node,
+            address,
+            store_id,
+        },
+    }
+}
+
+fn ask(world: &mut World, request: &Request) -> Result<(), String> {
+    let view = world.view();
+    let number = view.operation.map_or(1, |op| op.id + 1);
+    let writes = admit(&view, request, number)?;
+    checked_store(world, &writes);
+    Ok(())
+}
+
+/// Runs until nothing is to be done any more; panics if that takes too long.
+fn settle(world: &mut World, seen: &mut BTreeMap<(u32, u64), u64>) {
+    for _ in 0..2_000 {
+        checked_tick(world, seen);
+        let decision = decide(&world.view());
+        if decision.writes.is_empty() && decision.steps.is_empty() {
+            return;
+        }
+        for (shard, step) in &decision.steps {
+            checked_step(world, *shard, step, true);
+        }
+        checked_store(world, &decision.writes);
+    }
+    panic!("no end: {:#?}", decide(&world.view()));
+}
+
+fn spread(world: &World, count: impl Fn(&ShardRow, u64) -> bool) -> usize {
+    let up = world.stored.in_state(NodeState::Up);
+    let counts = up.map(|node| world.stored.data().filter(|row| count(row, node.id)).count());
+    let counts: Vec<usize> = counts.collect();
+    counts.iter().max().unwrap_or(&0) - counts.iter().min().unwrap_or(&0)
+}
+
+/// `even`: nobody was down when the last operation ended, so nobody was passed over.
+fn check_settled(world: &World, even: bool) {
+    let op = world.stored.operation;
+    assert!(
+        op.is_none_or(|op| op.state.ended()),
+        "{op:?} did not end: {:?}",
+        decide(&world.view())
+    );
+    for (id, group) in &world.groups {
+        let row = &world.stored.rows[id];
+        assert_eq!(group.configs, [row.voters()], "shard {id}");
+        assert!(row.change.is_none());
+        if *id > 0 {
+            assert_eq!(row.replicas.len(), world.stored.replication, "shard {id}");
+            assert!(row.learners.is_empty() && group.learners.is_empty());
+            for node in &row.replicas {
+                assert_eq!(
+                    world.stored.state(*node),
+                    NodeState::Up,
+                    "shard {id}: node {node}"
+                );
+            }
+        }
+        let hosts: BTreeSet<u64> = row.hosts().collect();
+        let running: BTreeSet<u64> = group.replicas.keys().copied().collect();
+        assert_eq!(hosts, running, "shard {id}");
+    }
+    if op.is_some() && even {
+        assert!(spread(world, |row, node| row.replicas.contains(&node)) <= 1);
+        assert!(spread(world, |row, node| row.replicas.first() == Some(&node)) <= 1);
+        let meta = world.stored.meta().unwrap();
+        assert_eq!(
+            meta.replicas.len(),
+            world.stored.wanted_voters(meta),
+            "{:?}",
+            world.stored
+        );
+    }
+}
+
+fn carry_out(world: &mut World, event: &Event, late: &mut Option<(World, Decision)>) {
+    match event {
+        Event::Round { steps, stores, joint } => {
+            let decision = decide(&world.view());
+            *late = Some((world.clone(), decision.clone()));
+            for (shard, step) in decision.steps.iter().take(*steps) {
+                checked_step(world, *shard, step, *joint);
+            }
+            if *stores {
+                checked_store(world, &decision.writes);
+            }
+        }
+        Event::Late => {
+            let Some((then, decision)) = late.clone() else {
+                return;
+            };
+            for (shard, step) in &decision.steps {
+                // The precondition: the membership is the one that the step was decided on.
+                let (was, is) = (&then.groups[shard], &world.groups[shard]);
+                if (&was.configs, &was.learners) == (&is.configs, &is.learners) {
+                    // Whoever is to vote is looked at again by the leader.
+                    let caught_up = |id: &u64| is.caught_up.contains(id) && world.alive(*id);
+                    let able = match step {
+                        Step::ChangeVoters(next) => {
+                            next.iter()
+                                .filter(|id| !was.configs[0].contains(id))
+                                .all(caught_up)
+                                && live(world, next) >= live(world, &was.configs[0])
+                        }
+                        _ => true,
+                    };
+                    if able {
+                        checked_step(world, *shard, step, true);
+                    }
+                }
+            }
+            let same = |write: &Write| match write {
+                Write::Row(row) => world.stored.rows.get(&row.id) == then.stored.rows.get(&row.id),
+                _ => true,
+            };
+            let unchanged = then.stored.operation == world.stored.operation
+                && decision.writes.iter().all(same)
+                && then.stored.rows == world.stored.rows;
+            if unchanged && then.groups == world.groups {
+                checked_store(world, &decision.writes);
+            }
+        }
+        Event::Kill(id) | Event::Revive(id) => {
+            if let Some(node) = world.stored.nodes.get_mut(id) {
+                node.silent_ms = matches!(event, Event::Kill(_)).then_some(5_000);
+            }
+        }
+        Event::Ask(verb, node) => {
+            let request = request(world, *verb, *node);
+            // A refusal is as good.
+            let _ = ask(world, &request);
+        }
+        Event::Abort => {
+            if let Some(op) = world.stored.operation {
+                let _ = ask(world, &Request::Abort(op.id));
+            }
+        }
+    }
+}
+
+fn live(world: &World, set: &BTreeSet<u64>) -> usize {
+    set.iter().filter(|id| world.alive(**id)).count()
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(400))]
+
+    #[test]
+    fn operations_end_and_nothing_unsafe_happens(
+        nodes in 3..6u64,
+        shards in 1..9u32,
+        single in any::<bool>(),
+        events in prop::collection::vec(event(), 1..120),
+    ) {
+        let mut world = cluster(nodes, shards, if single { 1 } else { 3 });
+        let mut seen = BTreeMap::new();
+        let mut late = None;
+        for event in &events {
+            carry_out(&mut world, event, &mut late);
+            checked_tick(&mut world, &mut seen);
+        }
+        // Faults end; who is not a member needs not come back.
+        for node in world.stored.nodes.values_mut() {
+            node.silent_ms = None;
+        }
+        settle(&mut world, &mut seen);
+        let killed = events.iter().any(|event| matches!(event, Event::Kill(_)));
+        check_settled(&world, !killed);
+    }
+
+    /// A node that never comes back is replaced all the same.
+    #[test]
+    fn a_dead_node_is_replaced(nodes in 3..6u64, shards in 1..9u32, dead in 1..4u64) {
+        let mut world = cluster(nodes, shards, 3);
+        world.stored.nodes.get_mut(&dead).unwrap().silent_ms = Some(10_000);
+        world.tick();
+        let request = request(&world, 4, dead);
+        ask(&mut world, &request).unwrap();
+        let plan = plan(&world.view());
+        prop_assert!(plan.last().unwrap().contains("is done"), "{:#?}", plan);
+        let mut seen = BTreeMap::new();
+        settle(&mut world, &mut seen);
+        prop_assert_eq!(world.stored.state(dead), NodeState::Removed);
+        for group in world.groups.values_mut() {
+            prop_assert!(!group.configs[0].contains(&dead) && !group.learners.contains(&dead));
+            // Its process is gone with it.
+            group.replicas.remove(&dead);
+        }
+        check_settled(&world, true);
+    }
+}
+
+#[track_caller]
+fn refused(world: &mut World, request: &Request, part: &str) {
+    let reason = ask(world, request).unwrap_err();
+    assert!(reason.contains(part), "{reason}");
+}
+
+#[test]
+fn refusals_say_why() {
+    let mut world = cluster(3, 2, 3);
+    refused(
+        &mut world,
+        &Request::Remove(2),
+        "without node 2 there are 2 nodes",
+    );
+    refused(
+        &mut world,
+        &Request::Drain(9),
+        "there is no node 9; nodes are 1, 2, 3",
+    );
+    refused(&mut world, &Request::Undrain(1), "node 1 is up, not draining");
+    let add = |address: &str, store_id: &str| Request::Add {
+        address: address.into(),
+        store_id: store_id.into(),
+    };
+    refused(&mut world, &add("x:1", "store-2"), "a store is used once");
+    refused(&mut world, &add("n2:1", "fresh"), "kvctl member replace 2 n2:1");
+    let replace = Request::Replace {
+        old: 2,
+        address: "n2:1".into(),
+        store_id: "store-1".into(),
+    };
+    refused(&mut world, &replace, "which is node 1 of this cluster");
+
+    let mut world = cluster(4, 2, 3);
+    world.stored.nodes.get_mut(&1).unwrap().silent_ms = Some(4_000);
+    world.tick();
+    refused(
+        &mut world,
+        &Request::Remove(2),
+        "its replica on node 1 does not answer",
+    );
+    world.stored.nodes.get_mut(&1).unwrap().silent_ms = None;
+    world.tick();
+    ask(&mut world, &Request::Remove(2)).unwrap();
+    refused(&mut world, &Request::Drain(3), "there is one at a time");
+    refused(&mut world, &Request::Abort(7), "no operation 7");
+    settle(&mut world, &mut BTreeMap::new());
+    check_settled(&world, true);
+    refused(&mut world, &Request::Remove(2), "node 2 was removed before");
+    refused(&mut world, &add("x:1", "store-2"), "which was node 2");
+    refused(&mut world, &Request::Abort(1), "operation 1 is done already");
+}
+
+#[test]
+fn an_aborted_drain_gives_the_replicas_back() {
+    let mut world = cluster(4, 4, 3);
+    let mut seen = BTreeMap::new();
+    ask(&mut world, &Request::Drain(2)).unwrap();
+    for _ in 0..6 {
+        checked_tick(&mut world, &mut seen);
+        let decision = decide(&world.view());
+        world.carry_out(&decision);
+    }
+    ask(&mut world, &Request::Abort(1)).unwrap();
+    settle(&mut world, &mut seen);
+    check_settled(&world, true);
+    assert_eq!(world.stored.state(2), NodeState::Up);
+    assert_eq!(world.stored.operation.unwrap().state, OpState::Aborted);
+}
+
+#[test]
+fn a_plan_is_in_words() {
+    let mut world = cluster(3, 1, 3);
+    ask(
+        &mut world,
+        &Request::Replace {
+            old: 3,
+            address: "n4:1".into(),
+            store_id: "fresh".into(),
+        },
+    )
+    .unwrap();
+    let plan = plan(&world.view());
+    assert_eq!(
+        plan,
+        [
+            "meta shard: add node 4 (n4:1) as a learner",
+            "node 4 (n4:1) is a member",
+            "meta shard: begin to move a replica from node 3 to node 4",
+            "shard 1: begin to move a replica from node 3 to node 4",
+            "meta shard: change the voters to 1,2,4",
+            "shard 1: add node 4 (n4:1) as a learner",
+            "meta shard: note it in the shard map",
+            "shard 1: change the voters to 1,2,4",
+            "meta shard: note it in the shard map",
+            "shard 1: note it in the shard map",
+            "shard 1: note it in the shard map",
+            "shard 1: drop the replica of node 3 (n3:1)",
+            "shard 1: note it in the shard map",
+            "node 3 (n3:1) is not a member any more",
+            "meta shard: drop the replica of node 3 (n3:1)",
+            "replace node 3 by node 4 is done",
+        ]
+    );
+}

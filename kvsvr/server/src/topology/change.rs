@@ -1,0 +1,391 @@
+//! Between what is stored and what the planner works with: a view of the rows, and a transaction of its decisions.
+
+use std::collections::BTreeMap;
+
+use bytes::Bytes;
+use kvsvr_core::{
+    codec::encode_command,
+    command::{Command, Compare, Op, Txn, TxnOp},
+};
+use kvsvr_proto::v1 as pb;
+use prost::Message;
+
+use super::{FORMAT_VERSION, NODE, OPERATION, SHARD, Topology, partition};
+use crate::{
+    limits::{MAX_ENDED_OPERATIONS, MAX_OPERATION_EVENTS},
+    placement::{self as plan, Change, NodeState, OpKind, OpState, ShardRow, View, Write},
+};
+
+fn node_state(state: pb::NodeState) -> NodeState {
+    match state {
+        pb::NodeState::NodeUp => NodeState::Up,
+        pb::NodeState::NodeJoining => NodeState::Joining,
+        pb::NodeState::NodeDraining => NodeState::Draining,
+        pb::NodeState::NodeLeaving => NodeState::Leaving,
+        pb::NodeState::NodeRemoved => NodeState::Removed,
+    }
+}
+
+fn pb_node_state(state: NodeState) -> pb::NodeState {
+    match state {
+        NodeState::Up => pb::NodeState::NodeUp,
+        NodeState::Joining => pb::NodeState::NodeJoining,
+        NodeState::Draining => pb::NodeState::NodeDraining,
+        NodeState::Leaving => pb::NodeState::NodeLeaving,
+        NodeState::Removed => pb::NodeState::NodeRemoved,
+    }
+}
+
+fn op_state(state: pb::operation::State) -> OpState {
+    match state {
+        pb::operation::State::Running => OpState::Running,
+        pb::operation::State::Aborting => OpState::Aborting,
+        pb::operation::State::Done => OpState::Done,
+        pb::operation::State::Aborted => OpState::Aborted,
+    }
+}
+
+fn pb_op_state(state: OpState) -> pb::operation::State {
+    match state {
+        OpState::Running => pb::operation::State::Running,
+        OpState::Aborting => pb::operation::State::Aborting,
+        OpState::Done => pb::operation::State::Done,
+        OpState::Aborted => pb::operation::State::Aborted,
+    }
+}
+
+fn operation(stored: &pb::Operation) -> Option<plan::Operation> {
+    let kind = match stored.kind() {
+        pb::operation::Kind::Unknown => return None,
+        pb::operation::Kind::Add => OpKind::Add(stored.node),
+        pb::operation::Kind::Drain => OpKind::Drain(stored.node),
+        pb::operation::Kind::Undrain => OpKind::Undrain(stored.node),
+        pb::operation::Kind::Remove => OpKind::Remove(stored.node),
+        pb::operation::Kind::Replace => OpKind::Replace(stored.node, stored.new_node),
+    };
+    Some(plan::Operation {
+        id: stored.id,
+        kind,
+        state: op_state(stored.state()),
+    })
+}
+
+fn shard_row(info: &pb::ShardInfo) -> ShardRow {
+    let some = |id: u64| (id != 0).then_some(id);
+    ShardRow {
+        id: info.id,
+        replicas: info.replicas.clone(),
+        learners: info.learners.clone(),
+        change: info.change.map(|change| Change {
+            add: some(change.add),
+            remove: some(change.remove),
+        }),
+        changes: info.changes,
+        incarnations: info
+            .incarnations
+            .iter()
+            .map(|i| (i.node, i.incarnation))
+            .collect(),
+    }
+}
+
+/// The rows as the planner sees them. Every node counts as reachable, no membership is known yet.
+pub fn view(topology: &Topology) -> View {
+    let nodes = topology.map.nodes.iter().map(|info| {
+        let node = plan::Node {
+            id: info.id,
+            address: info.address.clone(),
+            store_id: info.store_id.clone(),
+            state: node_state(info.state()),
+            silent_ms: None,
+        };
+        (info.id, node)
+    });
+    let rows: BTreeMap<u32, ShardRow> = topology.map.shards.iter().map(|s| (s.id, shard_row(s))).collect();
+    let replication = match topology.map.replication as usize {
+        0 => rows
+            .values()
+            .filter(|row| !row.is_meta())
+            .map(|row| row.replicas.len())
+            .max()
+            .unwrap_or(1),
+        replication => replication,
+    };
+    View {
+        nodes: nodes.collect(),
+        rows,
+        replication,
+        operation: topology.operations.values().next_back().and_then(operation),
+        real: BTreeMap::new(),
+    }
+}
+
+/// Changes of the rows, to be stored together or not at all.
+#[derive(Debug)]
+pub struct Changes<'a> {
+    topology: &'a Topology,
+    now_ms: u64,
+    puts: BTreeMap<Bytes, Vec<u8>>,
+    deletes: Vec<Bytes>,
+    operation: Option<pb::Operation>,
+}
+
+fn key(kind: &[u8], id: &[u8]) -> Bytes {
+    [kind, id].concat().into()
+}
+
+impl<'a> Changes<'a> {
+    /// None yet. `now_ms`: for people.
+    pub fn new(topology: &'a Topology, now_ms: u64) -> Self {
+        Self {
+            topology,
+            now_ms,
+            puts: BTreeMap::new(),
+            deletes: Vec::new(),
+            operation: topology.operations.values().next_back().cloned(),
+        }
+    }
+
+    /// The operation as it will be stored.
+    pub fn operation(&self) -> Option<&pb::Operation> {
+        self.operation.as_ref()
+    }
+
+    /// Takes a decision of the planner in. `who` begins what is begun.
+    pub fn add(&mut self, write: &Write, who: &str) {
+        match write {
+            Write::Row(row) => self.row(row),
+            Write::Node(id, state) => {
+                let known = self.topology.map.nodes.iter().find(|n| n.id == *id);
+                if let Some(mut info) = known.cloned() {
+                    info.set_state(pb_node_state(*state));
+                    self.node(info);
+                }
+            }
+            Write::NewNode(node) => self.node(pb::NodeInfo {
+                id: node.id,
+                address: node.address.clone(),
+                store_id: node.store_id.clone(),
+                state: pb_node_state(node.state).into(),
+                ..Default::default()
+            }),
+            Write::NewOperation(operation) => self.begin(operation, who),
+            Write::Operation(state) => {
+                let now = self.now_ms;
+                if let Some(operation) = &mut self.operation {
+                    operation.set_state(pb_op_state(*state));
+                    if state.ended() {
+                        operation.ended_ms = now;
+                        operation.steps_left = 0;
+                        operation.waiting.clear();
+                    }
+                }
+            }
+        }
+    }
+
+    fn node(&mut self, mut info: pb::NodeInfo) {
+        info.format_version = FORMAT_VERSION;
+        self.puts
+            .insert(key(NODE, &info.id.to_be_bytes()), info.encode_to_vec());
+    }
+
+    fn row(&mut self, row: &ShardRow) {
+        let known = self.topology.map.shards.iter().find(|s| s.id == row.id);
+        let Some(mut info) = known.cloned() else { return };
+        info.replicas.clone_from(&row.replicas);
+        info.learners.clone_from(&row.learners);
+        info.change = row.change.map(|change| pb::ReplicaChange {
+            add: change.add.unwrap_or(0),
+            remove: change.remove.unwrap_or(0),
+        });
+        info.changes = row.changes + 1;
+        info.leader = 0;
+        info.format_version = FORMAT_VERSION;
+        let incarnations = row.incarnations.iter();
+        info.incarnations = incarnations
+            .map(|(node, incarnation)| pb::Incarnation {
+                node: *node,
+                incarnation: *incarnation,
+            })
+            .collect();
+        self.puts
+            .insert(key(SHARD, &info.id.to_be_bytes()), info.encode_to_vec());
+    }
+
+    fn begin(&mut self, operation: &plan::Operation, who: &str) {
+        use pb::operation::Kind;
+        let (kind, node, new_node) = match operation.kind {
+            OpKind::Add(node) => (Kind::Add, node, 0),
+            OpKind::Drain(node) => (Kind::Drain, node, 0),
+            OpKind::Undrain(node) => (Kind::Undrain, node, 0),
+            OpKind::Remove(node) => (Kind::Remove, node, 0),
+            OpKind::Replace(old, new) => (Kind::Replace, old, new),
+        };
+        self.operation = Some(pb::Operation {
+            format_version: FORMAT_VERSION,
+            id: operation.id,
+            kind: kind.into(),
+            node,
+            new_node,
+            state: pb_op_state(operation.state).into(),
+            who: who.to_owned(),
+            started_ms: self.now_ms,
+            ..Default::default()
+        });
+        let known = &self.topology.operations;
+        let old = known
+            .keys()
+            .take((known.len() + 1).saturating_sub(MAX_ENDED_OPERATIONS));
+        self.deletes
+            .extend(old.map(|id| key(OPERATION, &id.to_be_bytes())));
+    }
+
+    /// Notes in the operation what is done, and what stands in its way.
+    pub fn note(&mut self, done: &[String], left: usize, waiting: &[String]) {
+        let now = self.now_ms;
+        let Some(operation) = &mut self.operation else {
+            return;
+        };
+        operation.steps_done = operation
+            .steps_done
+            .saturating_add(u32::try_from(done.len()).unwrap_or(u32::MAX));
+        operation.steps_left = u32::try_from(left).unwrap_or(u32::MAX);
+        operation.waiting = waiting.to_vec();
+        let events = done.iter().map(|text| pb::operation::Event {
+            at_ms: now,
+            text: text.clone(),
+        });
+        operation.events.extend(events);
+        let surplus = operation.events.len().saturating_sub(MAX_OPERATION_EVENTS);
+        operation.events.drain(..surplus);
+    }
+
+    /// The command that stores all of it, if none of the rows that are changed has changed since they were read; `None` if nothing is to be
+    /// stored.
+    pub fn command(mut self) -> Option<Bytes> {
+        let stored = self.topology.operations.values().next_back();
+        if let Some(operation) = self.operation.take().filter(|op| Some(op) != stored) {
+            self.puts.insert(
+                key(OPERATION, &operation.id.to_be_bytes()),
+                operation.encode_to_vec(),
+            );
+        }
+        if self.puts.is_empty() {
+            return None;
+        }
+        // The newest operation too: what is decided is for it, or for that there is none.
+        let newest = stored.map(|op| key(OPERATION, &op.id.to_be_bytes()));
+        let mut compared: Vec<&Bytes> = self.puts.keys().chain(&newest).collect();
+        compared.sort();
+        compared.dedup();
+        let revision = |key: &Bytes| self.topology.revisions.get(key).copied().unwrap_or(0);
+        let compares = compared
+            .into_iter()
+            .map(|key| Compare::mod_rev(key.clone(), revision(key)))
+            .collect();
+        let puts = self.puts.iter().map(|(key, value)| TxnOp::Put {
+            key: key.clone(),
+            value: value.clone().into(),
+            ttl_ms: 0,
+            lease: 0,
+        });
+        let deletes = self.deletes.iter().map(|key| TxnOp::Delete { key: key.clone() });
+        let txn = Txn {
+            compares,
+            then_ops: puts.chain(deletes).collect(),
+            else_ops: Vec::new(),
+        };
+        Some(encode_command(&Command {
+            partition: partition(),
+            session: None,
+            op: Op::Txn(txn),
+        }))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::topology::layout;
+
+    fn topology() -> Topology {
+        let nodes = (1..=3).map(|id| pb::NodeInfo {
+            id,
+            address: format!("n{id}:1"),
+            store_id: format!("s{id}"),
+            ..Default::default()
+        });
+        let mut topology = Topology {
+            map: layout("c", "test", nodes.collect(), 2, 3).unwrap(),
+            ..Default::default()
+        };
+        topology.revisions.insert(key(SHARD, &1u32.to_be_bytes()), 5);
+        topology
+    }
+
+    fn hex(bytes: &[u8]) -> String {
+        bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+    }
+
+    #[test]
+    fn the_stored_forms_are_pinned() {
+        let topology = topology();
+        let mut changes = Changes::new(&topology, 1_000);
+        let row = view(&topology).rows[&1].begin(Change {
+            add: Some(4),
+            remove: Some(1),
+        });
+        changes.add(&Write::Row(row.clone()), "");
+        changes.add(&Write::Node(2, NodeState::Draining), "");
+        let operation = plan::Operation {
+            id: 3,
+            kind: OpKind::Replace(1, 4),
+            state: OpState::Running,
+        };
+        changes.add(&Write::NewOperation(operation), "me");
+        changes.note(&["did it".into()], 2, &["waits".into()]);
+        let stored = changes.operation().unwrap().clone();
+        assert_eq!(
+            hex(&stored.encode_to_vec()),
+            "080110031805200128043a026d6540e807500158026205776169747\
+             36a0b08e8071206646964206974"
+        );
+        let rows: Vec<String> = changes.puts.values().map(|row| hex(row)).collect();
+        assert_eq!(
+            rows,
+            [
+                "080212046e323a311a02733230023801",
+                "080118ff0f22030203013201043a040804100140014a04080410015001",
+            ]
+        );
+        // And back.
+        let mut again = topology.clone();
+        again.map.shards[1] =
+            pb::ShardInfo::decode(changes.puts.values().last().unwrap().as_slice()).unwrap();
+        let expected = ShardRow { changes: 1, ..row };
+        assert_eq!(view(&again).rows[&1], expected);
+        assert_eq!(operation, super::operation(&stored).unwrap());
+    }
+
+    #[test]
+    fn a_transaction_is_for_the_rows_that_were_read() {
+        let topology = topology();
+        let mut changes = Changes::new(&topology, 1_000);
+        changes.add(&Write::Row(view(&topology).rows[&1].clone()), "");
+        let command = changes.command().unwrap();
+        let Op::Txn(txn) = kvsvr_core::codec::decode_command(&command).unwrap().op else {
+            panic!("not a transaction");
+        };
+        let row = key(SHARD, &1u32.to_be_bytes());
+        assert_eq!(txn.compares, [Compare::mod_rev(row, 5)]);
+        assert!(Changes::new(&topology, 1_000).command().is_none());
+    }
+
+    #[test]
+    fn clusters_from_before_know_their_replication() {
+        let mut topology = topology();
+        topology.map.replication = 0;
+        assert_eq!(view(&topology).replication, 3);
+    }
+}

@@ -1,0 +1,407 @@
+//! Members come, go and are replaced, under load and while leaders are killed.
+
+use std::{collections::BTreeMap, fs, time::Duration};
+
+use kvsvr_client::{
+    Client, Code,
+    proto::{
+        self as pb, AddMember, ChangeMembersRequest, ReplaceMember, change_members_request::Change,
+        operation::State,
+    },
+    transport::{Class, Method, Transport as _, TransportError},
+};
+use prost::Message as _;
+use tokio::time::Instant;
+
+use crate::{
+    harness::{Cluster, PATIENCE, eventually, report, size},
+    load::Load,
+};
+
+fn request(change: Change) -> ChangeMembersRequest {
+    ChangeMembersRequest {
+        change: Some(change),
+        dry_run: false,
+        who: "test".into(),
+    }
+}
+
+fn add(cluster: &Cluster, i: usize) -> Change {
+    Change::Add(AddMember {
+        address: cluster.nodes[i].address.clone(),
+    })
+}
+
+/// Begins an operation: tried again while leaders change, but begun once.
+async fn begin(client: &Client, change: Change) -> u64 {
+    let client = client.with_timeout(Duration::from_secs(10));
+    eventually("an operation begins", PATIENCE, async || {
+        match client.change_members(request(change.clone())).await {
+            Ok(answer) => Some(answer.operation.unwrap().id),
+            Err(error) if error.code == Code::Refused && !error.message.contains("does not answer") => {
+                panic!("{error}")
+            }
+            Err(error) => {
+                println!("not begun yet: {error}");
+                None
+            }
+        }
+    })
+    .await
+}
+
+async fn operation(client: &Client, id: u64) -> Option<pb::Operation> {
+    let members = client.members().await.ok()?;
+    members.operations.into_iter().find(|op| op.id == id)
+}
+
+/// Waits for the end of an operation.
+async fn ended(client: &Client, id: u64, wanted: State) -> pb::Operation {
+    let mut last = String::new();
+    let op = eventually("the operation ends", PATIENCE * 3, async || {
+        let op = operation(client, id).await?;
+        let now = format!("{} done, {} left, {:?}", op.steps_done, op.steps_left, op.waiting);
+        if now != last {
+            println!("operation {id}: {now}");
+            last = now;
+        }
+        matches!(op.state(), State::Done | State::Aborted).then_some(op)
+    })
+    .await;
+    assert_eq!(op.state(), wanted, "{op:#?}");
+    op
+}
+
+async fn operate(client: &Client, change: Change) -> pb::Operation {
+    let id = begin(client, change).await;
+    ended(client, id, State::Done).await
+}
+
+/// Every data shard has three voters on `nodes`, nothing else, and each node runs what the map says. Replicas and preferred leaders are spread
+/// evenly.
+async fn assert_placed(cluster: &Cluster, client: &Client, nodes: &[usize]) {
+    eventually("all nodes run what the map says", PATIENCE, async || {
+        let map = client.shard_map().await.ok()?;
+        let mut replicas: BTreeMap<u64, usize> = BTreeMap::new();
+        let mut preferred: BTreeMap<u64, usize> = BTreeMap::new();
+        let mut ids = BTreeMap::new();
+        for i in nodes {
+            let status = cluster.status(*i).await?;
+            let hosted = map
+                .shards
+                .iter()
+                .filter(|s| s.replicas.contains(&status.node_id) || s.learners.contains(&status.node_id));
+            let hosted: Vec<u32> = hosted.map(|s| s.id).collect();
+            let running: Vec<u32> = status.replicas.iter().map(|r| r.shard).collect();
+            if hosted != running || status.replicas.iter().any(|r| r.leader == 0) {
+                return None;
+            }
+            ids.insert(status.node_id, *i);
+            replicas.insert(status.node_id, 0);
+            preferred.insert(status.node_id, 0);
+        }
+        for shard in map.shards.iter().filter(|s| s.id != 0) {
+            assert_eq!(
+                (shard.replicas.len(), &shard.learners[..], &shard.change),
+                (3, &[][..], &None),
+                "{shard:?}"
+            );
+            *preferred.get_mut(&shard.replicas[0])? += 1;
+            for id in &shard.replicas {
+                *replicas.get_mut(id)? += 1;
+            }
+        }
+        for counts in [&replicas, &preferred] {
+            let (least, most) = (counts.values().min()?, counts.values().max()?);
+            assert!(most - least <= 1, "not even: {replicas:?} {preferred:?}");
+        }
+        Some(())
+    })
+    .await;
+}
+
+/// Grows 3 -> 4 -> 5, drains, removes, and replaces a node that was killed and wiped, all under load.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn members_change_under_load() {
+    let mut cluster = Cluster::start(3, 4, &[]).await;
+    let client = cluster.client().await;
+    let mut load = Load::start(std::slice::from_ref(&client), size(8, 32), 2, 256);
+    load.wait_acknowledged(500).await;
+    let mut figures = Vec::new();
+    let mut timed = |what: &str, op: &pb::Operation| {
+        let ms = op.ended_ms - op.started_ms;
+        figures.push(format!("{what} {} steps in {ms} ms", op.steps_done));
+    };
+
+    let fourth = cluster.start_newcomer().await;
+    timed("add 4th", &operate(&client, add(&cluster, fourth)).await);
+    assert_placed(&cluster, &client, &[0, 1, 2, 3]).await;
+    let fifth = cluster.start_newcomer().await;
+    timed("add 5th", &operate(&client, add(&cluster, fifth)).await);
+    assert_placed(&cluster, &client, &[0, 1, 2, 3, 4]).await;
+    load.wait_progress(Instant::now()).await;
+
+    timed("drain", &operate(&client, Change::Drain(2)).await);
+    let status = cluster.status(1).await.unwrap();
+    assert!(status.replicas.iter().all(|r| r.shard == 0), "{status:?}");
+    timed("undrain", &operate(&client, Change::Undrain(2)).await);
+    assert_placed(&cluster, &client, &[0, 1, 2, 3, 4]).await;
+
+    timed("remove", &operate(&client, Change::Remove(1)).await);
+    assert_placed(&cluster, &client, &[1, 2, 3, 4]).await;
+    load.wait_progress(Instant::now()).await;
+
+    // Its disk is lost: it comes back empty at the same address, and gets its place as a new node.
+    cluster.kill(&[2]);
+    fs::remove_dir_all(&cluster.nodes[2].data).unwrap();
+    cluster.start_node(2);
+    eventually("the wiped node is refused", PATIENCE, async || {
+        let (_, body) = cluster.nodes[2].get("/status")?;
+        body.contains("kvctl member replace").then_some(())
+    })
+    .await;
+    let address = cluster.nodes[2].address.clone();
+    let replace = Change::Replace(ReplaceMember { old: 3, address });
+    timed("replace", &operate(&client, replace).await);
+    assert_placed(&cluster, &client, &[1, 2, 3, 4]).await;
+    assert_eq!(cluster.status(2).await.unwrap().node_id, 6);
+    eventually(
+        "the new node has nothing to complain about",
+        PATIENCE,
+        async || {
+            let status = cluster.status(2).await?;
+            status.messages.is_empty().then_some(())
+        },
+    )
+    .await;
+
+    load.wait_progress(Instant::now()).await;
+    load.stop().await;
+    let acknowledged = load.verify(&client).await;
+    assert_eq!(load.failures(), Vec::<String>::new());
+    report(
+        "members-under-load",
+        format!(
+            "{}; {acknowledged} writes acknowledged, none lost, none failed, {} reads, none stale",
+            figures.join("; "),
+            load.reads()
+        ),
+    );
+}
+
+/// The meta shard's leader is killed after every step of an operation: another one goes on.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn operations_outlive_the_meta_leader() {
+    let mut cluster = Cluster::start(3, 2, &[]).await;
+    let client = cluster.client().await;
+    let mut load = Load::start(std::slice::from_ref(&client), 4, 1, 128);
+    load.wait_acknowledged(100).await;
+    let fourth = cluster.start_newcomer().await;
+    let mut kills = 0;
+    for change in [add(&cluster, fourth), Change::Drain(2)] {
+        let id = begin(&client, change).await;
+        let mut seen = 0;
+        loop {
+            let op = eventually("the operation goes on", PATIENCE * 2, async || {
+                let op = operation(&client, id).await?;
+                let ended = matches!(op.state(), State::Done | State::Aborted);
+                (ended || op.steps_done > seen).then_some(op)
+            })
+            .await;
+            if op.state() == State::Done {
+                break;
+            }
+            seen = op.steps_done;
+            let Some(leader) = meta_leader(&cluster).await else {
+                continue;
+            };
+            println!("operation {id}: killing node {} after step {seen}", leader + 1);
+            cluster.kill(&[leader]);
+            kills += 1;
+            cluster.start_node(leader);
+        }
+        ended(&client, id, State::Done).await;
+    }
+    assert!(kills >= 5, "only {kills} kills");
+    let status = cluster.status(1).await.unwrap();
+    assert!(status.replicas.iter().all(|r| r.shard == 0), "{status:?}");
+    load.wait_progress(Instant::now()).await;
+    load.stop().await;
+    let acknowledged = load.verify(&client).await;
+    report(
+        "operations-outlive-leaders",
+        format!("{kills} kills, {acknowledged} writes acknowledged, none lost"),
+    );
+}
+
+/// The place in `nodes` of the node that leads the meta shard, if there is one.
+async fn meta_leader(cluster: &Cluster) -> Option<usize> {
+    for i in (0..cluster.nodes.len()).filter(|i| cluster.running(*i)) {
+        let replica = cluster.replica(i, 0).await;
+        if replica.is_some_and(|r| r.role == "leader") {
+            return Some(i);
+        }
+    }
+    None
+}
+
+/// An operation that is aborted leaves everything as even as it was.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_aborted_operation_is_taken_back() {
+    let mut cluster = Cluster::start(3, 4, &[]).await;
+    let client = cluster.client().await;
+    let fourth = cluster.start_newcomer().await;
+    let id = begin(&client, add(&cluster, fourth)).await;
+    eventually("some of it is done", PATIENCE, async || {
+        let op = operation(&client, id).await?;
+        (op.steps_done >= 4).then_some(())
+    })
+    .await;
+    let aborted = begin(&client, Change::Abort(id)).await;
+    assert_eq!(aborted, id);
+    let op = ended(&client, id, State::Aborted).await;
+    assert_placed(&cluster, &client, &[0, 1, 2]).await;
+    let members = client.members().await.unwrap().members;
+    let states: Vec<_> = members.iter().map(|m| m.info.as_ref().unwrap().state()).collect();
+    assert_eq!(states[3], pb::NodeState::NodeRemoved);
+    report(
+        "abort",
+        format!(
+            "taken back, {} steps in {} ms",
+            op.steps_done,
+            op.ended_ms - op.started_ms
+        ),
+    );
+}
+
+#[track_caller]
+fn assert_refused<T: std::fmt::Debug>(result: Result<T, kvsvr_client::Error>, parts: &[&str]) {
+    let error = result.unwrap_err();
+    assert_eq!(
+        (error.code, error.is_unknown()),
+        (Code::Refused, false),
+        "{error}"
+    );
+    for part in parts {
+        assert!(error.message.contains(part), "{error}");
+    }
+}
+
+/// What is unsafe is refused with its reason, and changes nothing. A removed node stays out.
+#[expect(clippy::too_many_lines, reason = "a scenario reads as one script")]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn unsafe_changes_are_refused() {
+    let mut cluster = Cluster::start(3, 2, &[]).await;
+    let foreign = Cluster::start(1, 1, &[]).await;
+    let client = cluster.client().await.with_timeout(Duration::from_secs(10));
+    let ask = async |change| client.change_members(request(change)).await;
+    assert_refused(
+        ask(Change::Remove(2)).await,
+        &["without node 2 there are 2 nodes"],
+    );
+    assert_refused(ask(Change::Drain(2)).await, &["member replace"]);
+    let address = foreign.nodes[0].address.clone();
+    assert_refused(
+        ask(Change::Add(AddMember { address })).await,
+        &["not of this cluster"],
+    );
+    let replace = |old, i: usize| {
+        let address = cluster.nodes[i].address.clone();
+        Change::Replace(ReplaceMember { old, address })
+    };
+    assert_refused(
+        ask(replace(2, 0)).await,
+        &["which is node 1 of this cluster", "a store is used once"],
+    );
+    let plan = ChangeMembersRequest {
+        dry_run: true,
+        ..request(Change::Remove(2))
+    };
+    assert_refused(client.change_members(plan).await, &["without node 2"]);
+
+    let address = "127.0.0.1:1".to_owned();
+    assert_refused(ask(Change::Add(AddMember { address })).await, &["start it first"]);
+
+    let fourth = cluster.start_newcomer().await;
+    let plan = ChangeMembersRequest {
+        dry_run: true,
+        ..request(add(&cluster, fourth))
+    };
+    let plan = client.change_members(plan).await.unwrap().plan;
+    assert!(plan.last().unwrap().ends_with("add node 4 is done"), "{plan:#?}");
+    assert!(client.members().await.unwrap().operations.is_empty());
+    operate(&client, add(&cluster, fourth)).await;
+
+    cluster.kill(&[0]);
+    let refused = eventually("node 1 is missed", PATIENCE, async || {
+        let error = client.change_members(request(Change::Remove(2))).await.err()?;
+        error
+            .message
+            .contains("on node 1 does not answer")
+            .then_some(error)
+    })
+    .await;
+    assert_refused::<()>(Err(refused), &["Bring node 1 back first"]);
+    cluster.start_node(0);
+    cluster.wait_node_ready(0).await;
+
+    operate(&client, Change::Remove(2)).await;
+    assert_placed(&cluster, &client, &[0, 2, 3]).await;
+    eventually("the removed node says so", PATIENCE, async || {
+        let messages = cluster.status(1).await?.messages;
+        messages.iter().any(|m| m.contains("was removed")).then_some(())
+    })
+    .await;
+    // Neither does it come back after a restart, nor is its vote asked for or taken.
+    cluster.kill(&[1]);
+    cluster.start_node(1);
+    eventually("the removed node says so again", PATIENCE, async || {
+        let messages = cluster.status(1).await?.messages;
+        messages.iter().any(|m| m.contains("was removed")).then_some(())
+    })
+    .await;
+    let members = client.members().await.unwrap().members;
+    let store = |id: u64| {
+        members
+            .iter()
+            .find_map(|m| m.info.clone().filter(|i| i.id == id))
+            .unwrap()
+            .store_id
+    };
+    let envelope = pb::Envelope {
+        cluster_id: cluster.status(0).await.unwrap().cluster_id,
+        from_node: 2,
+        from_store: store(2),
+        to_node: 1,
+        to_store: store(1),
+        ..Default::default()
+    };
+    let vote = pb::VoteRequest {
+        envelope: Some(envelope),
+        vote: Some(pb::PbVote {
+            term: 1_000,
+            node_id: 2,
+            committed: false,
+        }),
+        ..Default::default()
+    };
+    let transport = kvsvr_client::grpc::GrpcTransport::new();
+    let answer = transport
+        .call(
+            &cluster.nodes[0].address,
+            Class::Control,
+            Method::RaftVote,
+            vote.encode_to_vec().into(),
+            PATIENCE,
+        )
+        .await;
+    match answer {
+        Err(TransportError::Api { error, .. }) => {
+            assert!(error.message.contains("node 2 was removed"), "{}", error.message);
+        }
+        other => panic!("a removed node's vote request was answered with {other:?}"),
+    }
+    let error = ask(add(&cluster, 1)).await;
+    assert_refused(error, &["which was node 2 of this cluster"]);
+    report("refusals", "each with its reason; a removed node stays out");
+}
