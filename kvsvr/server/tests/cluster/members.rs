@@ -121,7 +121,6 @@ async fn assert_placed(cluster: &Cluster, client: &Client, nodes: &[usize]) {
 }
 
 /// Grows 3 -> 4 -> 5, drains, removes, and replaces a node that was killed and wiped, all under load.
-#[expect(clippy::too_many_lines, reason = "a scenario reads as one script")]
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn members_change_under_load() {
     let mut cluster = Cluster::start(3, 4, &[]).await;
