@@ -10,7 +10,8 @@ use crate::{
     context::Context,
     failure::Failure,
     health::{HealthArgs, NodeView, Severity, View},
-    limits::{BOOTSTRAP_TIMEOUT, COMPACT_KEEP, LAG_ENTRIES, LOW_DISK_BYTES, SLOW_FSYNC_US},
+    limits::{BOOTSTRAP_TIMEOUT, COMPACT_KEEP, LAG_ENTRIES, LOW_DISK_BYTES, SLOW_FSYNC_US, STATUS_TIMEOUT},
+    operation,
     output::{Field, Mood},
     text::{show_size, show_span},
 };
@@ -129,8 +130,15 @@ fn check_bootstrap(args: &BootstrapArgs) -> Result<(), Failure> {
 /// One screen about the cluster.
 pub async fn status(context: &mut Context) -> Result<(), Failure> {
     let view = View::fetch(context).await?;
+    // Without a leader of the meta shard there is nobody to ask.
+    let running = match view.leader(0) {
+        Some(_) => operation::running(&context.client()?.with_timeout(STATUS_TIMEOUT)).await,
+        None => None,
+    };
     if context.out.is_json() {
-        return Ok(context.out.json(&status_json(&view))?);
+        let mut json = status_json(&view);
+        json["operation"] = running.map_or(Value::Null, |(_, operation)| operation);
+        return Ok(context.out.json(&json)?);
     }
     let map = &view.map;
     context.out.line(format!(
@@ -163,6 +171,9 @@ pub async fn status(context: &mut Context) -> Result<(), Failure> {
         rows,
     )?;
     context.out.line("")?;
+    if let Some((line, _)) = running {
+        context.out.line(line)?;
+    }
     let problems = view.problems();
     if problems.is_empty() {
         let good = context.out.paint("all is well", Mood::Good);

@@ -3,8 +3,9 @@
 use std::time::Duration;
 
 use clap::{Args, Subcommand};
-use kvsvr_client::proto::{
-    ChangeMembersRequest, MembersResponse, Operation, change_members_request::Change, operation,
+use kvsvr_client::{
+    Client,
+    proto::{ChangeMembersRequest, MembersResponse, Operation, change_members_request::Change, operation},
 };
 use serde_json::{Value, json};
 use tokio::time::{Instant, sleep};
@@ -163,6 +164,21 @@ fn progress_line(operation: &Operation, now_ms: u64) -> String {
         operation.steps_done,
         doing.unwrap_or("beginning")
     )
+}
+
+/// The operation under way, if there is one and the leader of the meta shard tells: one line, and the same as JSON.
+pub(crate) async fn running(client: &Client) -> Option<(String, Value)> {
+    let members = client.members().await.ok()?;
+    let operation = members.operations.last().filter(|operation| !ended(operation))?;
+    let json = operation_json(operation, Some(members.now_ms));
+    Some((
+        format!(
+            "operation {}, {}",
+            operation.id,
+            progress_line(operation, members.now_ms)
+        ),
+        json,
+    ))
 }
 
 /// Waits for an operation's end, with its progress on standard error. `to_abort`: it is to be taken back.

@@ -77,10 +77,6 @@ async fn round(node: &Arc<Node>, meta: &Arc<Shard>, silences: &mut Silences) -> 
     invite(node, &sight).await;
     take_steps(node, &sight, &decision).await;
     store(meta, &sight, &decision).await?;
-    // Answers to steps are worth another look at once; what is waited for is not.
-    if decision.writes.is_empty() && decision.steps.is_empty() {
-        sleep(PLACEMENT_INTERVAL).await;
-    }
     Ok(true)
 }
 
