@@ -1,7 +1,7 @@
 //! `kvctl member`, `drain` and `undrain`: which nodes there are, and what they are for.
 //!
 //! A change is an operation of the cluster: it goes on when this command is gone. The command only begins it and watches
-//! ([`operation`](crate::operation)).
+//! ([`operation`]).
 
 use std::time::Duration;
 

@@ -1,7 +1,7 @@
 //! The placement controller: on the leader of the meta shard it compares what is wanted with what is, and takes the next steps.
 //!
 //! It keeps nothing that matters in memory: what is under way is in the rows of the meta shard, so whoever leads next goes on. One round
-//! looks at all (after a confirmation that this node leads), lets [`placement`](crate::placement) decide, asks the shards' leaders for the
+//! looks at all (after a confirmation that this node leads), lets [`placement`] decide, asks the shards' leaders for the
 //! steps, and stores the writes in one transaction that fails if a row has changed since. A controller that has been deposed and does not
 //! know it can only repeat steps that are refused, or harmless: see `shard/group.rs`. At rest it reads nothing but the meta shard's revision.
 
