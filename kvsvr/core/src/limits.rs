@@ -72,6 +72,8 @@ pub const MAX_SESSION_BYTES: usize = 1 << 20;
 pub const MAX_SESSIONS_BYTES: usize = 64 << 20;
 /// Bytes that one remembered outcome is counted for besides its encoding.
 pub const REMEMBERED_OVERHEAD: usize = 64;
+/// Bytes of memory that a session keeps between two log entries for the outcomes of the next one.
+pub const FRESH_KEPT: usize = 256;
 /// Sessions of one shard; the longest unused is closed when one more is opened.
 pub const MAX_SESSIONS: usize = 16_384;
 /// Milliseconds after which an unused session is closed.

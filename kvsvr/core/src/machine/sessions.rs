@@ -24,8 +24,8 @@ use crate::{
     error::{Corrupt, ErrorCode, Rejection},
     keys::{self, Key, place},
     limits::{
-        MAX_REMEMBERED_OUTCOME, MAX_SESSION_BYTES, MAX_SESSION_WINDOW, MAX_SESSIONS, MAX_SESSIONS_BYTES,
-        MAX_STUB, REMEMBERED_OVERHEAD, SESSION_IDLE_MS,
+        FRESH_KEPT, MAX_REMEMBERED_OUTCOME, MAX_SESSION_BYTES, MAX_SESSION_WINDOW, MAX_SESSIONS,
+        MAX_SESSIONS_BYTES, MAX_STUB, REMEMBERED_OVERHEAD, SESSION_IDLE_MS,
     },
     rows::{SessionRow, WindowRow, encode_window, put_outcome},
     types::{Revision, ShardId, StampMs},
@@ -315,6 +315,8 @@ impl Sessions {
             };
             let row = encode_window(session.last_used, session.acked_below, &session.fresh);
             session.fresh.clear();
+            // What one large entry needed must not stay for as long as its session: nobody counts it.
+            session.fresh.shrink_to(FRESH_KEPT);
             step.overlay
                 .put(Cf::State, keys::window_key(step.shard, id, step.index), row);
         }

@@ -9,6 +9,7 @@ use kvsvr_core::{
 use tempfile::TempDir;
 
 use super::*;
+use crate::buffer::BufferedEngine;
 
 mod times;
 
@@ -55,7 +56,7 @@ fn killed(path: &Path) -> TempDir {
 
 /// Keeps its directory as long as it is used.
 struct Owned {
-    engine: Arc<RocksEngine>,
+    engine: Arc<dyn Engine>,
     _dir: TempDir,
 }
 
@@ -96,6 +97,16 @@ fn conforms() {
     engine_conformance(|| {
         let dir = directory();
         let engine = open(dir.path());
+        Box::new(Owned { engine, _dir: dir })
+    });
+}
+
+/// As the node has them.
+#[test]
+fn conforms_below_the_write_buffer() {
+    engine_conformance(|| {
+        let dir = directory();
+        let engine = Arc::new(BufferedEngine::new(open(dir.path()), 1 << 20, 1 << 20));
         Box::new(Owned { engine, _dir: dir })
     });
 }

@@ -4,7 +4,7 @@ use std::{
     collections::BTreeMap,
     sync::{
         Arc,
-        atomic::{AtomicU64, Ordering},
+        atomic::{AtomicBool, AtomicU64, Ordering},
     },
     time::Duration,
 };
@@ -50,10 +50,17 @@ fn seen(event: &Event) -> Seen {
 /// Revisions of the acknowledged writes, by lane and n.
 type Acknowledged = BTreeMap<(u32, u64), u64>;
 
-async fn write(client: Client, lane: u32, count: u64, done: Arc<AtomicU64>) -> Acknowledged {
+/// Writes at least `count` times, and until `over` is set: whoever is quick must not be done before the last node is killed.
+async fn write(
+    client: Client,
+    lane: u32,
+    count: u64,
+    done: Arc<AtomicU64>,
+    over: Arc<AtomicBool>,
+) -> Acknowledged {
     let place = partition(lane as usize);
     let mut acknowledged = Acknowledged::new();
-    for n in 1..=count {
+    for n in (1..).take_while(|n| *n <= count || !over.load(Ordering::Relaxed)) {
         if let Ok(reply) = client.put(&place, "k", n.to_string()).await {
             acknowledged.insert((lane, n), reply.revision);
         }
@@ -123,10 +130,12 @@ async fn watches_have_no_gap_and_no_duplicate() {
         following.push((name, tokio::spawn(follow(watch, end.clone(), pause))));
     }
     let begun = Instant::now();
+    let over = Arc::new(AtomicBool::new(false));
     let writers: Vec<_> = (0..LANES)
         .map(|lane| {
             let client = clients[lane % clients.len()].with_timeout(PATIENCE);
-            tokio::spawn(write(client, lane as u32, total / LANES as u64, done.clone()))
+            let count = total / LANES as u64;
+            tokio::spawn(write(client, lane as u32, count, done.clone(), over.clone()))
         })
         .collect();
     // Every node is killed once, so every watch loses the node that serves it; the leader first.
@@ -147,13 +156,14 @@ async fn watches_have_no_gap_and_no_duplicate() {
         cluster.wait_node_ready(victim).await;
         cluster.wait_caught_up(victim).await;
     }
+    over.store(true, Ordering::Relaxed);
     let mut acknowledged = Acknowledged::new();
     for writer in writers {
         acknowledged.extend(writer.await.unwrap());
     }
     let took = begun.elapsed();
     let last = clients[0]
-        .put(&partition(0), "k", (total + 1).to_string())
+        .put(&partition(0), "k", u64::MAX.to_string())
         .await
         .unwrap()
         .revision;

@@ -92,7 +92,9 @@ impl Staged {
             let filled = engine.clone();
             blocking(move || {
                 let mut batch = WriteBatch::default();
-                pairs(data, |cf, key, value| batch.put(cf, key, value))?;
+                // Copied: the row cache keeps rows, and each would keep its whole chunk, which its budget does not know of.
+                let copied = |bytes: Bytes| Bytes::copy_from_slice(&bytes);
+                pairs(data, |cf, key, value| batch.put(cf, copied(key), copied(value)))?;
                 Ok(filled.write(batch)?)
             })
             .await?;
