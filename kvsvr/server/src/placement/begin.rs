@@ -60,7 +60,9 @@ fn vacate(view: &View) -> Option<ShardRow> {
     idle(view).find_map(|row| {
         let leaving = row.replicas.iter().copied().find(|id| gives_up(view, *id))?;
         let to = match successor(view) {
-            Some((old, new)) if old == leaving => Some(new).filter(|new| view.may_receive(*new)),
+            Some((old, new)) if old == leaving => {
+                Some(new).filter(|new| view.may_receive(*new) && !row.hosts().any(|host| host == *new))
+            }
             _ => target(view, row),
         };
         let add = Some(to?);

@@ -100,7 +100,11 @@ fn enter(view: &View, node: Node, writes: &mut Vec<Write>) {
 }
 
 /// Nodes become what they were, and what is under way is given up. What has been moved already is moved again as the then wanted placement asks.
+/// Asked again, it ends where it stands: what is left to move may need a node that only another operation can bring.
 fn take_back(view: &View) -> Vec<Write> {
+    if view.operation.is_some_and(|op| op.state == OpState::Aborting) {
+        return vec![Write::Operation(OpState::Aborted)];
+    }
     let mut writes = vec![Write::Operation(OpState::Aborting)];
     if let Some(op) = view.operation {
         writes.extend(match op.kind {
@@ -170,7 +174,7 @@ fn abort(view: &View, id: u64) -> Result<(), String> {
             "operation {id} ({}) cannot be aborted any more: the node is removed already",
             op.kind.text()
         )),
-        OpState::Running => Ok(()),
+        OpState::Running | OpState::Aborting => Ok(()),
         state => Err(format!("operation {id} is {} already", state.name())),
     }
 }

@@ -109,8 +109,9 @@ impl ShardRow {
     /// The row with a change begun: the newcomer is to start a replica, and who leaves is not preferred as leader.
     pub fn begin(&self, change: Change) -> ShardRow {
         let mut row = self.clone();
+        // A replica that is there keeps its incarnation: another one would begin without what this one has promised and stored.
         if let Some(node) = change.add
-            && !row.learners.contains(&node)
+            && !row.hosts().any(|host| host == node)
         {
             row.learners.push(node);
             row.incarnations.insert(node, self.changes + 1);

@@ -323,7 +323,8 @@ fn carry_out(world: &mut World, event: &Event, late: &mut Option<(World, Decisio
             let _ = ask(world, &request);
         }
         Event::Abort => {
-            if let Some(op) = world.stored.operation {
+            // A second one ends it where it stands; that has a test of its own.
+            if let Some(op) = world.stored.operation.filter(|op| op.state == OpState::Running) {
                 let _ = ask(world, &Request::Abort(op.id));
             }
         }
@@ -450,6 +451,65 @@ fn an_aborted_drain_gives_the_replicas_back() {
     check_settled(&world, true);
     assert_eq!(world.stored.state(2), NodeState::Up);
     assert_eq!(world.stored.operation.unwrap().state, OpState::Aborted);
+}
+
+/// What is taken back needs a node that is dead: only another operation can bring one.
+#[test]
+fn a_second_abort_makes_way_for_another_operation() {
+    let mut world = cluster(3, 2, 3);
+    let mut seen = BTreeMap::new();
+    world.stored.nodes.get_mut(&3).unwrap().silent_ms = Some(600_000);
+    world.tick();
+    let replace = Request::Replace {
+        old: 3,
+        address: "n4:1".into(),
+        store_id: "fresh".into(),
+    };
+    let add = Request::Add {
+        address: "n5:1".into(),
+        store_id: "fresher".into(),
+    };
+    ask(&mut world, &replace).unwrap();
+    let mut rounds = |world: &mut World, until: &dyn Fn(&World) -> bool| {
+        for _ in 0..60 {
+            if until(world) {
+                return true;
+            }
+            checked_tick(world, &mut seen);
+            let decision = decide(&world.view());
+            world.carry_out(&decision);
+        }
+        until(world)
+    };
+    let moved = |world: &World| world.stored.data().any(|row| row.replicas.contains(&4));
+    assert!(rounds(&mut world, &moved));
+    ask(&mut world, &Request::Abort(1)).unwrap();
+    let ended = |world: &World| world.stored.operation.is_some_and(|op| op.state.ended());
+    assert!(!rounds(&mut world, &ended), "it waits for node 3");
+    refused(&mut world, &add, "there is one at a time");
+    ask(&mut world, &Request::Abort(1)).unwrap();
+    assert_eq!(world.stored.operation.unwrap().state, OpState::Aborted);
+    ask(&mut world, &add).unwrap();
+    assert!(rounds(&mut world, &ended), "{:?}", decide(&world.view()));
+    assert_eq!(world.stored.state(4), NodeState::Removed);
+    for row in world.stored.data() {
+        assert!(row.replicas.len() == 3 && !row.hosts().any(|node| node == 4));
+    }
+}
+
+#[test]
+fn a_replica_that_votes_keeps_its_incarnation() {
+    let row = ShardRow {
+        replicas: vec![1, 4],
+        incarnations: [(4, 7)].into(),
+        changes: 9,
+        ..ShardRow::default()
+    };
+    let again = row.begin(Change {
+        add: Some(4),
+        remove: Some(1),
+    });
+    assert_eq!((again.incarnation(4), again.learners), (7, Vec::new()));
 }
 
 #[test]

@@ -106,7 +106,7 @@ pub fn view(topology: &Topology) -> View {
         0 => rows
             .values()
             .filter(|row| !row.is_meta())
-            .map(|row| row.replicas.len())
+            .map(wanted_replicas)
             .max()
             .unwrap_or(1),
         replication => replication,
@@ -118,6 +118,15 @@ pub fn view(topology: &Topology) -> View {
         operation: topology.operations.values().next_back().and_then(operation),
         real: BTreeMap::new(),
     }
+}
+
+/// How many replicas a shard is to have, of a cluster that does not say so: a lone voter that moves is two for a while.
+fn wanted_replicas(row: &ShardRow) -> usize {
+    let votes = |node: Option<u64>| node.is_some_and(|node| row.replicas.contains(&node));
+    let moves = row
+        .change
+        .is_some_and(|change| votes(change.add) && votes(change.remove));
+    row.replicas.len() - usize::from(moves)
 }
 
 /// Changes of the rows, to be stored together or not at all.
