@@ -311,6 +311,10 @@ mod tests {
         }
         assert_eq!(node.take_place("00000000000000aa", 3), Ok(()));
         assert_eq!(node.check_unclaimed(), Ok(()));
+        // Until it has joined, peers that do not know yet are refused as before; it is no claim any more.
+        let (_, late) = refusal(ask(Method::RaftVote, vote.encode_to_vec()).await);
+        assert_eq!(late, reason);
+        assert_eq!(node.check_unclaimed(), Ok(()));
     }
 
     /// Stores another row of shard 1, as the controller would.

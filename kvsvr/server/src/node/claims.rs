@@ -47,7 +47,9 @@ impl Node {
             ),
         };
         let mut last = self.refusal.lock();
-        if last.as_ref().is_none_or(|last| last.text != text) {
+        // Between `take_place` and the end of joining the old node's peers still speak to it: nobody would take that back.
+        let is_given_its_place = *self.replaces.lock() == Some(envelope.to_node);
+        if !is_given_its_place && last.as_ref().is_none_or(|last| last.text != text) {
             tracing::error!(from = envelope.from_node, "refusing a peer's messages: {text}");
             *last = Some(Refusal {
                 text: text.clone(),
