@@ -54,7 +54,7 @@ pub const EVENTS: [&str; 44] = [
     "stranger_refused",
     "append_conflicted",
     "follower_read_confirmed",
-    "snapshot_resumed",
+    "snapshot_resume_offered",
     "refused_without_a_leader",
     "refused_as_too_stale",
     "sent_to_the_leader",

@@ -132,8 +132,9 @@ impl Traffic {
             }
             Method::RaftSnapshot => {
                 let answer = SnapshotAck::decode(message.clone()).ok()?;
-                if !answer.resume_id.is_empty() && answer.next_chunk > 0 {
-                    self.count("snapshot_resumed");
+                // The first answer on a stream: what was staged of an earlier transfer is there to go on with.
+                if !answer.resume_id.is_empty() {
+                    self.count("snapshot_resume_offered");
                 }
             }
             Method::KvExec => {
