@@ -5,14 +5,11 @@
 case "${1:-}" in ""|-h|--help) sed -n '2,3s/^# //p' "$0"; exit 0 ;; esac
 rocks=""
 case " $* " in *" --engine rocks "* | *" --engine=rocks "*) rocks=rocks ;; esac
-if [ "$1" = mutants ]; then
-  shift
-  set_up
-  build_mutants $rocks
-  cd "$CALLER"
-  exec "$MUTANTS" "$@"
-fi
 set_up
 build_sim $rocks
 cd "$CALLER"
+if [ "$1" = mutants ]; then
+  shift
+  exec "$MUTANTS" "$@"
+fi
 exec "$SIM" "$@"

@@ -10,8 +10,8 @@ in_sim cargo fmt --all -- --check
 say "lint"
 cargo clippy --workspace --features kvsvr-jepsen/runner --all-targets --locked -- -D warnings
 cargo clippy -p kvsvr --no-default-features --all-targets --locked -- -D warnings
-in_sim cargo clippy --release --features mutants --all-targets --locked -- -D warnings
-in_sim cargo clippy --release --features mutants,rocks --workspace --all-targets --locked -- -D warnings
+in_sim cargo clippy --release --all-targets --locked -- -D warnings
+in_sim cargo clippy --release --features rocks --workspace --all-targets --locked -- -D warnings
 
 say "docs"
 RUSTDOCFLAGS="-D warnings -A rustdoc::private_intra_doc_links" cargo doc --workspace --features kvsvr-jepsen/runner --no-deps --locked --quiet
@@ -29,9 +29,10 @@ cargo nextest run --workspace --features kvsvr-jepsen/runner --locked --no-fail-
 say "documentation tests"
 cargo test --workspace --features kvsvr-jepsen/runner --doc --locked
 
-build_sim
+build_sim rocks
+# With what files on RocksDB's disk are after a power loss, a few seeds with RocksDB, and planted bugs of the engine.
 say "the simulator's own tests"
-in_sim cargo nextest run --release --locked --no-fail-fast
+in_sim cargo nextest run --release --locked --features rocks --no-fail-fast
 say "the same seed gives the same run, in two processes"
 "$SIM" meta --seeds 0..5
 say "plans that failed once"
@@ -39,14 +40,9 @@ say "plans that failed once"
 say "plans of two minutes"
 # Always from the same seed on: what is tested here must not depend on the day. Longer sweeps look elsewhere.
 "$SIM" sweep --seeds 0..1000 --minutes 2 --all-events false --reports "${TMPDIR:-/tmp}/kvsvr-sim-failures"
-build_mutants
 say "planted bugs are found"
 "$MUTANTS" --canary
 "$MUTANTS" ack-before-fsync sessions-lost-in-snapshot lease-longer-than-promised --seeds 0..100
-
-# After all that uses the simulator's other builds: this one takes their place.
-say "RocksDB in the simulator: what its files are after a power loss, a few seeds, planted bugs"
-in_sim cargo nextest run --release --locked --features mutants,rocks --lib --test rocks -E 'binary(rocks) | test(engine::rocks)'
 
 build_jepsen
 say "release binaries under faults for two minutes"

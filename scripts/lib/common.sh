@@ -43,16 +43,11 @@ own_target() {
 SIM_TARGET="$CARGO_TARGET_DIR/sim"
 in_sim() { (cd "$ROOT/sim" && CARGO_TARGET_DIR="$SIM_TARGET" "$@"); }
 SIM="$SIM_TARGET/release/kvsvr-sim"
+MUTANTS="$SIM_TARGET/release/kvsvr-sim-mutants"
 # With `rocks` its nodes can have RocksDB.
 build_sim() {
   say "building the simulator${1:+ with $1}"
-  in_sim cargo build --release --locked ${1:+--features "$1"} --bin kvsvr-sim
-}
-# A binary of its own; those without planted bugs stay what they are.
-MUTANTS="$SIM_TARGET/release/kvsvr-sim-mutants"
-build_mutants() {
-  say "building the simulator with planted bugs${1:+ and $1}"
-  in_sim cargo build --release --locked --features "mutants${1:+,$1}" --bin kvsvr-sim-mutants
+  in_sim cargo build --release --locked ${1:+--features "$1"}
 }
 
 bold=""; dim=""; red=""; plain=""

@@ -13,7 +13,6 @@ pub mod disk;
 pub mod engine;
 pub mod failpoint;
 pub mod faults;
-#[cfg(feature = "mutants")]
 pub mod hunt;
 pub mod invariants;
 pub mod net;

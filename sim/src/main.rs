@@ -222,7 +222,6 @@ fn main() -> ExitCode {
         .init();
     let arguments = Arguments::parse();
     // KVSVR_MUTANT; the processes of a sweep inherit it.
-    #[cfg(feature = "mutants")]
     if let Err(error) = kvsvr_client::mutants::choose_from_environment() {
         return fail(&error.to_string());
     }
@@ -285,7 +284,7 @@ fn command(command: Command) -> Result<bool, String> {
 /// The command that runs it again.
 fn again(arguments: &str) -> String {
     match std::env::var("KVSVR_MUTANT") {
-        Ok(name) if cfg!(feature = "mutants") => format!("KVSVR_MUTANT={name} kvsvr-sim {arguments}"),
+        Ok(name) => format!("KVSVR_MUTANT={name} kvsvr-sim {arguments}"),
         _ => format!("kvsvr-sim {arguments}"),
     }
 }

@@ -18,7 +18,6 @@ fn a_seed_gives_one_run_that_holds() {
     run(sim, "sweep --seeds 0..6 --all-events false --engine rocks");
 }
 
-#[cfg(feature = "mutants")]
 #[test]
 fn planted_bugs_of_the_engine_are_found() {
     run(

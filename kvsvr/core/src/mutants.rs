@@ -25,8 +25,15 @@ pub struct Mutant {
     pub expected: &'static [&'static str],
 }
 
+impl Mutant {
+    /// Whether only nodes whose rows are in RocksDB can have it.
+    pub fn needs_rocks(&self) -> bool {
+        self.name == "flush-not-atomic"
+    }
+}
+
 /// All of them, by name.
-pub const MUTANTS: [Mutant; 42] = [
+pub const MUTANTS: [Mutant; 43] = [
     Mutant {
         name: "ack-before-fsync",
         breaks: "The log acknowledges blocks that are in the page cache only.",
@@ -147,6 +154,24 @@ pub const MUTANTS: [Mutant; 42] = [
         origin: "Viewstamped Replication Revisited (2012), section 4.1: the client table expects one \
                  request at a time; RIFL (SOSP 2015), section 3.",
         expected: &["linear", "revisions", "counter", "set_list", "bank", "committed"],
+    },
+    Mutant {
+        name: "flush-not-atomic",
+        breaks: "RocksDB flushes one column family after the other: a process that ends in between leaves \
+                 them at different ages.",
+        origin: "RocksDB, Atomic flush: without a WAL only that keeps column families consistent; etcd issue \
+                 13766 is the same between two of its buckets.",
+        expected: &[
+            "state_machine_safety",
+            "order_of_indexes",
+            "convergence",
+            "session_window",
+            "consumer_cursor",
+            "revisions",
+            "linear",
+            "committed",
+            "process",
+        ],
     },
     Mutant {
         name: "follower-read-without-wait",

@@ -104,6 +104,7 @@ fn main() -> ExitCode {
 }
 
 /// True if all were found as expected.
+#[expect(clippy::print_stderr, reason = "what is left out is for people")]
 fn command(arguments: Arguments) -> Result<bool, String> {
     if let Some(Child::Run {
         seed,
@@ -114,8 +115,13 @@ fn command(arguments: Arguments) -> Result<bool, String> {
     {
         return child(seed, mutant.as_deref(), engine, output);
     }
+    let can_have = |mutant: &Mutant| !mutant.needs_rocks() || !arguments.engine.is_default();
     for name in &arguments.only {
-        chosen(name)?;
+        if !can_have(chosen(name)?) {
+            return Err(format!(
+                "{name} is a bug of RocksDB's use: it needs --engine rocks"
+            ));
+        }
     }
     mutants::choose_none();
     if arguments.canary {
@@ -123,9 +129,15 @@ fn command(arguments: Arguments) -> Result<bool, String> {
     }
     let is_wanted =
         |mutant: &&Mutant| arguments.only.is_empty() || arguments.only.iter().any(|name| name == mutant.name);
-    let todo: Vec<&'static Mutant> = MUTANTS.iter().filter(is_wanted).collect();
+    let (todo, without): (Vec<&'static Mutant>, Vec<_>) = MUTANTS
+        .iter()
+        .filter(is_wanted)
+        .partition(|mutant| can_have(mutant));
     let report = all(&todo, &arguments)?;
     report.print(arguments.output)?;
+    for mutant in without {
+        eprintln!("not looked for: {}, which needs --engine rocks", mutant.name);
+    }
     Ok(report.as_expected == todo.len())
 }
 

@@ -68,7 +68,7 @@ impl Shared {
         options.create_if_missing(true);
         options.create_missing_column_families(true);
         // There is no WAL; the column families must never be of different ages after a crash.
-        options.set_atomic_flush(true);
+        options.set_atomic_flush(!kvsvr_core::mutant!("flush-not-atomic"));
         options.set_write_buffer_manager(&self.memtables);
         options.set_max_background_jobs(ROCKS_BACKGROUND_JOBS);
         options.set_max_open_files(ROCKS_OPEN_FILES);
