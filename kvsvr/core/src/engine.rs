@@ -162,7 +162,7 @@ pub trait Engine: EngineRead + Send + Sync + 'static {
     fn get_durable(&self, cf: Cf, key: &[u8]) -> Result<Option<Bytes>, EngineError>;
 
     /// Tells the engine that rows for which [`is_garbage`](crate::keys::is_garbage) holds at this shard's floor may be dropped,
-    /// whenever it likes. The floor given must be durable, and it only grows.
+    /// whenever it likes. The floor given must be durable, and it only grows; 0 says that all rows of the shard are gone, and with them its floor.
     ///
     /// A snapshot keeps what it shows: a row may be dropped only if it is garbage at the floor that was set when the oldest open
     /// snapshot was made. (A reader takes revision and floor from its snapshot and then reads history above that older floor.)

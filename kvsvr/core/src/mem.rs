@@ -212,6 +212,10 @@ impl Engine for MemEngine {
 
     fn set_garbage_floor(&self, shard: ShardId, floor: Revision) {
         self.update(|state| {
+            if floor == 0 {
+                state.floors.remove(&shard);
+                return;
+            }
             let set = state.floors.entry(shard).or_default();
             state.risen |= floor > *set;
             *set = floor.max(*set);

@@ -13,6 +13,7 @@ use crate::{
     limits::DEFAULT_ENDPOINT,
     member, operation,
     output::{self, Format},
+    shard,
     text::{Encoding, parse_endpoint, parse_timeout},
     txn, watch,
 };
@@ -146,6 +147,11 @@ pub enum Command {
     Drain(member::NodeArgs),
     /// Let a drained node have data again
     Undrain(member::NodeArgs),
+    /// Give a node labels: replicas of a shard are kept apart by them
+    Label(member::LabelArgs),
+    /// The shards: which keys, which replicas, how far each is
+    #[command(subcommand)]
+    Shard(shard::ShardCommand),
     /// Operations on members: what runs, what was done, taking one back
     #[command(subcommand)]
     Ops(operation::OpsCommand),
@@ -274,6 +280,8 @@ pub async fn execute(context: &mut Context, command: Command) -> Result<(), Fail
         Command::Member(command) => member::member(context, &command).await,
         Command::Drain(args) => member::drain(context, &args).await,
         Command::Undrain(args) => member::undrain(context, &args).await,
+        Command::Label(args) => member::label(context, &args).await,
+        Command::Shard(command) => shard::shard(context, &command).await,
         Command::Ops(command) => operation::ops(context, &command).await,
         Command::Bench(args) => bench::bench(context, &args).await,
         Command::Completion { .. } => Ok(()),
@@ -356,6 +364,31 @@ pub(crate) mod tests {
     }
 
     #[test]
+    fn every_command_about_members_parses() {
+        for line in [
+            "leader transfer 2 --to 3 --wait",
+            "leader show",
+            "member list",
+            "member add 10.0.0.4:7101 --dry-run",
+            "member remove 3 --yes",
+            "member replace 3 10.0.0.4:7101 --no-wait",
+            "drain n2:7101 --timeout 10s",
+            "undrain 2",
+            "leader evict 2 --dry-run",
+            "leader restore n2:7101",
+            "label 2 zone=a rack-",
+            "shard list",
+            "shard show 3",
+            "ops list",
+            "ops show 3 --wait",
+            "ops abort 3 --yes",
+        ] {
+            parse(line);
+        }
+        assert!(try_parse("label 2").is_err());
+    }
+
+    #[test]
     fn every_command_of_the_manual_parses() {
         for line in [
             "get p k --revision 5 --mode bounded=2s --raw",
@@ -392,17 +425,6 @@ pub(crate) mod tests {
             "cluster bootstrap --nodes a:1,b:1,c:1 --shards 4 --replication 3 --name test",
             "cluster status",
             "cluster health --wait --serving",
-            "leader transfer 2 --to 3 --wait",
-            "leader show",
-            "member list",
-            "member add 10.0.0.4:7101 --dry-run",
-            "member remove 3 --yes",
-            "member replace 3 10.0.0.4:7101 --no-wait",
-            "drain n2:7101 --timeout 10s",
-            "undrain 2",
-            "ops list",
-            "ops show 3 --wait",
-            "ops abort 3 --yes",
             "bench put --clients 64",
             "bench ycsb-a --rate 1000 --skew zipfian=0.8 --load",
             "completion bash",

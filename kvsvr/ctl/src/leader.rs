@@ -1,6 +1,7 @@
 //! `kvctl leader`: who leads each shard, and handing leadership over.
 
 use clap::{Args, Subcommand};
+use kvsvr_client::proto::change_members_request::Change;
 use serde_json::{Value, json};
 use tokio::time::{Instant, sleep};
 
@@ -9,6 +10,7 @@ use crate::{
     failure::{self, Failure},
     health::View,
     limits::{POLL, WAIT_TIMEOUT},
+    member,
     output::{Field, Mood},
 };
 
@@ -19,6 +21,10 @@ pub enum LeaderCommand {
     Transfer(TransferArgs),
     /// Who leads each shard, and who should by preference
     Show,
+    /// Let a node lead nothing until it is restored; its replicas stay
+    Evict(member::NodeArgs),
+    /// Let an evicted node lead again
+    Restore(member::NodeArgs),
 }
 
 /// `kvctl leader transfer`.
@@ -39,6 +45,14 @@ pub async fn leader(context: &mut Context, command: &LeaderCommand) -> Result<()
     match command {
         LeaderCommand::Transfer(args) => transfer(context, args).await,
         LeaderCommand::Show => show(context).await,
+        LeaderCommand::Evict(args) => {
+            let node = member::find(context, &args.node).await?;
+            member::change(context, Change::Evict(node), args.change, None).await
+        }
+        LeaderCommand::Restore(args) => {
+            let node = member::find(context, &args.node).await?;
+            member::change(context, Change::Restore(node), args.change, None).await
+        }
     }
 }
 

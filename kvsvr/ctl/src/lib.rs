@@ -22,6 +22,7 @@ pub mod operation;
 pub mod output;
 pub mod progress;
 pub mod record;
+pub mod shard;
 pub mod text;
 pub mod txn;
 pub mod txn_syntax;

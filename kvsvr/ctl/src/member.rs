@@ -3,12 +3,12 @@
 //! A change is an operation of the cluster: it goes on when this command is gone. The command only begins it and watches
 //! ([`operation`]).
 
-use std::time::Duration;
+use std::{collections::BTreeMap, time::Duration};
 
 use clap::{Args, Subcommand};
 use kvsvr_client::proto::{
-    AddMember, ChangeMembersRequest, Member, MembersResponse, NodeState, ReplaceMember,
-    change_members_request::Change,
+    AddMember, ChangeMembersRequest, LabelMember, Member, MembersResponse, NodeInfo, NodeState,
+    ReplaceMember, change_members_request::Change,
 };
 use serde_json::{Value, json};
 
@@ -50,6 +50,19 @@ pub struct ChangeArgs {
 pub struct NodeArgs {
     /// The node: its id, or HOST:PORT
     pub node: String,
+    /// What all changes take.
+    #[command(flatten)]
+    pub change: ChangeArgs,
+}
+
+/// `kvctl label`.
+#[derive(Args, Clone, Debug)]
+pub struct LabelArgs {
+    /// The node: its id, or HOST:PORT
+    pub node: String,
+    /// NAME=VALUE sets a label, NAME- removes it; replicas of a shard are kept apart by `zone`, or else by `host`
+    #[arg(required = true, value_name = "NAME=VALUE|NAME-")]
+    pub labels: Vec<String>,
     /// What all changes take.
     #[command(flatten)]
     pub change: ChangeArgs,
@@ -120,8 +133,28 @@ pub async fn undrain(context: &mut Context, args: &NodeArgs) -> Result<(), Failu
     change(context, Change::Undrain(node), args.change, None).await
 }
 
+/// Sets and removes labels of a node.
+pub async fn label(context: &mut Context, args: &LabelArgs) -> Result<(), Failure> {
+    let mut label = LabelMember::default();
+    for typed in &args.labels {
+        match (typed.split_once('='), typed.strip_suffix('-')) {
+            (Some((name, value)), _) => {
+                label.set.insert(name.to_owned(), value.to_owned());
+            }
+            (None, Some(name)) => label.unset.push(name.to_owned()),
+            (None, None) => {
+                return Err(Failure::invalid(format!(
+                    "{typed:?} is no label: type NAME=VALUE to set one, NAME- to remove it"
+                )));
+            }
+        }
+    }
+    label.node = find(context, &args.node).await?;
+    change(context, Change::Label(label), args.change, None).await
+}
+
 /// Begins an operation, or shows its plan.
-async fn change(
+pub(crate) async fn change(
     context: &mut Context,
     change: Change,
     args: ChangeArgs,
@@ -172,7 +205,7 @@ fn show_plan(context: &mut Context, plan: &[String]) -> Result<(), Failure> {
 }
 
 /// The id of a node, by id or address.
-async fn find(context: &mut Context, typed: &str) -> Result<u64, Failure> {
+pub(crate) async fn find(context: &mut Context, typed: &str) -> Result<u64, Failure> {
     if let Ok(id) = typed.parse() {
         return Ok(id);
     }
@@ -217,7 +250,15 @@ async fn list(context: &mut Context) -> Result<(), Failure> {
         return Ok(context.out.json(&json!({ "members": members }))?);
     }
     let rows = members.members.iter().map(row).collect();
-    let header = ["NODE", "ADDRESS", "STATE", "REPLICAS", "SHOULD LEAD", "STORE"];
+    let header = [
+        "NODE",
+        "ADDRESS",
+        "STATE",
+        "REPLICAS",
+        "SHOULD LEAD",
+        "LABELS",
+        "STORE",
+    ];
     Ok(context.out.table(&header, rows)?)
 }
 
@@ -226,7 +267,15 @@ fn member_json(member: &Member) -> Value {
     json!({
         "id": info.id.to_string(), "address": info.address, "store_id": info.store_id, "state": state(member),
         "silent_ms": member.silent_ms, "replicas": member.replicas, "preferred": member.preferred,
+        "evicted": info.evicted, "labels": sorted(&info),
     })
+}
+
+fn sorted(info: &NodeInfo) -> BTreeMap<&str, &str> {
+    let labels = info.labels.iter();
+    labels
+        .map(|(name, value)| (name.as_str(), value.as_str()))
+        .collect()
 }
 
 fn row(member: &Member) -> Vec<Field> {
@@ -242,6 +291,15 @@ fn row(member: &Member) -> Vec<Field> {
         }
         _ => name.to_owned(),
     };
+    let labels: Vec<String> = sorted(&info)
+        .iter()
+        .map(|(name, value)| format!("{name}={value}"))
+        .collect();
+    let leads = if info.evicted {
+        "evicted".to_owned()
+    } else {
+        member.preferred.to_string()
+    };
     let mood = match name {
         "up" => Mood::Good,
         "down" => Mood::Bad,
@@ -253,15 +311,14 @@ fn row(member: &Member) -> Vec<Field> {
         Field::text(info.address),
         Field::text(text).mood(mood),
         Field::number(member.replicas),
-        Field::number(member.preferred),
+        Field::number(leads),
+        Field::text(labels.join(" ")),
         Field::text(info.store_id),
     ]
 }
 
 #[cfg(test)]
 mod tests {
-    use kvsvr_client::proto::NodeInfo;
-
     use super::*;
 
     fn member(id: u64, node_state: NodeState, silent_ms: u64) -> Member {
@@ -307,6 +364,6 @@ mod tests {
         assert_eq!(state(&member(1, NodeState::NodeDraining, 4_000)), "draining");
         let json = member_json(&member(2, NodeState::NodeJoining, 0));
         assert_eq!((&json["id"], &json["state"]), (&json!("2"), &json!("joining")));
-        assert_eq!(row(&member(1, NodeState::NodeUp, 4_000)).len(), 6);
+        assert_eq!(row(&member(1, NodeState::NodeUp, 4_000)).len(), 7);
     }
 }

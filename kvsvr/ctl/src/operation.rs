@@ -110,6 +110,9 @@ fn what(operation: &Operation) -> String {
         operation::Kind::Undrain => format!("undrain node {node}"),
         operation::Kind::Remove => format!("remove node {node}"),
         operation::Kind::Replace => format!("replace node {node} by node {}", operation.new_node),
+        operation::Kind::Evict => format!("evict node {node}"),
+        operation::Kind::Restore => format!("restore node {node}"),
+        operation::Kind::Label => format!("label node {node}"),
         operation::Kind::Unknown => "an operation of a newer version".to_owned(),
     }
 }

@@ -385,7 +385,7 @@ async fn members_change_by_operations() {
     let shell = Shell::new();
     assert_eq!(
         shell.run("member list").await,
-        "NODE  ADDRESS  STATE  REPLICAS  SHOULD LEAD  STORE\n   1  node:1   up            1            1  5107e\n"
+        "NODE  ADDRESS  STATE  REPLICAS  SHOULD LEAD  LABELS  STORE\n   1  node:1   up            1            1          5107e\n"
     );
     assert_eq!(
         shell.run("member add n2:1 --dry-run").await,

@@ -2,8 +2,8 @@
 //!
 //! It keeps nothing that matters in memory: what is under way is in the rows of the meta shard, so whoever leads next goes on. One round
 //! looks at all (after a confirmation that this node leads), lets [`placement`] decide, asks the shards' leaders for the
-//! steps, and stores the writes in one transaction that fails if a row has changed since. A controller that has been deposed and does not
-//! know it can only repeat steps that are refused, or harmless: see `shard/group.rs`. At rest it reads nothing but the meta shard's revision.
+//! steps, and stores the writes in one transaction that fails if a row has changed since. A step names the membership and the row that it was
+//! decided on, and a leader takes it on no others ([`row_is`]). At rest it reads nothing but the meta shard's revision.
 
 mod look;
 
@@ -164,15 +164,18 @@ fn pb_step(step: GroupStep) -> pb::change_group_request::Step {
 async fn take_step(node: &Arc<Node>, sight: &Sight, shard: u32, step: &Step) -> Result<(), String> {
     let step = group_step(sight, step).ok_or("not a step of a group")?;
     let group = sight.groups.get(&shard).ok_or("no leader is known")?;
+    let row_changes = sight.view.rows.get(&shard).map_or(0, |row| row.changes);
     let me = node.identity().map_or(0, |i| i.node_id);
     if group.leader == me {
         let local = node.shard_number(shard).ok_or("this node's replica is gone")?;
         let decided_on = group.membership_id.as_ref().map(convert::from_pb_log_id);
-        return local.change_group(decided_on, step).await;
+        let wanted = row_is(node, row_changes, local.id());
+        return local.change_group(decided_on, step, wanted).await;
     }
     let request = pb::ChangeGroupRequest {
         envelope: envelope(node, sight, shard, group.leader),
         membership_id: group.membership_id,
+        row_changes,
         step: Some(pb_step(step)),
     };
     let response = ask(node, sight, group.leader, Method::RaftChangeGroup, &request).await?;
@@ -180,6 +183,26 @@ async fn take_step(node: &Arc<Node>, sight: &Sight, shard: u32, step: &Step) -> 
         Ok(())
     } else {
         Err(response.error)
+    }
+}
+
+/// Makes sure that a shard's row is as it was after so many changes, by what the meta shard has committed now: a step that a deposed
+/// controller asks for, or that was long on its way, must not be taken once the row has gone on.
+pub async fn row_is(node: &Node, changes: u64, shard: ShardId) -> Result<(), String> {
+    let meta = node
+        .shard(META_SHARD)
+        .ok_or("this node has no replica of the meta shard")?;
+    meta.reads().barrier().await.map_err(|e| e.message)?;
+    let map = topology::load(&*meta.engine().snapshot()).map_err(|e| e.to_string())?;
+    let row = map
+        .iter()
+        .flat_map(|map| &map.shards)
+        .find(|row| row.id == shard.0);
+    match row {
+        Some(row) if row.changes == changes => Ok(()),
+        _ => Err(format!(
+            "shard {shard}: its row in the meta shard is another than the step is for"
+        )),
     }
 }
 

@@ -334,6 +334,10 @@ pub const LAG_SAMPLES: usize = 256;
 pub const MAX_PLAN_STEPS: usize = 10_000;
 /// Events that an operation remembers.
 pub const MAX_OPERATION_EVENTS: usize = 200;
+/// Labels of a node.
+pub const MAX_LABELS: usize = 16;
+/// Bytes of the name or the value of a label.
+pub const MAX_LABEL_BYTES: usize = 64;
 /// Operations that are remembered after their end.
 pub const MAX_ENDED_OPERATIONS: usize = 50;
 /// Time that a shard's leader gets to carry out one step.

@@ -15,6 +15,7 @@ use openraft::raft::{StreamAppendResult, TransferLeaderRequest};
 use prost::Message;
 
 use crate::{
+    controller,
     node::Node,
     raft::{
         convert,
@@ -170,7 +171,8 @@ async fn group(node: &Node, method: Method, request: Bytes) -> Result<Bytes, Cal
     let shard = addressee(node, message.envelope.as_ref())?;
     let step = group_step(message.step).ok_or_else(|| malformed("no step"))?;
     let decided_on = message.membership_id.as_ref().map(convert::from_pb_log_id);
-    let changed = shard.change_group(decided_on, step).await;
+    let wanted = controller::row_is(node, message.row_changes, shard.id());
+    let changed = shard.change_group(decided_on, step, wanted).await;
     encoded(pb::GroupResponse {
         error: changed.err().unwrap_or_default(),
         ..Default::default()

@@ -1,6 +1,6 @@
 //! Which nodes are members, and what they are for: requests of operators, answered by the leader of the meta shard.
 
-use std::sync::Arc;
+use std::{collections::BTreeMap, sync::Arc};
 
 use kvsvr_client::transport::Method;
 use kvsvr_core::types::META_SHARD;
@@ -71,7 +71,7 @@ pub async fn change(
             crate::limits::NO_LEADER_RETRY_MS,
         )));
     }
-    let wanted = wanted(node, request.change).await?;
+    let wanted = wanted(node, &sight, request.change).await?;
     let number = sight
         .topology
         .operations
@@ -102,8 +102,18 @@ pub async fn change(
     Ok(pb::ChangeMembersResponse { operation, plan })
 }
 
+/// All labels of the node, as they are to be.
+fn labels(sight: &Sight, change: pb::LabelMember) -> BTreeMap<String, String> {
+    let known = sight.view.nodes.get(&change.node);
+    let mut labels = known.map(|node| node.labels.clone()).unwrap_or_default();
+    labels.retain(|name, _| !change.unset.contains(name));
+    labels.extend(change.set);
+    labels
+}
+
 async fn wanted(
     node: &Arc<Node>,
+    sight: &Sight,
     change: Option<pb::change_members_request::Change>,
 ) -> Result<Request, CallError> {
     use pb::change_members_request::Change;
@@ -122,6 +132,9 @@ async fn wanted(
             Change::Undrain(id) => Request::Undrain(id),
             Change::Remove(id) => Request::Remove(id),
             Change::Abort(id) => Request::Abort(id),
+            Change::Evict(id) => Request::Evict(id),
+            Change::Restore(id) => Request::Restore(id),
+            Change::Label(label) => Request::Label(label.node, labels(sight, label)),
         },
     )
 }

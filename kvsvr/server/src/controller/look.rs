@@ -134,6 +134,7 @@ fn real(group: &pb::GroupResponse) -> Option<Real> {
     let learners = learners
         .filter(|id| !configs.iter().any(|set| set.contains(id)))
         .collect();
+    let incarnations = membership.nodes.iter().map(|node| (node.id, node.incarnation));
     let progress = group.members.iter().map(|member| {
         let progress = Progress {
             caught_up: caught_up(member),
@@ -147,6 +148,7 @@ fn real(group: &pb::GroupResponse) -> Option<Real> {
         leader: group.leader,
         configs,
         learners,
+        incarnations: incarnations.collect(),
         committed: group.committed,
         progress: progress.collect(),
     })

@@ -7,7 +7,7 @@
 use std::{io, sync::Arc};
 
 use kvsvr_core::{
-    engine::{Cf, WriteBatch},
+    engine::{Cf, EngineError, WriteBatch},
     keys,
     types::{META_SHARD, ShardId},
 };
@@ -144,8 +144,7 @@ impl Node {
     }
 
     async fn destroy_files(&self, id: ShardId, incarnation: u64) -> io::Result<()> {
-        // Waits for an installation to end.
-        let staging = self.receiver.exclusive(id).await;
+        let staging = self.receiver.give_up(id).await;
         let (told, forgotten) = oneshot::channel();
         self.wal.forget(
             id,
@@ -163,7 +162,10 @@ impl Node {
                 clear.delete_range(cf, start.clone(), end.clone());
             }
             engine.write(clear)?;
-            engine.flush()
+            engine.flush()?;
+            // A later replica of the shard may begin with older rows.
+            engine.set_garbage_floor(id, 0);
+            Ok::<_, EngineError>(())
         };
         Runtime::spawn_blocking(removing)
             .await?

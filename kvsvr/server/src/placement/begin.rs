@@ -14,9 +14,11 @@ pub(super) fn begin(view: &View) -> Vec<ShardRow> {
         begun.push(row);
     }
     while view.data().filter(|row| row.change.is_some()).count() < MAX_REPLICA_MOVES {
-        let Some(row) = vacate(&view).or_else(|| resize(&view)).or_else(|| balance(&view)) else {
-            break;
-        };
+        let wanted = vacate(&view)
+            .or_else(|| resize(&view))
+            .or_else(|| part(&view))
+            .or_else(|| balance(&view));
+        let Some(row) = wanted else { break };
         view.rows.insert(row.id, row.clone());
         begun.push(row);
     }
@@ -46,13 +48,20 @@ fn successor(view: &View) -> Option<(u64, u64)> {
     }
 }
 
-/// The least loaded node that can take a replica of this shard.
-fn target(view: &View, row: &ShardRow) -> Option<u64> {
+/// The node that is to take a replica of this shard, in the place of `leaving`: apart from the others if that can be, then the least loaded.
+fn target(view: &View, row: &ShardRow, leaving: Option<u64>) -> Option<u64> {
     let load = view.load();
     let free = load
         .into_iter()
         .filter(|(id, _)| view.may_receive(*id) && !row.hosts().any(|host| host == *id));
-    free.min_by_key(|(id, count)| (*count, *id)).map(|(id, _)| id)
+    free.min_by_key(|(id, count)| (neighbours(view, row, *id, leaving), *count, *id))
+        .map(|(id, _)| id)
+}
+
+/// Replicas of the shard that would fail together with one on `node`, `leaving` aside.
+fn neighbours(view: &View, row: &ShardRow, node: u64, leaving: Option<u64>) -> usize {
+    let others = row.replicas.iter().copied().filter(|id| Some(*id) != leaving);
+    view.neighbours(node, others)
 }
 
 /// A replica off a node that is to have none.
@@ -63,7 +72,7 @@ fn vacate(view: &View) -> Option<ShardRow> {
             Some((old, new)) if old == leaving => {
                 Some(new).filter(|new| view.may_receive(*new) && !row.hosts().any(|host| host == *new))
             }
-            _ => target(view, row),
+            _ => target(view, row, Some(leaving)),
         };
         let add = Some(to?);
         let remove = Some(leaving);
@@ -77,36 +86,62 @@ fn resize(view: &View) -> Option<ShardRow> {
         let load = view.load();
         let n = row.replicas.len();
         if n < view.replication {
-            let add = Some(target(view, row)?);
+            let add = Some(target(view, row, None)?);
             return Some(row.begin(Change { add, remove: None }));
         }
         let fullest = |id: &&u64| load.get(*id).copied().unwrap_or(usize::MAX);
-        let remove = row.replicas.iter().max_by_key(fullest).copied();
+        let crowded = |id: &&u64| (neighbours(view, row, **id, None), fullest(id));
+        let remove = row.replicas.iter().max_by_key(crowded).copied();
         (n > view.replication).then(|| row.begin(Change { add: None, remove }))
     })
 }
 
-/// One replica from the node with the most to that with the fewest, if they differ by more than one.
+/// One replica away from others that would fail together with it, if there is a node where that is better.
+fn part(view: &View) -> Option<ShardRow> {
+    idle(view).find_map(|row| {
+        let crowd = |id: u64| neighbours(view, row, id, None);
+        let load = view.load();
+        let crowded = row.replicas.iter().copied().filter(|id| crowd(*id) > 0);
+        let from = crowded.max_by_key(|id| (crowd(*id), load.get(id).copied().unwrap_or(0), *id))?;
+        let to = target(view, row, Some(from))?;
+        (neighbours(view, row, to, Some(from)) < crowd(from)).then(|| {
+            row.begin(Change {
+                add: Some(to),
+                remove: Some(from),
+            })
+        })
+    })
+}
+
+/// One replica from a node to one that has at least two fewer, the greatest difference first, and not nearer to others of its shard than before.
 fn balance(view: &View) -> Option<ShardRow> {
-    let load: BTreeMap<u64, usize> = view
+    let load: Vec<(u64, usize)> = view
         .load()
         .into_iter()
         .filter(|(id, _)| view.may_receive(*id))
         .collect();
-    let (to, fewest) = load.iter().min_by_key(|(id, count)| (**count, **id))?;
-    let (from, most) = load
+    let mut pairs: Vec<(usize, u64, u64)> = load
         .iter()
-        .max_by_key(|(id, count)| (**count, std::cmp::Reverse(**id)))?;
-    if most - fewest <= 1 {
-        return None;
-    }
-    // Rather one that another node leads.
-    let movable = idle(view).filter(|row| row.replicas.contains(from) && !row.hosts().any(|id| id == *to));
-    let row = movable.min_by_key(|row| (row.replicas.first() == Some(from), row.id))?;
-    Some(row.begin(Change {
-        add: Some(*to),
-        remove: Some(*from),
-    }))
+        .flat_map(|(from, most)| {
+            load.iter()
+                .map(move |(to, few)| (most.saturating_sub(*few), *from, *to))
+        })
+        .filter(|(difference, ..)| *difference > 1)
+        .collect();
+    pairs.sort_by_key(|(difference, from, to)| (std::cmp::Reverse(*difference), *from, *to));
+    pairs.into_iter().find_map(|(_, from, to)| {
+        let movable = idle(view).filter(|row| {
+            row.replicas.contains(&from)
+                && !row.hosts().any(|id| id == to)
+                && neighbours(view, row, to, Some(from)) <= neighbours(view, row, from, None)
+        });
+        // Rather one that another node leads.
+        let row = movable.min_by_key(|row| (row.replicas.first() == Some(&from), row.id))?;
+        Some(row.begin(Change {
+            add: Some(to),
+            remove: Some(from),
+        }))
+    })
 }
 
 /// The meta shard's voters: on nodes that stay, 3 or 5.
@@ -128,7 +163,7 @@ fn meta(view: &View) -> Option<ShardRow> {
     };
     // A learner already: every node is.
     let joining = row.learners.iter().copied().filter(able);
-    let joining = joining.min_by_key(|id| (view.state(*id), *id));
+    let joining = joining.min_by_key(|id| (view.state(*id), neighbours(view, row, *id, leaving), *id));
     let n = row.replicas.len();
     let change = match (leaving, joining) {
         (Some(_), Some(_)) if n <= wanted => Change {
@@ -156,7 +191,12 @@ fn last(view: &View, node: u64) -> (bool, u64) {
 /// Other orders of replicas, so that nodes are preferred as leaders equally often: the preference moves along a shortest chain of shards
 /// from a node with too many to one with too few, all at once, so that each time brings them closer.
 fn prefer(view: &View) -> Vec<ShardRow> {
-    let mut leads: BTreeMap<u64, usize> = view.in_state(NodeState::Up).map(|n| (n.id, 0)).collect();
+    let evicted = off_evicted(view);
+    if !evicted.is_empty() {
+        return evicted;
+    }
+    let able = view.in_state(NodeState::Up).filter(|n| !n.evicted);
+    let mut leads: BTreeMap<u64, usize> = able.map(|n| (n.id, 0)).collect();
     for first in view.data().filter_map(|row| row.replicas.first()) {
         *leads.entry(*first).or_default() += 1;
     }
@@ -183,6 +223,28 @@ fn prefer(view: &View) -> Vec<ShardRow> {
         }
     }
     Vec::new()
+}
+
+/// Rows whose preferred leader is to lead nothing, with another one.
+fn off_evicted(view: &View) -> Vec<ShardRow> {
+    let mut leads: BTreeMap<u64, usize> = BTreeMap::new();
+    for first in view.data().filter_map(|row| row.replicas.first()) {
+        *leads.entry(*first).or_default() += 1;
+    }
+    let mut rows = Vec::new();
+    let evicted = |row: &&ShardRow| row.replicas.first().is_some_and(|id| view.evicted(*id));
+    for row in view.rows.values().filter(evicted) {
+        let able = row.replicas.iter().copied().filter(|id| view.may_lead(*id));
+        let count = |id: &u64| (leads.get(id).copied().unwrap_or(0), *id);
+        let Some(to) = able.min_by_key(count) else {
+            continue;
+        };
+        *leads.entry(to).or_default() += 1;
+        let mut row = row.clone();
+        row.replicas.sort_by_key(|id| (*id != to, view.evicted(*id)));
+        rows.push(row);
+    }
+    rows
 }
 
 fn chain(view: &View, reached: &BTreeMap<u64, Option<(u64, u32)>>, end: u64) -> Vec<ShardRow> {

@@ -1,9 +1,12 @@
 //! What an operator may ask for, or why not; and how it begins.
 
+use std::collections::BTreeMap;
+
 use super::{
     decide::Write,
     state::{Node, NodeState, OpKind, OpState, Operation, ShardRow, View},
 };
+use crate::limits::{MAX_LABEL_BYTES, MAX_LABELS};
 
 /// What an operator asks for.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -30,6 +33,12 @@ pub enum Request {
         /// Its data directory.
         store_id: String,
     },
+    /// Let a node lead nothing.
+    Evict(u64),
+    /// Let a node lead again.
+    Restore(u64),
+    /// Give a node these labels, and no others.
+    Label(u64, BTreeMap<String, String>),
     /// Take the operation of this number back.
     Abort(u64),
 }
@@ -45,6 +54,8 @@ pub fn admit(view: &View, request: &Request, operation: u64) -> Result<Vec<Write
             address: address.to_owned(),
             store_id: store_id.to_owned(),
             state: NodeState::Joining,
+            evicted: false,
+            labels: BTreeMap::new(),
             silent_ms: None,
         }
     };
@@ -79,11 +90,34 @@ pub fn admit(view: &View, request: &Request, operation: u64) -> Result<Vec<Write
             writes.push(Write::Node(*node, NodeState::Leaving));
             OpKind::Remove(*node)
         }
+        Request::Evict(node) => {
+            writes.push(Write::Evicted(*node, true));
+            OpKind::Evict(*node)
+        }
+        Request::Restore(node) => {
+            writes.push(Write::Evicted(*node, false));
+            OpKind::Restore(*node)
+        }
+        Request::Label(node, labels) => {
+            writes.push(Write::Labels(*node, labels.clone()));
+            OpKind::Label(*node)
+        }
         Request::Abort(_) => return Ok(take_back(view)),
+    };
+    let was = match kind {
+        OpKind::Add(_) => NodeState::Joining,
+        OpKind::Drain(node)
+        | OpKind::Undrain(node)
+        | OpKind::Remove(node)
+        | OpKind::Replace(node, _)
+        | OpKind::Evict(node)
+        | OpKind::Restore(node)
+        | OpKind::Label(node) => view.state(node),
     };
     writes.push(Write::NewOperation(Operation {
         id: operation,
         kind,
+        was,
         state: OpState::Running,
     }));
     Ok(writes)
@@ -109,12 +143,14 @@ fn take_back(view: &View) -> Vec<Write> {
     if let Some(op) = view.operation {
         writes.extend(match op.kind {
             OpKind::Add(node) => vec![Write::Node(node, NodeState::Leaving)],
-            OpKind::Drain(node) | OpKind::Remove(node) => vec![Write::Node(node, NodeState::Up)],
-            OpKind::Undrain(node) => vec![Write::Node(node, NodeState::Draining)],
-            OpKind::Replace(old, new) => vec![
-                Write::Node(old, NodeState::Up),
-                Write::Node(new, NodeState::Leaving),
-            ],
+            OpKind::Drain(node) | OpKind::Undrain(node) | OpKind::Remove(node) => {
+                vec![Write::Node(node, op.was)]
+            }
+            OpKind::Replace(old, new) => vec![Write::Node(old, op.was), Write::Node(new, NodeState::Leaving)],
+            OpKind::Evict(node) => vec![Write::Evicted(node, false)],
+            OpKind::Restore(node) => vec![Write::Evicted(node, true)],
+            // The labels stay: they are what the operator says of the machine, and wanted for the rest.
+            OpKind::Label(_) => vec![Write::Operation(OpState::Aborted)],
         });
     }
     let changing = view.rows.values().filter(|row| row.change.is_some());
@@ -157,8 +193,48 @@ pub fn check(view: &View, request: &Request) -> Result<(), String> {
             newcomer(view, address, store_id, Some(*old))?;
             others_up(view, node)
         }
+        Request::Evict(node) => evict(view, *node),
+        Request::Restore(node) if known(view, *node)?.evicted => no_leader(view),
+        Request::Restore(node) => Err(format!("node {node} may lead already")),
+        Request::Label(node, labels) => label(known(view, *node)?, labels),
         Request::Abort(_) => Ok(()),
     }
+}
+
+fn evict(view: &View, node: u64) -> Result<(), String> {
+    if known(view, node)?.evicted {
+        return Err(format!("node {node} is evicted already"));
+    }
+    no_leader(view)?;
+    let able = |id: u64| id != node && view.may_lead(id) && view.nodes.get(&id).is_some_and(Node::reachable);
+    let stuck = |row: &&ShardRow| row.replicas.contains(&node) && !row.replicas.iter().any(|id| able(*id));
+    match view.rows.values().find(stuck) {
+        Some(row) => Err(format!(
+            "{}: no other node could lead it; its replicas are on {:?}",
+            name(row),
+            row.replicas
+        )),
+        None => Ok(()),
+    }
+}
+
+fn label(node: &Node, labels: &BTreeMap<String, String>) -> Result<(), String> {
+    let is_good = |text: &str| {
+        let plain = |c: char| c.is_ascii_alphanumeric() || "-_./".contains(c);
+        !text.is_empty() && text.len() <= MAX_LABEL_BYTES && text.chars().all(plain)
+    };
+    if let Some((key, value)) = labels.iter().find(|(k, v)| !is_good(k) || !is_good(v)) {
+        return Err(format!(
+            "the label {key}={value} is not possible: name and value have 1 to {MAX_LABEL_BYTES} letters, digits, or - _ . /"
+        ));
+    }
+    if labels.len() > MAX_LABELS {
+        return Err(format!("a node has at most {MAX_LABELS} labels"));
+    }
+    if *labels == node.labels {
+        return Err(format!("node {} has these labels already", node.id));
+    }
+    Ok(())
 }
 
 fn abort(view: &View, id: u64) -> Result<(), String> {

@@ -1,5 +1,7 @@
 //! All that is to be done at one moment.
 
+use std::collections::BTreeMap;
+
 use super::{
     begin::begin,
     state::{Node, NodeState, OpState, Operation, ShardRow, View},
@@ -13,6 +15,10 @@ pub enum Write {
     Row(ShardRow),
     /// A node's state.
     Node(u64, NodeState),
+    /// Whether a node is to lead nothing.
+    Evicted(u64, bool),
+    /// A node's labels, all of them.
+    Labels(u64, BTreeMap<String, String>),
     /// A new node.
     NewNode(Node),
     /// A new operation.

@@ -16,6 +16,8 @@ pub(super) struct Group {
     pub(super) configs: Vec<BTreeSet<u64>>,
     pub(super) learners: BTreeSet<u64>,
     pub(super) leader: Option<u64>,
+    /// Which of their replicas the members are, as in [`Real`].
+    pub(super) incarnations: BTreeMap<u64, u64>,
     /// Members with all entries.
     pub(super) caught_up: BTreeSet<u64>,
     /// Replicas that exist, with their incarnations, whether members or not.
@@ -28,6 +30,14 @@ pub(super) struct World {
     /// What the meta shard stores; `real` is not used.
     pub(super) stored: View,
     pub(super) groups: BTreeMap<u32, Group>,
+}
+
+impl Group {
+    /// The replica that a member is exists.
+    pub(super) fn has(&self, node: u64) -> bool {
+        let member = self.incarnations.get(&node).copied().unwrap_or(0);
+        self.replicas.get(&node) == Some(&member)
+    }
 }
 
 impl World {
@@ -55,6 +65,7 @@ impl World {
                 group.configs.clone_from(&real.configs);
                 group.learners.clone_from(&real.learners);
                 group.leader = Some(real.leader);
+                group.incarnations.clone_from(&real.incarnations);
                 let caught_up = real.progress.iter().filter(|(_, p)| p.caught_up);
                 group.caught_up = caught_up.map(|(id, _)| *id).collect();
             }
@@ -105,7 +116,7 @@ impl World {
                 let members = group.configs.iter().flatten().chain(&group.learners);
                 let reached: Vec<u64> = members
                     .copied()
-                    .filter(|id| self.alive(*id) && group.replicas.contains_key(id))
+                    .filter(|id| self.alive(*id) && group.has(*id))
                     .collect();
                 group.caught_up.extend(reached);
             }
@@ -120,7 +131,7 @@ impl World {
             let Some(leader) = group.leader else { continue };
             let members = group.configs.iter().flatten().chain(&group.learners);
             let progress = members.map(|node| {
-                let heard = self.alive(*node) && group.replicas.contains_key(node);
+                let heard = self.alive(*node) && group.has(*node);
                 let caught_up = heard && group.caught_up.contains(node);
                 let progress = Progress {
                     caught_up,
@@ -133,6 +144,7 @@ impl World {
                 leader,
                 configs: group.configs.clone(),
                 learners: group.learners.clone(),
+                incarnations: group.incarnations.clone(),
                 committed: true,
                 progress: progress.collect(),
             };
@@ -155,6 +167,16 @@ impl World {
                         node.state = *state;
                     }
                 }
+                Write::Evicted(id, evicted) => {
+                    if let Some(node) = self.stored.nodes.get_mut(id) {
+                        node.evicted = *evicted;
+                    }
+                }
+                Write::Labels(id, labels) => {
+                    if let Some(node) = self.stored.nodes.get_mut(id) {
+                        node.labels.clone_from(labels);
+                    }
+                }
                 Write::NewNode(node) => {
                     self.stored.nodes.insert(node.id, node.clone());
                 }
@@ -175,8 +197,9 @@ impl World {
         };
         if group.leader.is_some() {
             match step {
-                Step::AddLearner { node, .. } => {
+                Step::AddLearner { node, incarnation } => {
                     group.learners.insert(*node);
+                    group.incarnations.insert(*node, *incarnation);
                     group.caught_up.remove(node);
                 }
                 Step::MoveLeader(to) => group.leader = Some(*to),
@@ -190,6 +213,7 @@ impl World {
                 Step::FinishJoint(_) if self.has_quorum(&group.configs) => finish(&mut group),
                 Step::DropLearner(node) => {
                     group.learners.remove(node);
+                    group.incarnations.remove(node);
                     group.caught_up.remove(node);
                 }
                 Step::FinishJoint(_) | Step::Row(_) | Step::Wait(_) | Step::Settled => {}

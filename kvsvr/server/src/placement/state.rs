@@ -43,6 +43,10 @@ pub struct Node {
     pub store_id: String,
     /// What it is to be.
     pub state: NodeState,
+    /// It is to lead nothing.
+    pub evicted: bool,
+    /// By name, as the operator has set them.
+    pub labels: BTreeMap<String, String>,
     /// For how long nobody has heard of it, in milliseconds; `None`: it is there.
     pub silent_ms: Option<u64>,
 }
@@ -51,6 +55,12 @@ impl Node {
     /// It answers.
     pub fn reachable(&self) -> bool {
         self.silent_ms.is_none()
+    }
+
+    /// What it would fail together with: replicas of a shard are kept apart by it.
+    pub fn zone(&self) -> Option<&str> {
+        let label = |name: &str| self.labels.get(name).map(String::as_str);
+        label("zone").or_else(|| label("host"))
     }
 
     /// Id and address, for people.
@@ -170,6 +180,8 @@ pub struct Real {
     pub configs: Vec<BTreeSet<u64>>,
     /// Members that do not vote.
     pub learners: BTreeSet<u64>,
+    /// Which of the node's replicas is meant, of every member; absent = the first.
+    pub incarnations: BTreeMap<u64, u64>,
     /// The newest membership is committed.
     pub committed: bool,
     /// Of every member.
@@ -180,6 +192,11 @@ impl Real {
     /// What is known of a member.
     pub fn progress(&self, node: u64) -> Progress {
         self.progress.get(&node).copied().unwrap_or_default()
+    }
+
+    /// The member is the replica that the row means.
+    pub fn is_meant(&self, row: &ShardRow, node: u64) -> bool {
+        self.incarnations.get(&node).copied().unwrap_or(0) == row.incarnation(node)
     }
 
     /// Members of a set that are there.
@@ -201,6 +218,12 @@ pub enum OpKind {
     Remove(u64),
     /// A node leaves for good, and another one, which is new, gets its replicas.
     Replace(u64, u64),
+    /// A node is to lead nothing.
+    Evict(u64),
+    /// A node may lead again.
+    Restore(u64),
+    /// A node has other labels.
+    Label(u64),
 }
 
 impl OpKind {
@@ -212,6 +235,9 @@ impl OpKind {
             OpKind::Undrain(node) => format!("undrain node {node}"),
             OpKind::Remove(node) => format!("remove node {node}"),
             OpKind::Replace(old, new) => format!("replace node {old} by node {new}"),
+            OpKind::Evict(node) => format!("evict node {node}"),
+            OpKind::Restore(node) => format!("restore node {node}"),
+            OpKind::Label(node) => format!("label node {node}"),
         }
     }
 }
@@ -253,6 +279,8 @@ pub struct Operation {
     pub id: u64,
     /// What it is.
     pub kind: OpKind,
+    /// What the node that it is about was before; a new node: joining.
+    pub was: NodeState,
     /// How far it is.
     pub state: OpState,
 }
@@ -295,6 +323,25 @@ impl View {
         self.nodes
             .get(&node)
             .is_some_and(|n| n.state == NodeState::Up && n.reachable())
+    }
+
+    /// It may lead.
+    pub fn may_lead(&self, node: u64) -> bool {
+        let known = self.nodes.get(&node);
+        known.is_some_and(|n| n.state == NodeState::Up && !n.evicted)
+    }
+
+    /// It is to lead nothing.
+    pub fn evicted(&self, node: u64) -> bool {
+        self.nodes.get(&node).is_some_and(|n| n.evicted)
+    }
+
+    /// Nodes of these that would fail together with a node, itself aside.
+    pub fn neighbours(&self, node: u64, of: impl IntoIterator<Item = u64>) -> usize {
+        let zone = |node: u64| self.nodes.get(&node).and_then(Node::zone);
+        let Some(here) = zone(node) else { return 0 };
+        let of = of.into_iter().filter(|id| *id != node);
+        of.filter(|id| zone(*id) == Some(here)).count()
     }
 
     /// The data shards.

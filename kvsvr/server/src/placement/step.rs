@@ -74,13 +74,19 @@ pub(super) fn step(view: &View, row: &ShardRow) -> Step {
     if row.voters() != *voters {
         return Step::Row(row.follow(voters));
     }
-    if let Some(stray) = real.learners.iter().find(|id| !row.learners.contains(id)) {
+    // What is left of a step that came late: no such node has a replica, or not that one.
+    let is_stray = |id: &&u64| !row.learners.contains(id) || !real.is_meant(row, **id);
+    if let Some(stray) = real.learners.iter().find(is_stray) {
         return drop_learner(view, real, *stray);
     }
-    match row.change {
+    let step = match row.change {
         Some(change) => change_step(view, row, real, voters, change),
         None => learners_step(view, row, real),
+    };
+    if step == Step::Settled && view.evicted(real.leader) {
+        return hand_over(view, row, real, voters);
     }
+    step
 }
 
 /// Learners without a change: the meta shard keeps them, others do not.
@@ -168,9 +174,12 @@ fn catching_up(view: &View, node: u64, progress: Progress) -> String {
 }
 
 fn hand_over(view: &View, row: &ShardRow, real: &Real, next: &BTreeSet<u64>) -> Step {
+    // Who is evicted leads only rather than nobody.
+    let only_evicted = !next.iter().any(|id| *id != real.leader && !view.evicted(*id));
     let able = |id: &&u64| {
         let progress = real.progress(**id);
-        next.contains(*id) && progress.heard && progress.caught_up
+        let wanted = **id != real.leader && (only_evicted || !view.evicted(**id));
+        wanted && next.contains(*id) && progress.heard && progress.caught_up
     };
     match row.replicas.iter().find(able) {
         Some(to) => Step::MoveLeader(*to),
@@ -181,10 +190,15 @@ fn hand_over(view: &View, row: &ShardRow, real: &Real, next: &BTreeSet<u64>) -> 
     }
 }
 
-/// A learner hears of its end before it is dropped, if it hears anything.
+/// A learner hears of its end before it is dropped, if it hears anything, and is not stuck.
 fn drop_learner(view: &View, real: &Real, node: u64) -> Step {
     let progress = real.progress(node);
-    if progress.heard && !progress.caught_up && view.nodes.get(&node).is_some_and(super::Node::reachable) {
+    let sick = progress.lag_ms.is_some_and(|ms| ms >= RETARGET_AFTER_MS);
+    if progress.heard
+        && !progress.caught_up
+        && !sick
+        && view.nodes.get(&node).is_some_and(super::Node::reachable)
+    {
         return Step::Wait(format!("{} is told that its replica ends", view.name(node)));
     }
     Step::DropLearner(node)

@@ -1,7 +1,7 @@
 //! Drops history rows and change log rows below the compaction floor while RocksDB compacts.
 //!
 //! RocksDB's compaction filters do not respect snapshots, so this does: each snapshot holds the table of floors that was current
-//! when it was made, and a compaction uses the oldest table that is still held. Floors only grow, so that one is the lowest.
+//! when it was made, and a compaction uses the lowest floors in all tables that are still held.
 //! A compaction takes its table when it starts; snapshots made later have tables at least as new.
 
 use std::{
@@ -39,18 +39,16 @@ struct Tables {
 }
 
 impl FloorHistory {
-    /// Raises a shard's floor.
+    /// Raises a shard's floor; 0 forgets it.
     pub(super) fn raise(&self, shard: ShardId, floor: Revision) {
         let mut tables = self.tables.lock();
-        if tables
-            .current
-            .get(&shard)
-            .is_some_and(|present| *present >= floor)
-        {
+        let present = tables.current.get(&shard).copied().unwrap_or(0);
+        if floor > 0 && present >= floor || floor == 0 && present == 0 {
             return;
         }
         let mut next = Floors::clone(&tables.current);
         next.insert(shard, floor);
+        next.retain(|_, floor| *floor > 0);
         let before = std::mem::replace(&mut tables.current, Arc::new(next));
         tables.earlier.push_back(Arc::downgrade(&before));
         drop(before);
@@ -65,11 +63,17 @@ impl FloorHistory {
     /// The floors that hold for everybody.
     fn lowest(&self) -> Arc<Floors> {
         let tables = self.tables.lock();
-        tables
-            .earlier
-            .iter()
-            .find_map(Weak::upgrade)
-            .unwrap_or_else(|| tables.current.clone())
+        let mut lowest = tables.current.clone();
+        for table in tables.earlier.iter().filter_map(Weak::upgrade) {
+            Arc::make_mut(&mut lowest).retain(|shard, floor| match table.get(shard) {
+                Some(other) => {
+                    *floor = (*floor).min(*other);
+                    true
+                }
+                None => false,
+            });
+        }
+        lowest
     }
 }
 
@@ -137,5 +141,12 @@ mod tests {
         assert_eq!(lowest(), Some(9));
         history.raise(shard, 10);
         assert!(history.tables.lock().earlier.is_empty());
+        let third = history.hold();
+        history.raise(shard, 0);
+        assert_eq!(lowest(), None);
+        history.raise(shard, 3);
+        assert_eq!(lowest(), Some(3), "the new rows' floor counts, not the old one's");
+        drop(third);
+        assert_eq!(lowest(), Some(3));
     }
 }

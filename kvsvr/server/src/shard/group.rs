@@ -73,7 +73,7 @@ impl Shard {
 
     /// The newest membership, whether it is committed, and how far its members are. Confirmed by a quorum while it was so.
     pub async fn group(&self) -> pb::GroupResponse {
-        match self.confirmed_group().await {
+        match self.settled_group().await {
             Ok(response) => response,
             Err((leader, error)) => pb::GroupResponse {
                 leader,
@@ -81,6 +81,15 @@ impl Shard {
                 ..Default::default()
             },
         }
+    }
+
+    /// While a step is under way the membership is not told as committed.
+    async fn settled_group(&self) -> Result<pb::GroupResponse, (u64, String)> {
+        let idle = self.changing.try_lock().is_ok();
+        let mut group = self.confirmed_group().await?;
+        // One that has begun since asks whether it is still wanted after this.
+        group.committed &= idle;
+        Ok(group)
     }
 
     async fn confirmed_group(&self) -> Result<pb::GroupResponse, (u64, String)> {
@@ -150,12 +159,20 @@ impl Shard {
         }
     }
 
-    /// Takes a step, if the membership is still `decided_on`. Goes on when the caller has gone; the caller waits for a while only.
+    /// Takes a step, if the membership is still `decided_on`, and if it is still wanted: `wanted` is asked once no other step is under way, and
+    /// no other begins before this one has ended. Goes on when the caller has gone; the caller waits for a while only.
+    ///
+    /// So whoever is told a committed membership by [`Shard::group`] knows that no step changes it any more that `wanted` says no to since.
     pub async fn change_group(
         self: &Arc<Self>,
         decided_on: Option<LogId>,
         step: GroupStep,
+        wanted: impl Future<Output = Result<(), String>>,
     ) -> Result<(), String> {
+        let Ok(busy) = self.changing.clone().try_lock_owned() else {
+            return Err(format!("shard {}: another step is under way", self.id));
+        };
+        wanted.await?;
         let group = self.confirmed_group().await.map_err(|(_, e)| e)?;
         let membership_id = group.membership_id.as_ref().map(convert::from_pb_log_id);
         if membership_id != decided_on {
@@ -187,6 +204,7 @@ impl Shard {
         };
         let changing = async move {
             let changed = raft.change_membership_if(change, true, [precondition]).await;
+            drop(busy);
             changed.map(drop).map_err(|e| e.to_string())
         };
         match timeout(STEP_DEADLINE, tokio::spawn(changing)).await {

@@ -91,6 +91,8 @@ pub struct Shard {
     /// It was stopped for good.
     retired: Arc<AtomicBool>,
     lag_samples: Mutex<group::LagSamples>,
+    /// Held while a step of a change of the group is under way.
+    changing: Arc<tokio::sync::Mutex<()>>,
     node_id: u64,
     raft: Raft<TypeConfig, StateMachine>,
     machine: StateMachine,
@@ -201,6 +203,7 @@ impl Shard {
             incarnation: parts.incarnation,
             retired,
             lag_samples: Mutex::default(),
+            changing: Arc::default(),
             node_id,
             proposer: Proposer::spawn(id.0, raft.clone(), clock.clone(), parts.metrics),
             clock,

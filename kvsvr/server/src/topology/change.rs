@@ -62,10 +62,14 @@ fn operation(stored: &pb::Operation) -> Option<plan::Operation> {
         pb::operation::Kind::Undrain => OpKind::Undrain(stored.node),
         pb::operation::Kind::Remove => OpKind::Remove(stored.node),
         pb::operation::Kind::Replace => OpKind::Replace(stored.node, stored.new_node),
+        pb::operation::Kind::Evict => OpKind::Evict(stored.node),
+        pb::operation::Kind::Restore => OpKind::Restore(stored.node),
+        pb::operation::Kind::Label => OpKind::Label(stored.node),
     };
     Some(plan::Operation {
         id: stored.id,
         kind,
+        was: node_state(stored.was()),
         state: op_state(stored.state()),
     })
 }
@@ -97,6 +101,8 @@ pub fn view(topology: &Topology) -> View {
             address: info.address.clone(),
             store_id: info.store_id.clone(),
             state: node_state(info.state()),
+            evicted: info.evicted,
+            labels: info.labels.clone().into_iter().collect(),
             silent_ms: None,
         };
         (info.id, node)
@@ -164,12 +170,10 @@ impl<'a> Changes<'a> {
     pub fn add(&mut self, write: &Write, who: &str) {
         match write {
             Write::Row(row) => self.row(row),
-            Write::Node(id, state) => {
-                let known = self.topology.map.nodes.iter().find(|n| n.id == *id);
-                if let Some(mut info) = known.cloned() {
-                    info.set_state(pb_node_state(*state));
-                    self.node(info);
-                }
+            Write::Node(id, state) => self.change_node(*id, |info| info.set_state(pb_node_state(*state))),
+            Write::Evicted(id, evicted) => self.change_node(*id, |info| info.evicted = *evicted),
+            Write::Labels(id, labels) => {
+                self.change_node(*id, |info| info.labels = labels.clone().into_iter().collect());
             }
             Write::NewNode(node) => self.node(pb::NodeInfo {
                 id: node.id,
@@ -190,6 +194,14 @@ impl<'a> Changes<'a> {
                     }
                 }
             }
+        }
+    }
+
+    fn change_node(&mut self, id: u64, change: impl FnOnce(&mut pb::NodeInfo)) {
+        let known = self.topology.map.nodes.iter().find(|n| n.id == id);
+        if let Some(mut info) = known.cloned() {
+            change(&mut info);
+            self.node(info);
         }
     }
 
@@ -230,6 +242,9 @@ impl<'a> Changes<'a> {
             OpKind::Undrain(node) => (Kind::Undrain, node, 0),
             OpKind::Remove(node) => (Kind::Remove, node, 0),
             OpKind::Replace(old, new) => (Kind::Replace, old, new),
+            OpKind::Evict(node) => (Kind::Evict, node, 0),
+            OpKind::Restore(node) => (Kind::Restore, node, 0),
+            OpKind::Label(node) => (Kind::Label, node, 0),
         };
         self.operation = Some(pb::Operation {
             format_version: FORMAT_VERSION,
@@ -237,6 +252,7 @@ impl<'a> Changes<'a> {
             kind: kind.into(),
             node,
             new_node,
+            was: pb_node_state(operation.was).into(),
             state: pb_op_state(operation.state).into(),
             who: who.to_owned(),
             started_ms: self.now_ms,
@@ -350,6 +366,7 @@ mod tests {
         let operation = plan::Operation {
             id: 3,
             kind: OpKind::Replace(1, 4),
+            was: NodeState::Draining,
             state: OpState::Running,
         };
         changes.add(&Write::NewOperation(operation), "me");
@@ -358,7 +375,7 @@ mod tests {
         assert_eq!(
             hex(&stored.encode_to_vec()),
             "080110031805200128043a026d6540e807500158026205776169747\
-             36a0b08e8071206646964206974"
+             36a0b08e80712066469642069747002"
         );
         let rows: Vec<String> = changes.puts.values().map(|row| hex(row)).collect();
         assert_eq!(

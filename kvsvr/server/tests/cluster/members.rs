@@ -189,6 +189,55 @@ async fn members_change_under_load() {
     );
 }
 
+/// A node that is evicted leads nothing, whatever it is asked, and the others lead as many each; then it has its share again. Replicas are kept apart
+/// by labels.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn leaders_and_replicas_are_where_the_operator_wants_them() {
+    let nodes = size(4, 5);
+    let cluster = Cluster::start_replicated(nodes, size(6, 16), 3, &[]).await;
+    let client = cluster.client().await;
+    let mut load = Load::start(std::slice::from_ref(&client), 4, 1, 128);
+    load.wait_acknowledged(100).await;
+    let led = async |i: usize| {
+        let status = cluster.status(i).await?;
+        Some(status.replicas.iter().filter(|r| r.role == "leader").count())
+    };
+    let evicted = operate(&client, Change::Evict(1)).await;
+    assert_eq!(led(0).await, Some(0));
+    let again = client.change_members(request(Change::Evict(1))).await;
+    assert_refused(again, &["evicted already"]);
+    operate(&client, Change::Restore(1)).await;
+    let all: Vec<usize> = (0..nodes).collect();
+    assert_placed(&cluster, &client, &all).await;
+
+    for (id, zone) in [(1, "a"), (2, "a"), (3, "b"), (4, "c")] {
+        let set = [("zone".to_owned(), zone.to_owned())].into();
+        let label = pb::LabelMember {
+            node: id,
+            set,
+            ..pb::LabelMember::default()
+        };
+        operate(&client, Change::Label(label)).await;
+    }
+    let map = client.shard_map().await.unwrap();
+    for shard in map.shards.iter().filter(|s| s.id != 0) {
+        let together = shard.replicas.contains(&1) && shard.replicas.contains(&2);
+        assert!(!together, "two replicas in zone a: {shard:?}");
+    }
+    load.wait_progress(Instant::now()).await;
+    load.stop().await;
+    let acknowledged = load.verify(&client).await;
+    assert_eq!(load.failures(), Vec::<String>::new());
+    report(
+        "evict",
+        format!(
+            "{nodes} nodes, {} shards: evicted in {} ms; {acknowledged} writes acknowledged, none lost, none failed",
+            map.shards.len() - 1,
+            evicted.ended_ms - evicted.started_ms
+        ),
+    );
+}
+
 /// The meta shard's leader is killed after every step of an operation: another one goes on.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn operations_outlive_the_meta_leader() {

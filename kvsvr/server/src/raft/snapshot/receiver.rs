@@ -9,7 +9,7 @@ use kvsvr_proto::v1 as pb;
 use openraft::storage::SnapshotMeta;
 use parking_lot::Mutex;
 use prost::Message;
-use tokio::sync::mpsc::error::TrySendError;
+use tokio::sync::{Notify, mpsc::error::TrySendError};
 
 use super::{
     Meta, SnapshotData, TransferError, TransferStatus,
@@ -37,6 +37,8 @@ pub struct SnapshotReceiver {
     /// One transfer at a time for each shard. The lock goes with the staged snapshot: the task that serves a transfer may be
     /// dropped while Raft installs what it has received.
     locks: Arc<Mutex<BTreeMap<ShardId, Arc<tokio::sync::Mutex<()>>>>>,
+    /// Ends the transfers of a shard whose replica is being destroyed.
+    ends: Arc<Mutex<BTreeMap<ShardId, Arc<Notify>>>>,
     status: Arc<TransferStatus>,
     metrics: Arc<Metrics>,
 }
@@ -67,6 +69,7 @@ impl SnapshotReceiver {
             disk,
             reserve_bytes,
             locks: Arc::default(),
+            ends: Arc::default(),
             status,
             metrics,
         }
@@ -77,8 +80,18 @@ impl SnapshotReceiver {
         remove(&self.disk, shard).await
     }
 
+    fn end(&self, shard: ShardId) -> Arc<Notify> {
+        self.ends.lock().entry(shard).or_default().clone()
+    }
+
+    /// Gives up what is being received for a shard, waits until nothing is installed, and keeps it so.
+    pub(crate) async fn give_up(&self, shard: ShardId) -> Exclusive {
+        self.end(shard).notify_waiters();
+        self.exclusive(shard).await
+    }
+
     /// Waits until nothing is received for a shard, nor installed, and keeps it so.
-    pub(crate) async fn exclusive(&self, shard: ShardId) -> Exclusive {
+    async fn exclusive(&self, shard: ShardId) -> Exclusive {
         let lock = self.locks.lock().entry(shard).or_default().clone();
         Arc::new(lock.lock_owned().await)
     }
@@ -95,8 +108,13 @@ impl SnapshotReceiver {
     where
         F: Future<Output = Result<Vote, String>>,
     {
+        let end = self.end(shard);
+        let ended = end.notified();
         let exclusive = busy(output, self.exclusive(shard)).await?;
-        let received = self.receive_chunks(shard, first, input, output).await;
+        let received = tokio::select! {
+            received = self.receive_chunks(shard, first, input, output) => received,
+            () = ended => Err(peer("this replica is being destroyed")),
+        };
         self.status.set(shard, None);
         if received.as_ref().is_err_and(TransferError::is_space) {
             // The log needs the space more, and a node that starts again finds it.

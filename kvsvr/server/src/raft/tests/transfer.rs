@@ -410,6 +410,26 @@ async fn a_silent_peer_ends_the_transfer() {
     assert!(received.unwrap_err().to_string().contains("nothing came for"));
 }
 
+/// Not only when its peer has been silent for long: the node's other shards wait.
+#[tokio::test(start_paused = true)]
+async fn a_replica_that_is_destroyed_does_not_wait_for_its_transfer() {
+    let target = Target::new();
+    let (_requests, input) = mpsc::channel(1);
+    let (output, mut acks) = mpsc::channel(10);
+    let install = |_, _, _| async { panic!("nothing to install") };
+    let mut input = plain(input);
+    let receiving = target
+        .receiver
+        .receive(SHARD, Default::default(), &mut input, &output, install);
+    let destroying = async {
+        acks.recv().await.unwrap();
+        target.receiver.give_up(SHARD).await
+    };
+    let both = async { tokio::join!(receiving, destroying) };
+    let (received, _exclusive) = tokio::time::timeout(SNAPSHOT_PATIENCE / 2, both).await.unwrap();
+    assert!(received.unwrap_err().to_string().contains("being destroyed"));
+}
+
 /// An interrupted transfer goes on from its checkpoint; if nobody does, the checkpoint goes, and with it the files that it keeps.
 #[tokio::test(start_paused = true)]
 async fn an_idle_checkpoint_is_removed() {
