@@ -91,7 +91,20 @@ impl Client {
     /// # Errors
     /// The node has no replica of the shard; see [`Error`].
     pub async fn state_hash(&self, address: &str, shard: u32) -> Result<v1::StateHashResponse> {
-        let request = v1::StateHashRequest { shard };
+        self.state_hash_at(address, shard, 0).await
+    }
+
+    /// The same of the state after the entry at an index, which is waited for; if the answer's index is beyond it, there is no hash.
+    ///
+    /// # Errors
+    /// As [`Client::state_hash`], and if the index is not reached in time.
+    pub async fn state_hash_at(
+        &self,
+        address: &str,
+        shard: u32,
+        at_index: u64,
+    ) -> Result<v1::StateHashResponse> {
+        let request = v1::StateHashRequest { shard, at_index };
         self.core
             .call(address, Method::AdminStateHash, &request, self.timeout())
             .await

@@ -15,7 +15,7 @@ use crate::{
     output::{self, Format},
     shard,
     text::{Encoding, parse_endpoint, parse_timeout},
-    txn, watch,
+    txn, verify, watch,
 };
 
 /// Operate a kvsvr cluster: read and write data, look after consumers and leases, form and inspect clusters, measure.
@@ -152,6 +152,8 @@ pub enum Command {
     /// The shards: which keys, which replicas, how far each is
     #[command(subcommand)]
     Shard(shard::ShardCommand),
+    /// Compare the replicas of each shard while it serves: do all hold the same?
+    Verify(verify::VerifyArgs),
     /// Operations on members: what runs, what was done, taking one back
     #[command(subcommand)]
     Ops(operation::OpsCommand),
@@ -282,6 +284,7 @@ pub async fn execute(context: &mut Context, command: Command) -> Result<(), Fail
         Command::Undrain(args) => member::undrain(context, &args).await,
         Command::Label(args) => member::label(context, &args).await,
         Command::Shard(command) => shard::shard(context, &command).await,
+        Command::Verify(args) => verify::verify(context, &args).await,
         Command::Ops(command) => operation::ops(context, &command).await,
         Command::Bench(args) => bench::bench(context, &args).await,
         Command::Completion { .. } => Ok(()),
@@ -379,6 +382,8 @@ pub(crate) mod tests {
             "label 2 zone=a rack-",
             "shard list",
             "shard show 3",
+            "verify",
+            "verify 2 --timeout 10s",
             "ops list",
             "ops show 3 --wait",
             "ops abort 3 --yes",

@@ -38,6 +38,10 @@ Keys and values are text with the escapes \\n \\t \\r \\0 \\\\ \\\" \\xNN; --hex
 
 /// The input is malformed.
 pub const INVALID: &str = "invalid";
+/// Replicas of a shard differ.
+pub const DIVERGED: &str = "diverged";
+/// Not everything could be looked at.
+pub const INCOMPLETE: &str = "incomplete";
 /// The key, node or shard does not exist.
 pub const NOT_FOUND: &str = "not_found";
 /// A safety check refuses.

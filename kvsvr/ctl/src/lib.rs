@@ -26,4 +26,5 @@ pub mod shard;
 pub mod text;
 pub mod txn;
 pub mod txn_syntax;
+pub mod verify;
 pub mod watch;

@@ -46,6 +46,9 @@ pub const SLOW_FSYNC_US: u64 = 50_000;
 /// Log entries a replica may be behind its leader before `cluster status` complains.
 pub const LAG_ENTRIES: u64 = 10_000;
 
+/// Entries beyond the end of the log at which replicas are compared: more if that was passed before all could be asked.
+pub const VERIFY_LEADS: [u64; 4] = [0, 32, 512, 4096];
+
 /// Most logical clients or watchers of a benchmark.
 pub const MAX_BENCH_CLIENTS: usize = 65_536;
 /// Most keys of a benchmark: each is kept in memory.

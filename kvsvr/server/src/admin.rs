@@ -11,17 +11,13 @@ use kvsvr_core::{
     types::{META_SHARD, Partition},
 };
 use kvsvr_proto::v1::{self as pb, ErrorCode};
-use openraft_rt::AsyncRuntime;
 use prost::Message;
 
 use crate::{
     api::failed,
     limits::{ADMIN_DEADLINE, BOOTSTRAP_DEADLINE, POLL_INTERVAL},
     node::{Node, VERSION, cluster_text},
-    raft::{
-        runtime::{Runtime, random_u64},
-        types::PeerNode,
-    },
+    raft::{runtime::random_u64, types::PeerNode},
     service::CallError,
     shard::{Shard, error},
     store::Identity,
@@ -346,21 +342,20 @@ pub async fn propose(shard: &Shard, op: Op) -> Result<Option<pb::outcome::Result
     }
 }
 
-/// The hash of a replica's state, for comparison with others at the same applied index.
+/// The hash of a replica's state at an index, for comparison with others. Whoever asks waits for the index as long as they like.
 pub async fn state_hash(
     node: &Arc<Node>,
     request: pb::StateHashRequest,
 ) -> Result<pb::StateHashResponse, CallError> {
     let shard = node.replica(request.shard).map_err(failed)?;
-    let hashing = move || {
-        let snapshot = shard.engine().snapshot();
-        kvsvr_core::hash::state_hash(&*snapshot, shard.id())
-    };
-    let hashed = Runtime::spawn_blocking(hashing).await.map_err(internal)?;
-    let (position, hash) = hashed.map_err(internal)?;
+    let found = shard
+        .machine()
+        .hash_at(request.at_index)
+        .await
+        .map_err(internal)?;
     Ok(pb::StateHashResponse {
-        applied_index: position.map_or(0, |p| p.index),
-        hash,
+        applied_index: found.applied,
+        hash: found.hash.unwrap_or(0),
     })
 }
 

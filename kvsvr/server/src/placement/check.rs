@@ -46,23 +46,10 @@ pub enum Request {
 /// What is to be stored so that a request is carried out; or why it is refused. `operation`: the number of a new operation.
 pub fn admit(view: &View, request: &Request, operation: u64) -> Result<Vec<Write>, String> {
     check(view, request)?;
-    let newcomer = |address: &str, store_id: &str| {
-        // Ids of nodes that were removed are not used again.
-        let id = view.nodes.keys().next_back().map_or(1, |last| last + 1);
-        Node {
-            id,
-            address: address.to_owned(),
-            store_id: store_id.to_owned(),
-            state: NodeState::Joining,
-            evicted: false,
-            labels: BTreeMap::new(),
-            silent_ms: None,
-        }
-    };
     let mut writes = Vec::new();
     let kind = match request {
         Request::Add { address, store_id } => {
-            let node = newcomer(address, store_id);
+            let node = new_node(view, address, store_id);
             let kind = OpKind::Add(node.id);
             enter(view, node, &mut writes);
             kind
@@ -72,7 +59,7 @@ pub fn admit(view: &View, request: &Request, operation: u64) -> Result<Vec<Write
             address,
             store_id,
         } => {
-            let node = newcomer(address, store_id);
+            let node = new_node(view, address, store_id);
             let kind = OpKind::Replace(*old, node.id);
             enter(view, node, &mut writes);
             writes.push(Write::Node(*old, NodeState::Leaving));
@@ -104,7 +91,32 @@ pub fn admit(view: &View, request: &Request, operation: u64) -> Result<Vec<Write
         }
         Request::Abort(_) => return Ok(take_back(view)),
     };
-    let was = match kind {
+    writes.push(Write::NewOperation(Operation {
+        id: operation,
+        kind,
+        was: was(view, kind),
+        state: OpState::Running,
+    }));
+    Ok(writes)
+}
+
+fn new_node(view: &View, address: &str, store_id: &str) -> Node {
+    // Ids of nodes that were removed are not used again.
+    let id = view.nodes.keys().next_back().map_or(1, |last| last + 1);
+    Node {
+        id,
+        address: address.to_owned(),
+        store_id: store_id.to_owned(),
+        state: NodeState::Joining,
+        evicted: false,
+        labels: BTreeMap::new(),
+        silent_ms: None,
+    }
+}
+
+/// What the node that an operation is about is before it.
+fn was(view: &View, kind: OpKind) -> NodeState {
+    match kind {
         OpKind::Add(_) => NodeState::Joining,
         OpKind::Drain(node)
         | OpKind::Undrain(node)
@@ -113,14 +125,7 @@ pub fn admit(view: &View, request: &Request, operation: u64) -> Result<Vec<Write
         | OpKind::Evict(node)
         | OpKind::Restore(node)
         | OpKind::Label(node) => view.state(node),
-    };
-    writes.push(Write::NewOperation(Operation {
-        id: operation,
-        kind,
-        was,
-        state: OpState::Running,
-    }));
-    Ok(writes)
+    }
 }
 
 /// A new node is a learner of the meta shard from the beginning.

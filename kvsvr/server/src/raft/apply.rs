@@ -17,6 +17,7 @@ use futures::{FutureExt, Stream, StreamExt, TryStreamExt};
 use kvsvr_core::{
     engine::Engine,
     event::EventKind,
+    hash::state_hash,
     machine::{Entry as CoreEntry, Machine, Payload},
     types::{Revision, ShardId, StampMs},
 };
@@ -27,7 +28,7 @@ use openraft::{
 use openraft_rt::AsyncRuntime;
 use parking_lot::Mutex;
 use prost::Message;
-use tokio::sync::Notify;
+use tokio::sync::{Notify, oneshot};
 
 use super::{
     convert,
@@ -131,6 +132,23 @@ struct Shared {
     head: Arc<Head>,
     hub: Arc<Hub>,
     metrics: Arc<ShardMetrics>,
+    /// States that somebody wants the hash of.
+    marks: Mutex<Vec<Mark>>,
+}
+
+/// Somebody wants the hash of the state after the entry at this index.
+struct Mark {
+    index: u64,
+    told: oneshot::Sender<StateHash>,
+}
+
+/// The hash of a replica's state, for comparison with other replicas.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct StateHash {
+    /// The last entry in it.
+    pub applied: u64,
+    /// `None`: the state that was asked for was gone already.
+    pub hash: Option<u64>,
 }
 
 struct Applier {
@@ -164,6 +182,7 @@ impl StateMachine {
             head,
             hub,
             metrics,
+            marks: Mutex::default(),
         };
         Ok(Self {
             shared: Arc::new(shared),
@@ -187,7 +206,7 @@ impl StateMachine {
             // Nobody else makes room yet.
             self.room(Duration::ZERO).await?;
             let nobody_waits = batch.iter().map(|_| None).collect();
-            self.apply_batch(&batch, nobody_waits)?;
+            self.apply_batch(&batch, nobody_waits).await?;
         }
     }
 
@@ -234,14 +253,97 @@ impl StateMachine {
         Ok(())
     }
 
-    fn apply_batch(&self, entries: &[CoreEntry], responders: Vec<Option<Responder>>) -> io::Result<()> {
+    async fn apply_batch(&self, entries: &[CoreEntry], responders: Vec<Option<Responder>>) -> io::Result<()> {
         let mut responders = responders.into_iter();
         let mut rest = entries;
         while !rest.is_empty() {
-            let taken = self.apply_some(rest, &mut responders)?;
+            let until = self.until_mark(rest);
+            let taken = self.apply_some(&rest[..until], &mut responders)?;
             rest = &rest[taken..];
+            self.reach_marks().await?;
         }
         Ok(())
+    }
+
+    /// The hash of the state after the entry at `index`, which is waited for; 0: of the present state. Two replicas that are asked for the same
+    /// index must give the same hash, however busy they are.
+    pub async fn hash_at(&self, index: u64) -> io::Result<StateHash> {
+        let (told, hash) = oneshot::channel();
+        let mark = Mark { index, told };
+        {
+            // Nothing is applied meanwhile.
+            let applier = self.shared.applier.lock();
+            let applied = applier.machine.applied().map_or(0, |p| p.index);
+            if applied > index && index > 0 {
+                return Ok(StateHash { applied, hash: None });
+            }
+            if applied < index {
+                self.shared.marks.lock().push(mark);
+            } else {
+                drop(self.start_hash(vec![mark]));
+            }
+        }
+        hash.await
+            .map_err(|_| io::Error::other("the state cannot be read, or the replica has ended"))
+    }
+
+    /// How many of these entries there are up to the next one after which the state is wanted.
+    fn until_mark(&self, entries: &[CoreEntry]) -> usize {
+        let marks = self.shared.marks.lock();
+        let first = entries.first().map_or(0, |entry| entry.position.index);
+        let wanted = marks
+            .iter()
+            .map(|mark| mark.index)
+            .filter(|index| *index >= first);
+        let ends = wanted.map(|index| (index - first + 1) as usize);
+        ends.min().unwrap_or(entries.len()).min(entries.len())
+    }
+
+    /// Has the state hashed if somebody wants that, and goes on when it is held.
+    async fn reach_marks(&self) -> io::Result<()> {
+        let applied = self.shared.head.applied_next().saturating_sub(1);
+        let due: Vec<Mark> = {
+            let mut marks = self.shared.marks.lock();
+            marks.retain(|mark| !mark.told.is_closed());
+            marks.extract_if(.., |mark| mark.index <= applied).collect()
+        };
+        let (reached, passed): (Vec<Mark>, Vec<Mark>) =
+            due.into_iter().partition(|mark| mark.index == applied);
+        for mark in passed {
+            // Whoever asked may have gone.
+            let _ = mark.told.send(StateHash { applied, hash: None });
+        }
+        if reached.is_empty() {
+            return Ok(());
+        }
+        self.start_hash(reached)
+            .await
+            .map_err(|_| io::Error::other("the state cannot be held for its hash"))
+    }
+
+    /// Has the present state hashed in another thread. Done when that thread holds the state; who does not wait for that may be told that
+    /// it was another one.
+    fn start_hash(&self, marks: Vec<Mark>) -> oneshot::Receiver<()> {
+        let (hold, held) = oneshot::channel();
+        let (shard, engine) = (self.shared.shard, self.shared.engine.clone());
+        let hashing = move || {
+            let state = engine.snapshot();
+            let _ = hold.send(());
+            match state_hash(&*state, shard) {
+                Ok((position, hash)) => {
+                    let applied = position.map_or(0, |p| p.index);
+                    for mark in marks {
+                        let right = mark.index == 0 || mark.index == applied;
+                        let hash = right.then_some(hash);
+                        let _ = mark.told.send(StateHash { applied, hash });
+                    }
+                }
+                Err(error) => tracing::error!(%shard, "the replica's state cannot be hashed: {error}"),
+            }
+        };
+        // It goes on by itself.
+        drop(Runtime::spawn_blocking(hashing));
+        held
     }
 
     /// Applies the first entries, as many as the machine takes at a time, and returns how many those were.
@@ -364,7 +466,7 @@ impl RaftStateMachine<TypeConfig> for StateMachine {
             self.room(BUFFER_ROOM_PATIENCE).await?;
             #[cfg(feature = "mutants")]
             crate::mutants::claim_applied(&*self.shared.engine, self.shared.shard, &batch).await;
-            self.apply_batch(&batch, responders)?;
+            self.apply_batch(&batch, responders).await?;
         }
         Ok(())
     }
@@ -401,14 +503,16 @@ impl RaftStateMachine<TypeConfig> for StateMachine {
                 meta.last_log_id
             )));
         }
-        let mut applier = shared.applier.lock();
-        applier.machine = machine;
-        if !kvsvr_core::mutant!("watch-gap-at-snapshot") {
-            shared.hub.reset(applier.machine.revision());
+        {
+            let mut applier = shared.applier.lock();
+            applier.machine = machine;
+            if !kvsvr_core::mutant!("watch-gap-at-snapshot") {
+                shared.hub.reset(applier.machine.revision());
+            }
+            shared.head.publish(&applier.machine);
+            shared.head.installs.fetch_add(1, Ordering::AcqRel);
         }
-        shared.head.publish(&applier.machine);
-        shared.head.installs.fetch_add(1, Ordering::AcqRel);
-        Ok(())
+        self.reach_marks().await
     }
 
     async fn get_current_snapshot(&mut self) -> Result<Option<Snapshot>, io::Error> {

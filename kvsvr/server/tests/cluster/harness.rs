@@ -442,6 +442,24 @@ impl Cluster {
         );
     }
 
+    /// Asserts the same while a shard is written to: of the states after one entry that is yet to come.
+    pub(crate) async fn assert_equal_states_under_load(&self, shard: u32, hosts: &[usize]) {
+        let hashes = eventually("all replicas are asked in time", PATIENCE, async || {
+            let last = self.replica(hosts[0], shard).await?.last_index;
+            let admin = self.admin.with_timeout(PATIENCE);
+            let asked = hosts.iter().map(|i| {
+                let address = &self.nodes[*i].address;
+                admin.state_hash_at(address, shard, last + 64)
+            });
+            let found = futures::future::join_all(asked).await;
+            let found: Vec<_> = found.into_iter().collect::<Result<_, _>>().ok()?;
+            let at_once = found.iter().all(|f| f.applied_index == last + 64);
+            at_once.then(|| found.iter().map(|f| f.hash).collect::<Vec<_>>())
+        })
+        .await;
+        assert!(hashes.iter().all(|hash| *hash == hashes[0]), "{hashes:x?}");
+    }
+
     /// A client of all nodes, with sessions.
     pub(crate) async fn client(&self) -> Client {
         self.client_of(&self.addresses(), ReadFrom::Leader).await

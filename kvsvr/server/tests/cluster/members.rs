@@ -224,6 +224,11 @@ async fn leaders_and_replicas_are_where_the_operator_wants_them() {
         let together = shard.replicas.contains(&1) && shard.replicas.contains(&2);
         assert!(!together, "two replicas in zone a: {shard:?}");
     }
+    let status = cluster.status(3).await.unwrap();
+    let busiest = status.replicas.iter().max_by_key(|r| r.revision).unwrap().shard;
+    let row = map.shards.iter().find(|s| s.id == busiest).unwrap();
+    let hosts: Vec<usize> = row.replicas.iter().map(|id| *id as usize - 1).collect();
+    cluster.assert_equal_states_under_load(busiest, &hosts).await;
     load.wait_progress(Instant::now()).await;
     load.stop().await;
     let acknowledged = load.verify(&client).await;

@@ -107,6 +107,44 @@ async fn a_replayed_change_of_a_leased_key_is_seen() {
     assert_eq!(hash(&after), hash(&before));
 }
 
+/// Replicas that are asked for the state at one index tell the same, in whatever batches they apply; a state that is gone is not told.
+#[tokio::test]
+async fn the_state_at_an_index_has_one_hash() {
+    let entries = |indexes: std::ops::Range<u64>| {
+        let entries = indexes.map(|index| {
+            let value = ["a", "b", "c"][(index % 3) as usize];
+            Ok((convert::entry(record(index, put(value, 0))).unwrap(), None))
+        });
+        stream::iter(entries.collect::<Vec<_>>())
+    };
+    let mut hashes = Vec::new();
+    for batches in [[0..4, 4..9, 9..9], [0..1, 1..9, 9..9], [0..6, 6..7, 7..9]] {
+        let layers = Layers::over(MemEngine::new());
+        let mut machine = layers.load();
+        let other = machine.clone();
+        let asked =
+            tokio::spawn(async move { tokio::join!(other.hash_at(5), other.hash_at(7), other.hash_at(5)) });
+        tokio::task::yield_now().await;
+        for batch in batches {
+            machine.apply(entries(batch)).await.unwrap();
+        }
+        let (five, seven, again) = asked.await.unwrap();
+        let (five, seven, again) = (five.unwrap(), seven.unwrap(), again.unwrap());
+        assert_eq!((five.applied, seven.applied, again), (5, 7, five));
+        assert!(five.hash.is_some() && five.hash != seven.hash);
+        let gone = machine.hash_at(3).await.unwrap();
+        assert_eq!((gone.applied, gone.hash), (8, None));
+        let now = machine.hash_at(0).await.unwrap();
+        assert_eq!(now, machine.hash_at(8).await.unwrap());
+        assert_eq!(
+            now.hash,
+            state_hash(&*layers.engine, SHARD).ok().map(|(_, hash)| hash)
+        );
+        hashes.push((five, seven, now));
+    }
+    assert!(hashes.iter().all(|told| *told == hashes[0]), "{hashes:?}");
+}
+
 /// What is committed and nothing else; and it waits for nobody, since nobody else makes room in the write buffer during a start.
 #[tokio::test(start_paused = true)]
 async fn a_replay_stops_at_what_is_committed_and_makes_room_itself() {
