@@ -4,15 +4,16 @@ use std::{collections::BTreeMap, sync::Arc};
 
 use kvsvr_proto::v1;
 use prost::Message;
-use tokio::time::{Duration, Instant, sleep};
+use tokio::time::{Duration, Instant, sleep, timeout};
 
 use crate::{
     client::Client,
     core::Core,
     error::{Code, Error, Result},
+    follow,
     retry::{Next, Repeat, Step, Tries},
     router::Place,
-    transport::Method,
+    transport::{Method, StreamReceiver},
 };
 
 /// The shard that knows the cluster.
@@ -25,6 +26,52 @@ pub struct Compacted {
     pub floors: BTreeMap<u32, u64>,
     /// What went wrong, for shards or nodes.
     pub errors: Vec<Error>,
+}
+
+/// The parts of a shard's backup as they come.
+#[derive(Debug)]
+pub struct Backup {
+    address: String,
+    stream: StreamReceiver,
+    patience: Duration,
+    next: u64,
+}
+
+impl Backup {
+    /// The next part; `None` after the last one, which has the head. Their checksums are right.
+    ///
+    /// # Errors
+    /// The stream broke or stood still for the client's timeout, or a part was damaged: what came so far is of no use then.
+    pub async fn next_part(&mut self) -> Result<Option<v1::BackupPart>> {
+        if self.next == u64::MAX {
+            return Ok(None);
+        }
+        let part = match timeout(self.patience, self.stream.next()).await {
+            Ok(Some(message)) => message?,
+            Ok(None) => {
+                return Err(Error::unexpected(
+                    "the end of a backup before its last part",
+                    &self.address,
+                ));
+            }
+            Err(_) => {
+                let text = format!("nothing came for {:?} in the middle of a backup", self.patience);
+                return Err(Error::definite(Code::Timeout, text));
+            }
+        };
+        let part = v1::BackupPart::decode(part)
+            .map_err(|e| Error::unexpected(&format!("a part that does not decode ({e})"), &self.address))?;
+        if part.number != self.next || crc32c::crc32c(&part.rows) != part.crc32c {
+            let text = format!("part {} instead of {}, or a damaged one", part.number, self.next);
+            return Err(Error::unexpected(&text, &self.address));
+        }
+        self.next = if part.head.is_empty() {
+            self.next + 1
+        } else {
+            u64::MAX
+        };
+        Ok(Some(part))
+    }
 }
 
 impl Client {
@@ -108,6 +155,37 @@ impl Client {
         self.core
             .call(address, Method::AdminStateHash, &request, self.timeout())
             .await
+    }
+
+    /// One state of a shard, in parts, from the node at this address: what was acknowledged before is in it.
+    ///
+    /// # Errors
+    /// The node has no replica of the shard or cannot be reached; see [`Error`].
+    pub async fn backup(&self, address: &str, shard: u32) -> Result<Backup> {
+        let request = v1::BackupRequest { shard };
+        let request = request.encode_to_vec().into();
+        let stream = follow::open_at(&self.core, address, Method::AdminBackup, request).await?;
+        Ok(Backup {
+            address: address.to_owned(),
+            stream,
+            patience: self.timeout(),
+            next: 0,
+        })
+    }
+
+    /// Gives a part of a backup to a shard, which must never have been used. May be repeated. Returns the number of the part that comes next.
+    ///
+    /// # Errors
+    /// `Refused` if the shard holds data already; see [`Error`].
+    pub async fn restore_part(&self, shard: u32, part: v1::BackupPart) -> Result<u64> {
+        let request = v1::RestorePart {
+            shard,
+            part: Some(part),
+        };
+        let response: v1::RestorePartResponse = self
+            .call_leader(shard, Method::AdminRestore, &request, Repeat::Harmless)
+            .await?;
+        Ok(response.next)
     }
 
     /// Creates a cluster of empty nodes. Sent to the first of the request's addresses. Not repeated: after an unknown outcome look

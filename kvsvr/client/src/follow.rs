@@ -260,12 +260,22 @@ async fn open_stream(
     method: Method,
     request: Bytes,
 ) -> std::result::Result<StreamReceiver, TransportError> {
+    open_at(core, &target.address, method, request).await
+}
+
+/// The same at an address.
+pub(crate) async fn open_at(
+    core: &Core,
+    address: &str,
+    method: Method,
+    request: Bytes,
+) -> std::result::Result<StreamReceiver, TransportError> {
     let unreachable = |reason: &str| TransportError::Unreachable {
-        address: target.address.to_string(),
+        address: address.to_owned(),
         reason: reason.to_owned(),
     };
     let open = async {
-        let (sender, receiver) = core.transport.open(&target.address, Class::Bulk, method).await?;
+        let (sender, receiver) = core.transport.open(address, Class::Bulk, method).await?;
         let sent = sender.send(request).await;
         sent.map_err(|_| unreachable("the stream ended at once"))?;
         Ok(receiver)

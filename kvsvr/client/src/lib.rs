@@ -59,7 +59,7 @@ mod types;
 mod watch;
 mod writes;
 
-pub use admin::Compacted;
+pub use admin::{Backup, Compacted};
 pub use client::{Client, ClientConfig};
 pub use consumer::{Consumer, ConsumerBatch, ConsumerStart};
 pub use error::{Certainty, Code, Error, Result};

@@ -33,6 +33,8 @@ pub enum Method {
     AdminTransferLeader,
     AdminCompact,
     AdminStateHash,
+    AdminBackup,
+    AdminRestore,
     AdminChangeMembers,
     AdminMembers,
     RaftVote,
@@ -48,7 +50,7 @@ pub enum Method {
 
 impl Method {
     /// All methods.
-    pub const ALL: [Method; 29] = [
+    pub const ALL: [Method; 31] = [
         Method::KvPut,
         Method::KvGet,
         Method::KvRange,
@@ -67,6 +69,8 @@ impl Method {
         Method::AdminTransferLeader,
         Method::AdminCompact,
         Method::AdminStateHash,
+        Method::AdminBackup,
+        Method::AdminRestore,
         Method::AdminChangeMembers,
         Method::AdminMembers,
         Method::RaftVote,
@@ -101,6 +105,8 @@ impl Method {
             Method::AdminTransferLeader => "/kvsvr.v1.Admin/TransferLeader",
             Method::AdminCompact => "/kvsvr.v1.Admin/Compact",
             Method::AdminStateHash => "/kvsvr.v1.Admin/StateHash",
+            Method::AdminBackup => "/kvsvr.v1.Admin/Backup",
+            Method::AdminRestore => "/kvsvr.v1.Admin/Restore",
             Method::AdminChangeMembers => "/kvsvr.v1.Admin/ChangeMembers",
             Method::AdminMembers => "/kvsvr.v1.Admin/Members",
             Method::RaftVote => "/kvsvr.v1.Raft/Vote",

@@ -138,6 +138,15 @@ pub enum Op {
         /// Consumers whose cursor is below this may be passed, and lose events; 0 = none.
         pass_below: Revision,
     },
+    /// A part of a backup, for a shard that was never used.
+    Restore {
+        /// 0, 1, 2, ...; parts that were applied already are not applied again.
+        number: u64,
+        /// See [`restore`](crate::restore).
+        rows: Bytes,
+        /// In the last part: the stored head row of the shard that was backed up.
+        head: Option<Bytes>,
+    },
 }
 
 /// Conditions on the state before it, and what to do when all of them hold, or not.
@@ -386,6 +395,11 @@ pub enum OutcomeResult {
         leases: u64,
         /// More is due: propose the next at once.
         more: bool,
+    },
+    /// Restore.
+    Restore {
+        /// The part that comes next.
+        next: u64,
     },
     /// Any: it changed nothing.
     Rejected(Rejection),

@@ -20,6 +20,7 @@
 //! | state | 4, session u64 | [`SessionRow`](crate::rows::SessionRow) |
 //! | state | 5, session u64, log index u64 | [`WindowRow`](crate::rows::WindowRow) |
 //! | state | 6, name | [`ConsumerRow`](crate::rows::ConsumerRow) |
+//! | state | 7 | [`RestoreRow`](crate::rows::RestoreRow): how far the shard is restored from a backup |
 //!
 //! Escaped means 0x00 -> 0x00 0xFF, end = 0x00 0x01: it keeps the order and lets a revision follow.
 
@@ -49,6 +50,7 @@ const LEASE_KEY: u8 = 3;
 const SESSION: u8 = 4;
 const WINDOW: u8 = 5;
 const CONSUMER: u8 = 6;
+const RESTORE: u8 = 7;
 
 /// A stored key, taken apart. See the module's table.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -114,6 +116,8 @@ pub enum Key {
     },
     /// state: a consumer, by name.
     Consumer(Bytes),
+    /// state: how far the shard is restored from a backup.
+    Restore,
 }
 
 impl Key {
@@ -143,6 +147,7 @@ impl Key {
             Key::Session(session) => (Cf::State, session_key(shard, *session)),
             Key::Window { session, index } => (Cf::State, window_key(shard, *session, *index)),
             Key::Consumer(name) => (Cf::State, consumer_key(shard, name)),
+            Key::Restore => (Cf::State, restore_key(shard)),
         }
     }
 
@@ -214,6 +219,7 @@ fn decode_state(mut reader: Reader<'_>) -> Option<Key> {
             index: last_u64(reader)?,
         },
         CONSUMER => Key::Consumer(Bytes::copy_from_slice(reader.0)),
+        RESTORE if reader.is_empty() => Key::Restore,
         _ => return None,
     })
 }
@@ -435,6 +441,11 @@ pub(crate) fn split_ttl_key(stored: &[u8]) -> Option<(StampMs, Due)> {
         _ => return None,
     };
     Some((expires_at, due))
+}
+
+/// The key of the row that tells how far the shard is restored.
+pub(crate) fn restore_key(shard: ShardId) -> Bytes {
+    shard_key(shard, [&[RESTORE]])
 }
 
 /// The head row's key.

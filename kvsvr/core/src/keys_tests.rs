@@ -43,6 +43,7 @@ fn any_key() -> impl Strategy<Value = Key> {
         at.prop_map(Key::Session),
         (at, at).prop_map(|(session, index)| Key::Window { session, index }),
         raw_key().prop_map(Key::Consumer),
+        Just(Key::Restore),
     ]
 }
 
@@ -165,6 +166,7 @@ fn keys_are_pinned() {
             format!(r"{shard}\x05{one}{one}"),
         ),
         (Key::Consumer(Bytes::from_static(b"c")), format!(r"{shard}\x06c")),
+        (Key::Restore, format!(r"{shard}\x07")),
     ];
     for (key, stored) in cases {
         assert_eq!(pinned(key), stored);

@@ -21,6 +21,7 @@ pub mod mem;
 pub mod mutants;
 mod overlay;
 pub mod read;
+pub mod restore;
 pub mod rows;
 #[cfg(any(test, feature = "testing"))]
 pub mod testing;

@@ -29,7 +29,7 @@ use crate::{
     limits::{APPLY_STOP_BYTES, MAX_ENTRY_BYTES, MAX_EXPIRE},
     overlay::Overlay,
     read::{ResultBudget, View, shard_head},
-    rows::{Head, LogRowBuilder},
+    rows::{Head, LogRowBuilder, RestoreRow},
     types::{LogPosition, Revision, ShardId, StampMs},
 };
 
@@ -38,6 +38,7 @@ mod consumers;
 mod data;
 mod expire;
 mod leases;
+mod restore;
 mod retention;
 mod sessions;
 mod tx;
@@ -83,6 +84,8 @@ pub struct Applied {
     pub floor: Revision,
     /// The position of the last entry that was applied.
     pub applied: LogPosition,
+    /// A backup was restored to its end: the revision has jumped, without events.
+    pub restored: bool,
 }
 
 /// See the module.
@@ -93,6 +96,8 @@ pub struct Machine {
     leases: Leases,
     sessions: Sessions,
     consumers: Consumers,
+    /// How far it is restored from a backup.
+    restore: Option<RestoreRow>,
     /// No ttl key of the shard is below it, see [`expire`].
     ttl_from: Bytes,
 }
@@ -135,6 +140,8 @@ struct Step<'e> {
     entry_bytes: usize,
     /// Bytes of all entries: what their commands have gathered, and the commands.
     bytes: usize,
+    /// The last part of a backup was among them.
+    restored: bool,
 }
 
 impl Machine {
@@ -146,6 +153,7 @@ impl Machine {
             leases: Leases::load(shard, engine)?,
             sessions: Sessions::load(shard, engine)?,
             consumers: Consumers::load(shard, engine)?,
+            restore: restore::load(shard, engine)?,
             ttl_from: keys::shard_range(shard).0,
         })
     }
@@ -178,6 +186,7 @@ impl Machine {
             index: 0,
             entry_bytes: 0,
             bytes: 0,
+            restored: false,
         };
         let mut replies = Vec::with_capacity(entries.len());
         for entry in entries {
@@ -192,6 +201,7 @@ impl Machine {
         step.overlay
             .put(Cf::State, keys::head_key(self.shard), self.head.encode());
         Ok(Applied {
+            restored: step.restored,
             batch: step.overlay.into_batch(),
             replies,
             events: step.events,
@@ -264,7 +274,7 @@ impl Machine {
         };
         let outcome = self.outcome(result);
         if let Some(ids) = ids
-            && !is_overloaded(&outcome)
+            && !is_for_later(&outcome)
         {
             self.sessions.remember(step, ids, &outcome, self.head.stamp);
         }
@@ -284,6 +294,7 @@ impl Machine {
             session,
             op,
         } = command;
+        self.check_restored(&op)?;
         if gathers(&op) && step.entry_bytes >= MAX_ENTRY_BYTES {
             let message = format!(
                 "the commands before it in the log entry replace, delete or read {MAX_ENTRY_BYTES} bytes; nothing was applied, try again"
@@ -322,6 +333,7 @@ impl Machine {
             }
             Op::Expire { up_to_ms } => self.expire(step, up_to_ms)?,
             Op::Compact { revision, pass_below } => self.compact(revision, pass_below)?,
+            Op::Restore { number, rows, head } => self.restore(step, number, rows, head.as_ref())?,
         })
     }
 
@@ -398,8 +410,12 @@ fn gathers(op: &Op) -> bool {
 }
 
 /// Nothing was applied and nothing will be: trying the same command again is sound, so it is not remembered.
-fn is_overloaded(outcome: &Outcome) -> bool {
-    matches!(&outcome.result, OutcomeResult::Rejected(rejection) if rejection.code == ErrorCode::Overloaded)
+fn is_for_later(outcome: &Outcome) -> bool {
+    let code = match &outcome.result {
+        OutcomeResult::Rejected(rejection) => rejection.code,
+        _ => return false,
+    };
+    matches!(code, ErrorCode::Overloaded | ErrorCode::NotReady)
 }
 
 impl<'e> Step<'e> {

@@ -349,6 +349,15 @@ pub struct ConsumerRow {
     pub cursor: Revision,
 }
 
+/// How far a shard is restored from a backup: `format, next, done`. It stays when that is done.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct RestoreRow {
+    /// The part that comes next.
+    pub next: u64,
+    /// There was a last part.
+    pub done: bool,
+}
+
 fn numbers<const N: usize>(key: &[u8], stored: &[u8]) -> Result<[u64; N], Corrupt> {
     let read = || {
         let mut reader = body(stored)?;
@@ -382,6 +391,24 @@ impl SessionRow {
     /// Decodes the stored form.
     pub fn decode(key: &[u8], stored: &[u8]) -> Result<Self, Corrupt> {
         numbers(key, stored).map(|[opened_at]| Self { opened_at })
+    }
+}
+
+impl RestoreRow {
+    /// The stored form.
+    pub fn encode(&self) -> Bytes {
+        start([self.next, u64::from(self.done)], 0).into()
+    }
+
+    /// Decodes the stored form.
+    pub fn decode(key: &[u8], stored: &[u8]) -> Result<Self, Corrupt> {
+        match numbers(key, stored)? {
+            [next, done @ 0..=1] => Ok(Self {
+                next,
+                done: done == 1,
+            }),
+            _ => Err(corrupt(Cf::State, key)),
+        }
     }
 }
 

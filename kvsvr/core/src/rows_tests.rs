@@ -94,6 +94,8 @@ proptest! {
         prop_assert_eq!(LeaseRow::decode(b"", &lease.encode()), Ok(lease));
         let session = SessionRow { opened_at: a };
         prop_assert_eq!(SessionRow::decode(b"", &session.encode()), Ok(session));
+        let restore = RestoreRow { next: a, done: b % 2 == 1 };
+        prop_assert_eq!(RestoreRow::decode(b"", &restore.encode()), Ok(restore));
         let consumer = ConsumerRow { epoch: a, cursor: b };
         prop_assert_eq!(ConsumerRow::decode(b"", &consumer.encode()), Ok(consumer));
         let outcomes = outcomes.into_iter().map(|(seq, outcome)| (seq, outcome.into())).collect();
@@ -126,6 +128,7 @@ fn decode_all(stored: &Bytes) {
         LeaseRow::decode(b"", stored),
         SessionRow::decode(b"", stored),
     );
+    let _ = RestoreRow::decode(b"", stored);
     let _ = (ConsumerRow::decode(b"", stored), WindowRow::decode(b"", stored));
 }
 

@@ -608,6 +608,7 @@ fn show_result(result: &OutcomeResult) -> String {
         OutcomeResult::Session { id } => format!("session id={id}"),
         OutcomeResult::Consumer { epoch, cursor } => format!("consumer epoch={epoch} cursor={cursor}"),
         OutcomeResult::Compact { floor } => format!("compact floor={floor}"),
+        OutcomeResult::Restore { next } => format!("restore next={next}"),
         OutcomeResult::Expire { keys, leases, more } => {
             format!("expire keys={keys} leases={leases} more={more}")
         }
@@ -667,5 +668,6 @@ fn show_key(key: &Key) -> String {
         Key::Session(session) => format!("state session {session}"),
         Key::Window { session, index } => format!("state session {session} entry {index}"),
         Key::Consumer(name) => format!("state consumer {}", text(name)),
+        Key::Restore => "state restore".into(),
     }
 }

@@ -13,7 +13,7 @@ use crate::{
     limits::DEFAULT_ENDPOINT,
     member, operation,
     output::{self, Format},
-    shard,
+    shard, snapshot,
     text::{Encoding, parse_endpoint, parse_timeout},
     txn, verify, watch,
 };
@@ -152,6 +152,9 @@ pub enum Command {
     /// The shards: which keys, which replicas, how far each is
     #[command(subcommand)]
     Shard(shard::ShardCommand),
+    /// Backups: save, check, restore into a new cluster
+    #[command(subcommand)]
+    Snapshot(snapshot::SnapshotCommand),
     /// Compare the replicas of each shard while it serves: do all hold the same?
     Verify(verify::VerifyArgs),
     /// Operations on members: what runs, what was done, taking one back
@@ -284,6 +287,7 @@ pub async fn execute(context: &mut Context, command: Command) -> Result<(), Fail
         Command::Undrain(args) => member::undrain(context, &args).await,
         Command::Label(args) => member::label(context, &args).await,
         Command::Shard(command) => shard::shard(context, &command).await,
+        Command::Snapshot(command) => snapshot::snapshot(context, &command).await,
         Command::Verify(args) => verify::verify(context, &args).await,
         Command::Ops(command) => operation::ops(context, &command).await,
         Command::Bench(args) => bench::bench(context, &args).await,
@@ -383,6 +387,9 @@ pub(crate) mod tests {
             "shard list",
             "shard show 3",
             "verify",
+            "snapshot save b.kvsvr",
+            "snapshot verify b.kvsvr",
+            "snapshot restore b.kvsvr --nodes a:1,b:1,c:1 --replication 3 --name copy --resume",
             "verify 2 --timeout 10s",
             "ops list",
             "ops show 3 --wait",

@@ -40,6 +40,8 @@ Keys and values are text with the escapes \\n \\t \\r \\0 \\\\ \\\" \\xNN; --hex
 pub const INVALID: &str = "invalid";
 /// Replicas of a shard differ.
 pub const DIVERGED: &str = "diverged";
+/// A file is not what it should be.
+pub const DAMAGED: &str = "damaged";
 /// Not everything could be looked at.
 pub const INCOMPLETE: &str = "incomplete";
 /// The key, node or shard does not exist.

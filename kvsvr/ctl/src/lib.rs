@@ -4,6 +4,7 @@
 //! [`output::Output`]. Requests go through `kvsvr-client` only. Nothing here retries on its own: the client library does, within the
 //! deadline of `--timeout`, and says whether a failed write may have happened.
 
+pub mod backup_file;
 pub mod bench;
 pub mod cli;
 pub mod cluster;
@@ -23,6 +24,7 @@ pub mod output;
 pub mod progress;
 pub mod record;
 pub mod shard;
+pub mod snapshot;
 pub mod text;
 pub mod txn;
 pub mod txn_syntax;

@@ -46,6 +46,10 @@ pub const SLOW_FSYNC_US: u64 = 50_000;
 /// Log entries a replica may be behind its leader before `cluster status` complains.
 pub const LAG_ENTRIES: u64 = 10_000;
 
+/// Tries for each shard of a backup, each from another replica.
+pub const BACKUP_TRIES: usize = 5;
+/// Time for each part of a backup on its way back, and how long one may keep a backup waiting: an election fits in.
+pub const RESTORE_PART_TIMEOUT: Duration = Duration::from_secs(30);
 /// Entries beyond the end of the log at which replicas are compared: more if that was passed before all could be asked.
 pub const VERIFY_LEADS: [u64; 4] = [0, 32, 512, 4096];
 

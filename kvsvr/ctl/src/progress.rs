@@ -25,6 +25,15 @@ pub fn byte_bar(total: u64, what: &'static str) -> ProgressBar {
     .with_prefix(what)
 }
 
+/// A counter of bytes with the rate.
+pub fn byte_counter(what: &'static str) -> ProgressBar {
+    start(
+        ProgressBar::new_spinner(),
+        "{prefix} {spinner} {bytes} {bytes_per_sec} {elapsed} {msg}",
+    )
+    .with_prefix(what)
+}
+
 /// A line of text that changes.
 pub fn spinner() -> ProgressBar {
     start(ProgressBar::new_spinner(), "{spinner} {msg}")
@@ -51,6 +60,7 @@ mod tests {
             "{prefix} {wide_bar} {human_pos}/{human_len} {per_sec} ETA {eta}",
             "{prefix} {spinner} {human_pos} {per_sec} {elapsed}",
             "{prefix} {wide_bar} {bytes}/{total_bytes} {bytes_per_sec} ETA {eta} {msg}",
+            "{prefix} {spinner} {bytes} {bytes_per_sec} {elapsed} {msg}",
             "{spinner} {msg}",
         ] {
             assert!(ProgressStyle::with_template(template).is_ok(), "{template}");

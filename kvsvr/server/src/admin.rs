@@ -1,5 +1,6 @@
 //! Administration: joining, bootstrapping, leader transfer, compaction, state hashes.
 
+pub mod backup;
 pub mod members;
 
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
@@ -323,6 +324,14 @@ pub async fn compact(
 
 /// Proposes a command of the shard itself. A rejection is an error.
 pub async fn propose(shard: &Shard, op: Op) -> Result<Option<pb::outcome::Result>, pb::Error> {
+    propose_within(shard, op, ADMIN_DEADLINE).await
+}
+
+async fn propose_within(
+    shard: &Shard,
+    op: Op,
+    span: Duration,
+) -> Result<Option<pb::outcome::Result>, pb::Error> {
     // A command of the shard needs a partition only for its encoding.
     let partition = Partition::local(&b"shard"[..]);
     let command = encode_command(&Command {
@@ -330,9 +339,7 @@ pub async fn propose(shard: &Shard, op: Op) -> Result<Option<pb::outcome::Result
         session: None,
         op,
     });
-    let outcome = shard
-        .propose_one(command, Instant::now() + ADMIN_DEADLINE)
-        .await?;
+    let outcome = shard.propose_one(command, Instant::now() + span).await?;
     match pb::Outcome::decode(outcome).map(|o| o.result) {
         Ok(Some(pb::outcome::Result::Rejected(rejection))) => {
             Err(crate::convert::rejection_message(rejection))

@@ -14,7 +14,7 @@ use prost::Message;
 
 use crate::{
     admin,
-    admin::members,
+    admin::{backup, members},
     exec,
     node::Node,
     peer,
@@ -241,6 +241,7 @@ async fn call(node: Arc<Node>, method: Method, request: Bytes) -> Result<Bytes, 
         }
         Method::AdminTransferLeader => encode(&admin::transfer_leader(&node, decode(request)?).await?),
         Method::AdminCompact => encode(&admin::compact(&node, decode(request)?).await?),
+        Method::AdminRestore => encode(&backup::restore(&node, decode(request)?).await?),
         Method::AdminStateHash => encode(&admin::state_hash(&node, decode(request)?).await?),
         Method::AdminChangeMembers => encode(&members::change(&node, decode(request)?).await?),
         Method::AdminMembers => {
@@ -261,6 +262,7 @@ async fn call(node: Arc<Node>, method: Method, request: Bytes) -> Result<Bytes, 
         Method::KvExec
         | Method::WatchWatch
         | Method::ConsumerStream
+        | Method::AdminBackup
         | Method::RaftAppend
         | Method::RaftSnapshot => Err(CallError::Unsupported("this method is a stream")),
     }
@@ -286,6 +288,7 @@ async fn open(
             let _open = node.metrics().watch_opened();
             watch::serve_watch(&*shard, request, output).await
         }
+        Method::AdminBackup => backup::save(&node, first(&mut input).await?, output).await,
         Method::ConsumerStream => {
             let request: pb::ConsumerStreamRequest = first(&mut input).await?;
             let shard = node.replica(request.shard).map_err(failed)?;

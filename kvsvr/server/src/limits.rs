@@ -334,6 +334,10 @@ pub const LAG_SAMPLES: usize = 256;
 pub const MAX_PLAN_STEPS: usize = 10_000;
 /// Events that an operation remembers.
 pub const MAX_OPERATION_EVENTS: usize = 200;
+/// Bytes of rows in a part of a backup; a row that is larger goes alone.
+pub const BACKUP_PART_BYTES: usize = 256 << 10;
+/// Time that a shard gets to take a part of a backup.
+pub const RESTORE_DEADLINE: Duration = Duration::from_secs(30);
 /// Labels of a node.
 pub const MAX_LABELS: usize = 16;
 /// Bytes of the name or the value of a label.

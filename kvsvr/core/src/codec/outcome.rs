@@ -42,6 +42,7 @@ fn to_pb_result(result: &OutcomeResult) -> PbResult {
         OutcomeResult::Session { id } => PbResult::Session(pb::SessionResult { id }),
         OutcomeResult::Consumer { epoch, cursor } => PbResult::Consumer(pb::ConsumerResult { epoch, cursor }),
         OutcomeResult::Compact { floor } => PbResult::Compact(pb::CompactResult { floor }),
+        OutcomeResult::Restore { next } => PbResult::Restore(pb::RestoreResult { next }),
         OutcomeResult::Expire { keys, leases, more } => {
             PbResult::Expire(pb::ExpireResult { keys, leases, more })
         }
@@ -131,6 +132,7 @@ fn from_pb_result(result: PbResult) -> Option<OutcomeResult> {
         PbResult::Session(pb::SessionResult { id }) => OutcomeResult::Session { id },
         PbResult::Consumer(pb::ConsumerResult { epoch, cursor }) => OutcomeResult::Consumer { epoch, cursor },
         PbResult::Compact(pb::CompactResult { floor }) => OutcomeResult::Compact { floor },
+        PbResult::Restore(pb::RestoreResult { next }) => OutcomeResult::Restore { next },
         PbResult::Expire(pb::ExpireResult { keys, leases, more }) => {
             OutcomeResult::Expire { keys, leases, more }
         }

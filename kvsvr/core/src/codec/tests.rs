@@ -55,6 +55,7 @@ fn result() -> impl Strategy<Value = OutcomeResult> {
         any::<u64>().prop_map(|id| OutcomeResult::Session { id }),
         any::<[u64; 2]>().prop_map(|[epoch, cursor]| OutcomeResult::Consumer { epoch, cursor }),
         any::<u64>().prop_map(|floor| OutcomeResult::Compact { floor }),
+        any::<u64>().prop_map(|next| OutcomeResult::Restore { next }),
         (any::<[u64; 2]>(), any::<bool>()).prop_map(|([keys, leases], more)| OutcomeResult::Expire {
             keys,
             leases,

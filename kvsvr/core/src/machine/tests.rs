@@ -117,6 +117,7 @@ mod compaction;
 mod expiry;
 mod memory;
 mod reads;
+mod restore;
 mod sessions;
 
 /// A shard with one engine, driven entry by entry.

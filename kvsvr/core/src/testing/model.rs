@@ -255,6 +255,8 @@ impl Model {
             | Op::ConsumerReset { .. } => self.consumer(&command.op),
             Op::Expire { up_to_ms } => Ok(self.expire(up_to_ms)),
             Op::Compact { revision, pass_below } => self.compact(revision, pass_below),
+            // The model is of shards that begin empty.
+            Op::Restore { .. } => refuse(ErrorCode::Refused),
             op => {
                 let mut draft = self.draft();
                 let result = self.write(&mut draft, partition, &as_txn_op(op))?;

@@ -37,7 +37,7 @@ enum Form {
 fn form(method: Method) -> Form {
     match method {
         Method::KvExec | Method::RaftAppend | Method::RaftSnapshot => Form::Bidirectional,
-        Method::WatchWatch | Method::ConsumerStream => Form::ServerStreaming,
+        Method::WatchWatch | Method::ConsumerStream | Method::AdminBackup => Form::ServerStreaming,
         _ => Form::Unary,
     }
 }

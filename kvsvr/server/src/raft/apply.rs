@@ -60,6 +60,8 @@ pub struct Head {
     installs: AtomicU64,
     /// The shard's rows are being removed, or are gone.
     retired: AtomicBool,
+    /// The shard is being restored from a backup.
+    restoring: AtomicBool,
     changed: Notify,
 }
 
@@ -81,9 +83,9 @@ impl Head {
         self.applied_next.load(Ordering::Acquire)
     }
     /// Counts snapshot installations: even and unchanged over a read means that the read saw a state of the shard.
-    /// Odd for ever once the rows are being removed.
+    /// Odd for ever once the rows are being removed, and while the shard is restored from a backup.
     pub fn installs(&self) -> u64 {
-        if self.retired.load(Ordering::Acquire) {
+        if self.retired.load(Ordering::Acquire) || self.restoring.load(Ordering::Acquire) {
             return u64::MAX;
         }
         self.installs.load(Ordering::Acquire)
@@ -169,6 +171,7 @@ impl StateMachine {
         let machine = Machine::load(shard, &*engine).map_err(io::Error::other)?;
         let head = Arc::new(Head::default());
         head.publish(&machine);
+        head.restoring.store(machine.is_restoring(), Ordering::Release);
         let history = ShardHistory::new(shard, engine.clone(), head.clone());
         let hub = Hub::new(Arc::new(history), machine.revision(), hub_bytes);
         let shared = Shared {
@@ -362,6 +365,9 @@ impl StateMachine {
         let applied = machine
             .apply(&*shared.engine, entries)
             .map_err(io::Error::other)?;
+        if machine.is_restoring() || applied.restored {
+            shared.head.restoring.store(true, Ordering::Release);
+        }
         shared.engine.write(applied.batch).map_err(io::Error::other)?;
         let expired = applied
             .events
@@ -373,6 +379,12 @@ impl StateMachine {
         }
         shared.hub.publish(applied.revision, applied.events.into());
         shared.head.publish(machine);
+        if applied.restored {
+            // As if a snapshot had been installed.
+            shared.hub.reset(applied.revision);
+            shared.head.installs.fetch_add(2, Ordering::AcqRel);
+            shared.head.restoring.store(false, Ordering::Release);
+        }
         drop(applier);
         let taken = applied.replies.len();
         let mut commands = 0;
@@ -510,6 +522,8 @@ impl RaftStateMachine<TypeConfig> for StateMachine {
                 shared.hub.reset(applier.machine.revision());
             }
             shared.head.publish(&applier.machine);
+            let restoring = applier.machine.is_restoring();
+            shared.head.restoring.store(restoring, Ordering::Release);
             shared.head.installs.fetch_add(1, Ordering::AcqRel);
         }
         self.reach_marks().await

@@ -56,6 +56,7 @@ fn streaming(method: Method) -> bool {
             | Method::RaftSnapshot
             | Method::WatchWatch
             | Method::ConsumerStream
+            | Method::AdminBackup
     )
 }
 

@@ -14,6 +14,7 @@
 mod harness;
 mod load;
 
+mod backups;
 mod cache;
 mod corruption;
 mod failover;
