@@ -34,6 +34,7 @@ async fn parts(client: &Client, address: &str, shard: u32) -> Vec<BackupPart> {
     parts
 }
 
+#[expect(clippy::too_many_lines, reason = "a scenario reads as one script")]
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_backup_under_load_becomes_another_cluster() {
     let source = Cluster::start(3, SHARDS, &[]).await;
