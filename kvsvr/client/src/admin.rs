@@ -240,6 +240,19 @@ impl Client {
         .await
     }
 
+    /// Sets a setting of the cluster (an empty value: its default); an empty name sets nothing. All settings.
+    ///
+    /// # Errors
+    /// `Invalid` if there is no such setting, or it cannot have this value; see [`Error`].
+    pub async fn configure(&self, name: &str, value: &str) -> Result<v1::ConfigureResponse> {
+        let request = v1::ConfigureRequest {
+            name: name.to_owned(),
+            value: value.to_owned(),
+        };
+        self.call_leader(META_SHARD, Method::AdminConfigure, &request, Repeat::Harmless)
+            .await
+    }
+
     /// Begins an operation that changes the members, or takes one back; with `dry_run` only its plan comes back. Not repeated after an
     /// unknown outcome: [`Client::members`] tells whether it has begun.
     ///

@@ -115,6 +115,7 @@ impl Fake {
                 shard(2, 2048, 4095, vec![2, 3, 1]),
             ],
             replication: 3,
+            ..v1::ShardMap::default()
         };
         let cluster = Cluster {
             map,

@@ -37,6 +37,7 @@ pub enum Method {
     AdminRestore,
     AdminChangeMembers,
     AdminMembers,
+    AdminConfigure,
     RaftVote,
     RaftPreVote,
     RaftTransferLeadership,
@@ -50,7 +51,7 @@ pub enum Method {
 
 impl Method {
     /// All methods.
-    pub const ALL: [Method; 31] = [
+    pub const ALL: [Method; 32] = [
         Method::KvPut,
         Method::KvGet,
         Method::KvRange,
@@ -73,6 +74,7 @@ impl Method {
         Method::AdminRestore,
         Method::AdminChangeMembers,
         Method::AdminMembers,
+        Method::AdminConfigure,
         Method::RaftVote,
         Method::RaftPreVote,
         Method::RaftTransferLeadership,
@@ -109,6 +111,7 @@ impl Method {
             Method::AdminRestore => "/kvsvr.v1.Admin/Restore",
             Method::AdminChangeMembers => "/kvsvr.v1.Admin/ChangeMembers",
             Method::AdminMembers => "/kvsvr.v1.Admin/Members",
+            Method::AdminConfigure => "/kvsvr.v1.Admin/Configure",
             Method::RaftVote => "/kvsvr.v1.Raft/Vote",
             Method::RaftPreVote => "/kvsvr.v1.Raft/PreVote",
             Method::RaftTransferLeadership => "/kvsvr.v1.Raft/TransferLeadership",

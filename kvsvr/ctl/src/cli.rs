@@ -5,7 +5,7 @@ use std::{ffi::OsString, io, time::Duration};
 use clap::{Args, CommandFactory as _, Parser, Subcommand};
 
 use crate::{
-    bench, cluster, consumer,
+    bench, cluster, configure, consumer,
     context::Context,
     data, export,
     failure::{self, EXIT_HELP, Exit, Failure},
@@ -155,6 +155,9 @@ pub enum Command {
     /// Backups: save, check, restore into a new cluster
     #[command(subcommand)]
     Snapshot(snapshot::SnapshotCommand),
+    /// Settings of the cluster, which change while it runs
+    #[command(subcommand)]
+    Config(configure::ConfigCommand),
     /// Compare the replicas of each shard while it serves: do all hold the same?
     Verify(verify::VerifyArgs),
     /// Operations on members: what runs, what was done, taking one back
@@ -288,6 +291,7 @@ pub async fn execute(context: &mut Context, command: Command) -> Result<(), Fail
         Command::Label(args) => member::label(context, &args).await,
         Command::Shard(command) => shard::shard(context, &command).await,
         Command::Snapshot(command) => snapshot::snapshot(context, &command).await,
+        Command::Config(command) => configure::configure(context, &command).await,
         Command::Verify(args) => verify::verify(context, &args).await,
         Command::Ops(command) => operation::ops(context, &command).await,
         Command::Bench(args) => bench::bench(context, &args).await,
@@ -387,6 +391,10 @@ pub(crate) mod tests {
             "shard list",
             "shard show 3",
             "verify",
+            "config list",
+            "config get repair-after",
+            "config set repair-after 30m",
+            "config set repair-after",
             "snapshot save b.kvsvr",
             "snapshot verify b.kvsvr",
             "snapshot restore b.kvsvr --nodes a:1,b:1,c:1 --replication 3 --name copy --resume",

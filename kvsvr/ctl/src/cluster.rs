@@ -232,6 +232,7 @@ fn state_field(view: &View, id: u64) -> Field {
         NodeState::NodeUp => Field::text("up").mood(Mood::Good),
         NodeState::NodeJoining => Field::text("joining").mood(Mood::Warn),
         NodeState::NodeDraining => Field::text("draining").mood(Mood::Warn),
+        NodeState::NodeLost => Field::text("lost").mood(Mood::Bad),
         NodeState::NodeLeaving | NodeState::NodeRemoved => Field::text("leaving").mood(Mood::Warn),
     }
 }

@@ -8,6 +8,7 @@ pub mod backup_file;
 pub mod bench;
 pub mod cli;
 pub mod cluster;
+pub mod configure;
 pub mod consumer;
 pub mod context;
 pub mod data;

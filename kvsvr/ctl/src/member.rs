@@ -239,6 +239,7 @@ fn state(member: &Member) -> &'static str {
         NodeState::NodeUp => "up",
         NodeState::NodeJoining => "joining",
         NodeState::NodeDraining => "draining",
+        NodeState::NodeLost => "lost",
         NodeState::NodeLeaving => "leaving",
     }
 }
@@ -302,7 +303,7 @@ fn row(member: &Member) -> Vec<Field> {
     };
     let mood = match name {
         "up" => Mood::Good,
-        "down" => Mood::Bad,
+        "down" | "lost" => Mood::Bad,
         "removed" => Mood::Plain,
         _ => Mood::Warn,
     };

@@ -113,6 +113,8 @@ fn what(operation: &Operation) -> String {
         operation::Kind::Evict => format!("evict node {node}"),
         operation::Kind::Restore => format!("restore node {node}"),
         operation::Kind::Label => format!("label node {node}"),
+        operation::Kind::Repair => format!("repair what node {node} had"),
+        operation::Kind::Return => format!("take node {node} back"),
         operation::Kind::Unknown => "an operation of a newer version".to_owned(),
     }
 }

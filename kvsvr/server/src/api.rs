@@ -244,6 +244,7 @@ async fn call(node: Arc<Node>, method: Method, request: Bytes) -> Result<Bytes, 
         Method::AdminRestore => encode(&backup::restore(&node, decode(request)?).await?),
         Method::AdminStateHash => encode(&admin::state_hash(&node, decode(request)?).await?),
         Method::AdminChangeMembers => encode(&members::change(&node, decode(request)?).await?),
+        Method::AdminConfigure => encode(&members::configure(&node, decode(request)?).await?),
         Method::AdminMembers => {
             let _: pb::MembersRequest = decode(request)?;
             encode(&members::list(&node).await?)

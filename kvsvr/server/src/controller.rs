@@ -17,7 +17,7 @@ use prost::Message;
 
 pub use self::look::{Sight, Silences, look};
 use crate::{
-    limits::{ADMIN_DEADLINE, PLACEMENT_INTERVAL, STEP_DEADLINE},
+    limits::{ADMIN_DEADLINE, PLACEMENT_INTERVAL, REPAIR_INTERVAL, STEP_DEADLINE},
     node::{Node, cluster_text},
     placement::{self, Decision, NodeState, Step},
     raft::{convert, types::PeerNode},
@@ -31,6 +31,7 @@ pub async fn run(node: Arc<Node>) {
     let mut silences = Silences::default();
     // The meta shard's revision at which there was nothing to do.
     let mut idle_at = None;
+    let mut looked_at = Instant::now();
     loop {
         // Whoever changes something wakes it; a look from time to time would find it too.
         let _ = timeout(PLACEMENT_INTERVAL, node.placement_changed().notified()).await;
@@ -41,6 +42,9 @@ pub async fn run(node: Arc<Node>) {
         };
         let revision = meta.revision();
         if idle_at == Some(revision) {
+            if let Err(e) = by_itself(&node, &meta, &mut silences, &mut looked_at).await {
+                tracing::debug!("whether a node is lost is looked at again: {e}");
+            }
             continue;
         }
         match round(&node, &meta, &mut silences).await {
@@ -52,6 +56,63 @@ pub async fn run(node: Arc<Node>) {
             }
         }
     }
+}
+
+/// Begins what the cluster does without being asked: at most one look in a while, since nobody waits for it.
+async fn by_itself(
+    node: &Arc<Node>,
+    meta: &Arc<Shard>,
+    silences: &mut Silences,
+    looked_at: &mut Instant,
+) -> Result<(), String> {
+    if looked_at.elapsed() < REPAIR_INTERVAL {
+        return Ok(());
+    }
+    *looked_at = Instant::now();
+    let stored = topology::load_all(&*meta.engine().snapshot()).map_err(|e| e.to_string())?;
+    let Some(stored) = stored else { return Ok(()) };
+    let mut view = topology::view(&stored);
+    silences.of_all(node, meta, &mut view);
+    let lost = |n: &placement::Node| n.state == NodeState::Lost && n.reachable();
+    let silent = |n: &placement::Node| {
+        n.silent_ms
+            .zip(view.repair_after_ms)
+            .is_some_and(|(ms, after)| ms >= after)
+    };
+    if !view
+        .nodes
+        .values()
+        .any(|n| lost(n) || n.state == NodeState::Up && silent(n))
+    {
+        return Ok(());
+    }
+    // Only now all is asked for.
+    let sight = look(node, meta, silences).await.map_err(|e| e.message)?;
+    let Some(request) = placement::by_itself(&sight.view) else {
+        return Ok(());
+    };
+    let number = sight
+        .topology
+        .operations
+        .keys()
+        .next_back()
+        .map_or(1, |last| last + 1);
+    let writes = placement::admit(&sight.view, &request, number)?;
+    let mut changes = Changes::new(&sight.topology, wall_clock_ms());
+    for write in &writes {
+        changes.add(write, "the cluster");
+    }
+    if let Some(operation) = changes.operation() {
+        tracing::warn!(
+            operation = operation.id,
+            "placement begins by itself: {request:?}"
+        );
+    }
+    let Some(command) = changes.command() else {
+        return Ok(());
+    };
+    commit(meta, command).await.map_err(|e| e.message)?;
+    Ok(())
 }
 
 /// Something is to be done, or to be waited for.

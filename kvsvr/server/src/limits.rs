@@ -320,6 +320,10 @@ pub const POLL_INTERVAL: Duration = Duration::from_millis(50);
 pub const PLACEMENT_INTERVAL: Duration = Duration::from_millis(300);
 /// Data shards of which a replica moves at a time.
 pub const MAX_REPLICA_MOVES: usize = 2;
+/// The least that `repair-after` may be, in milliseconds.
+pub const MIN_REPAIR_AFTER_MS: u64 = 5_000;
+/// How often the leader of the meta shard looks for nodes that have been silent for too long, or are back.
+pub const REPAIR_INTERVAL: Duration = Duration::from_secs(1);
 /// A node that was to get a replica and has been silent for so long, in milliseconds, does not get it.
 pub const RETARGET_AFTER_MS: u64 = 60_000;
 /// A node that the leader of the meta shard has not heard of for so long is down.

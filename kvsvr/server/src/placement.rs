@@ -30,7 +30,7 @@ mod step;
 mod tests;
 
 pub use self::{
-    check::{Request, admit, check},
+    check::{Request, admit, by_itself, check},
     decide::{Decision, Write, decide},
     model::{assume, plan},
     state::{Change, Node, NodeState, OpKind, OpState, Operation, Progress, Real, ShardRow, View, majority},

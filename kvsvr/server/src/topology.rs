@@ -5,6 +5,7 @@
 //! never deleted, so it grows with every change.
 
 mod change;
+pub mod settings;
 
 use std::{collections::BTreeMap, ops::ControlFlow};
 
@@ -92,6 +93,7 @@ pub fn layout(
         shards: std::iter::once(meta).chain(data).collect(),
         nodes,
         replication,
+        ..Default::default()
     })
 }
 
@@ -207,6 +209,7 @@ impl Topology {
             map.cluster_id = cluster.cluster_id;
             map.cluster_name = cluster.cluster_name;
             map.replication = cluster.replication;
+            map.settings = cluster.settings;
         } else if key.starts_with(NODE) {
             let node = pb::NodeInfo::decode(row.value).map_err(undecodable)?;
             known(node.format_version)?;

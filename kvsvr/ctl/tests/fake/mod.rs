@@ -329,6 +329,7 @@ fn map() -> proto::ShardMap {
         nodes: vec![node],
         shards: vec![shard(0, 0), shard(1, last_slot)],
         replication: 1,
+        ..proto::ShardMap::default()
     }
 }
 

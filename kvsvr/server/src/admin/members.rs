@@ -15,7 +15,7 @@ use crate::{
     service::CallError,
     shard::{Shard, error},
     time::wall_clock_ms,
-    topology::Changes,
+    topology::{Changes, settings},
 };
 
 fn meta(node: &Node) -> Result<Arc<Shard>, CallError> {
@@ -44,6 +44,50 @@ pub async fn list(node: &Arc<Node>) -> Result<pb::MembersResponse, CallError> {
         operations: sight.topology.operations.values().cloned().collect(),
         now_ms: wall_clock_ms(),
     })
+}
+
+/// Sets a setting, if one is named, and tells all.
+pub async fn configure(
+    node: &Arc<Node>,
+    request: pb::ConfigureRequest,
+) -> Result<pb::ConfigureResponse, CallError> {
+    let meta = meta(node)?;
+    let sight = look(node, &meta, &mut Silences::default())
+        .await
+        .map_err(failed)?;
+    let mut stored = sight.topology.map.settings.clone();
+    if !request.name.is_empty() {
+        settings::check(&request.name, &request.value).map_err(invalid)?;
+        let mut changes = Changes::new(&sight.topology, wall_clock_ms());
+        changes.set(&request.name, &request.value);
+        if let Some(command) = changes.command() {
+            commit(&meta, command).await?;
+        }
+        stored.remove(&request.name);
+        if !request.value.is_empty() {
+            stored.insert(request.name, request.value);
+        }
+    }
+    let tell = |setting: &settings::Setting| pb::configure_response::Setting {
+        name: setting.name.to_owned(),
+        value: settings::value(&stored, setting).to_owned(),
+        default: setting.default.to_owned(),
+        what: setting.what.to_owned(),
+    };
+    Ok(pb::ConfigureResponse {
+        settings: settings::SETTINGS.iter().map(tell).collect(),
+    })
+}
+
+async fn commit(meta: &Arc<Shard>, command: bytes::Bytes) -> Result<(), CallError> {
+    if controller::commit(meta, command).await.map_err(failed)? {
+        return Ok(());
+    }
+    Err(failed(error::retry(
+        ErrorCode::Overloaded,
+        "the cluster was changed by somebody else at the same time; try again",
+        crate::limits::OVERLOADED_RETRY_MS,
+    )))
 }
 
 /// Begins an operation, or shows its plan.
@@ -88,14 +132,7 @@ pub async fn change(
     if !request.dry_run {
         changes.note(&[], plan.len(), &[]);
         if let Some(command) = changes.command() {
-            let stored = controller::commit(&meta, command).await.map_err(failed)?;
-            if !stored {
-                return Err(failed(error::retry(
-                    ErrorCode::Overloaded,
-                    "the cluster was changed by somebody else at the same time; try again",
-                    crate::limits::OVERLOADED_RETRY_MS,
-                )));
-            }
+            commit(&meta, command).await?;
         }
         node.placement_changed().notify_one();
     }

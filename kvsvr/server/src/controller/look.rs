@@ -50,6 +50,20 @@ impl Silences {
     }
 }
 
+impl Silences {
+    /// Notes in a view for how long each node is silent, as the leader of the meta shard knows.
+    pub fn of_all(&mut self, node: &Node, meta: &Shard, view: &mut View) {
+        let me = node.identity().map_or(0, |i| i.node_id);
+        let metrics = meta.raft().metrics().borrow_watched().clone();
+        for (id, seen) in &mut view.nodes {
+            let heard = metrics.heartbeat.as_ref().and_then(|h| h.get(id)?.as_ref());
+            let ago = heard.map(|at| openraft::async_runtime::Instant::elapsed(&**at));
+            let ago = if *id == me { Some(Duration::ZERO) } else { ago };
+            seen.silent_ms = self.note(*id, ago);
+        }
+    }
+}
+
 /// Looks at everything, having made sure that this node leads the meta shard and knows all that was stored.
 pub async fn look(node: &Arc<Node>, meta: &Arc<Shard>, silences: &mut Silences) -> Result<Sight, pb::Error> {
     if !meta.leader().is_me() {
@@ -66,14 +80,7 @@ pub async fn look(node: &Arc<Node>, meta: &Arc<Shard>, silences: &mut Silences) 
         topology,
         groups: Groups::new(),
     };
-    let me = node.identity().map_or(0, |i| i.node_id);
-    let metrics = meta.raft().metrics().borrow_watched().clone();
-    for (id, seen) in &mut sight.view.nodes {
-        let heard = metrics.heartbeat.as_ref().and_then(|h| h.get(id)?.as_ref());
-        let ago = heard.map(|at| openraft::async_runtime::Instant::elapsed(&**at));
-        let ago = if *id == me { Some(Duration::ZERO) } else { ago };
-        seen.silent_ms = silences.note(*id, ago);
-    }
+    silences.of_all(node, meta, &mut sight.view);
     let asked = sight.view.rows.keys().map(|shard| group(node, &sight, *shard));
     let groups: Vec<Option<pb::GroupResponse>> = join_all(asked).await;
     let shards: Vec<u32> = sight.view.rows.keys().copied().collect();

@@ -154,7 +154,7 @@ fn meta(view: &View) -> Option<ShardRow> {
     let giving_up = row.replicas.iter().copied().filter(|id| gives_up(view, *id));
     // Who leaves for good comes first, and gives its vote to one that drains if there is nobody else.
     let leaving = giving_up.max_by_key(|id| (view.state(*id), *id));
-    let for_good = leaving.is_none_or(|id| view.state(id) != NodeState::Draining);
+    let for_good = leaving.is_none_or(|id| !matches!(view.state(id), NodeState::Draining | NodeState::Lost));
     let able = |id: &u64| {
         let state = view.state(*id);
         let node = view.nodes.get(id);

@@ -39,6 +39,10 @@ pub enum Request {
     Restore(u64),
     /// Give a node these labels, and no others.
     Label(u64, BTreeMap<String, String>),
+    /// Make anew what a node had that was silent for too long.
+    Repair(u64),
+    /// Take that node back.
+    Return(u64),
     /// Take the operation of this number back.
     Abort(u64),
 }
@@ -89,6 +93,14 @@ pub fn admit(view: &View, request: &Request, operation: u64) -> Result<Vec<Write
             writes.push(Write::Labels(*node, labels.clone()));
             OpKind::Label(*node)
         }
+        Request::Repair(node) => {
+            writes.push(Write::Node(*node, NodeState::Lost));
+            OpKind::Repair(*node)
+        }
+        Request::Return(node) => {
+            writes.push(Write::Node(*node, NodeState::Up));
+            OpKind::Return(*node)
+        }
         Request::Abort(_) => return Ok(take_back(view)),
     };
     writes.push(Write::NewOperation(Operation {
@@ -124,7 +136,9 @@ fn was(view: &View, kind: OpKind) -> NodeState {
         | OpKind::Replace(node, _)
         | OpKind::Evict(node)
         | OpKind::Restore(node)
-        | OpKind::Label(node) => view.state(node),
+        | OpKind::Label(node)
+        | OpKind::Repair(node)
+        | OpKind::Return(node) => view.state(node),
     }
 }
 
@@ -148,9 +162,11 @@ fn take_back(view: &View) -> Vec<Write> {
     if let Some(op) = view.operation {
         writes.extend(match op.kind {
             OpKind::Add(node) => vec![Write::Node(node, NodeState::Leaving)],
-            OpKind::Drain(node) | OpKind::Undrain(node) | OpKind::Remove(node) => {
-                vec![Write::Node(node, op.was)]
-            }
+            OpKind::Drain(node)
+            | OpKind::Undrain(node)
+            | OpKind::Remove(node)
+            | OpKind::Repair(node)
+            | OpKind::Return(node) => vec![Write::Node(node, op.was)],
             OpKind::Replace(old, new) => vec![Write::Node(old, op.was), Write::Node(new, NodeState::Leaving)],
             OpKind::Evict(node) => vec![Write::Evicted(node, false)],
             OpKind::Restore(node) => vec![Write::Evicted(node, true)],
@@ -187,7 +203,22 @@ pub fn check(view: &View, request: &Request) -> Result<(), String> {
         Request::Remove(node) => leave(view, *node, NodeState::Leaving),
         Request::Undrain(node) => match known(view, *node)?.state {
             NodeState::Draining => Ok(()),
+            NodeState::Lost => Err(format!(
+                "node {node} was lost; it is taken back by itself when it answers"
+            )),
             state => Err(format!("node {node} is {}, not draining", state.name())),
+        },
+        Request::Repair(node) => match known(view, *node)?.state {
+            NodeState::Up => leave(view, *node, NodeState::Lost),
+            state => Err(format!("node {node} is {}", state.name())),
+        },
+        Request::Return(node) => match known(view, *node)? {
+            Node {
+                state: NodeState::Lost,
+                silent_ms: None,
+                ..
+            } => no_leader(view),
+            _ => Err(format!("node {node} was not lost, or does not answer yet")),
         },
         Request::Replace {
             old,
@@ -204,6 +235,29 @@ pub fn check(view: &View, request: &Request) -> Result<(), String> {
         Request::Label(node, labels) => label(known(view, *node)?, labels),
         Request::Abort(_) => Ok(()),
     }
+}
+
+/// What the cluster asks for by itself now: what a node had that was silent for too long is made anew elsewhere, and the node is taken back when
+/// it answers. Not against an operator, who has taken that back.
+pub fn by_itself(view: &View) -> Option<Request> {
+    let operation = view.operation;
+    if operation.is_some_and(|op| !op.state.ended()) {
+        return None;
+    }
+    let back = view.in_state(NodeState::Lost).find(|node| node.reachable());
+    if let Some(node) = back {
+        return Some(Request::Return(node.id));
+    }
+    let after = view.repair_after_ms?;
+    let lost = |node: &&Node| {
+        let taken_back =
+            operation.is_some_and(|op| op.kind == OpKind::Repair(node.id) && op.state == OpState::Aborted);
+        let has_some = view.data().any(|row| row.replicas.contains(&node.id));
+        has_some && !taken_back && node.silent_ms.is_some_and(|ms| ms >= after)
+    };
+    let lost = view.in_state(NodeState::Up).filter(lost);
+    lost.map(|node| Request::Repair(node.id))
+        .find(|request| check(view, request).is_ok())
 }
 
 fn evict(view: &View, node: u64) -> Result<(), String> {

@@ -143,7 +143,10 @@ fn transitions(view: &View, decision: &mut Decision) {
 
 /// Why the operation is not done though nothing can be begun.
 fn obstacle(view: &View) -> Option<String> {
-    let leaving = |id: &u64| matches!(view.state(*id), NodeState::Draining | NodeState::Leaving);
+    let leaving = |id: &u64| {
+        let state = view.state(*id);
+        matches!(state, NodeState::Draining | NodeState::Lost | NodeState::Leaving)
+    };
     for row in view.data() {
         if let Some(node) = row.replicas.iter().find(|id| leaving(id)) {
             return Some(format!(

@@ -13,6 +13,8 @@ pub enum NodeState {
     Joining,
     /// Is to have no data replicas.
     Draining,
+    /// Was silent for too long, and is to have no data replicas until it is back.
+    Lost,
     /// Is to have no replicas at all, and to be removed then.
     Leaving,
     /// Is not a member any more. Its id and its store are never used again.
@@ -26,6 +28,7 @@ impl NodeState {
             NodeState::Up => "up",
             NodeState::Joining => "joining",
             NodeState::Draining => "draining",
+            NodeState::Lost => "lost",
             NodeState::Leaving => "leaving",
             NodeState::Removed => "removed",
         }
@@ -224,6 +227,10 @@ pub enum OpKind {
     Restore(u64),
     /// A node has other labels.
     Label(u64),
+    /// A node was silent for too long: its replicas are made anew elsewhere.
+    Repair(u64),
+    /// That node is there again.
+    Return(u64),
 }
 
 impl OpKind {
@@ -238,6 +245,8 @@ impl OpKind {
             OpKind::Evict(node) => format!("evict node {node}"),
             OpKind::Restore(node) => format!("restore node {node}"),
             OpKind::Label(node) => format!("label node {node}"),
+            OpKind::Repair(node) => format!("repair what node {node} had"),
+            OpKind::Return(node) => format!("take node {node} back"),
         }
     }
 }
@@ -296,6 +305,8 @@ pub struct View {
     pub real: BTreeMap<u32, Real>,
     /// Voters that each data shard is to have.
     pub replication: usize,
+    /// After so many milliseconds of silence a node's replicas are made anew elsewhere; `None`: never.
+    pub repair_after_ms: Option<u64>,
     /// The operation under way; there is one at a time.
     pub operation: Option<Operation>,
 }

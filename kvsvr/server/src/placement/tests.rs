@@ -568,6 +568,58 @@ fn replicas_of_a_shard_are_in_different_zones() {
     }
 }
 
+#[test]
+fn a_node_that_is_silent_for_too_long_is_repaired_and_taken_back() {
+    let mut world = cluster(4, 4, 3);
+    let mut seen = BTreeMap::new();
+    world.stored.repair_after_ms = Some(60_000);
+    let silent = |world: &mut World, ms| world.stored.nodes.get_mut(&2).unwrap().silent_ms = ms;
+    silent(&mut world, Some(59_000));
+    world.tick();
+    assert_eq!(by_itself(&world.view()), None);
+    silent(&mut world, Some(60_000));
+    assert_eq!(by_itself(&world.view()), Some(Request::Repair(2)));
+    ask(&mut world, &Request::Repair(2)).unwrap();
+    assert_eq!(by_itself(&world.view()), None, "one operation at a time");
+    settle(&mut world, &mut seen);
+    for row in world.stored.data() {
+        assert!(
+            row.replicas.len() == 3 && !row.hosts().any(|id| id == 2),
+            "{row:?}"
+        );
+    }
+    assert_eq!(by_itself(&world.view()), None, "it has nothing any more");
+    silent(&mut world, None);
+    assert_eq!(by_itself(&world.view()), Some(Request::Return(2)));
+    ask(&mut world, &Request::Return(2)).unwrap();
+    settle(&mut world, &mut seen);
+    check_settled(&world, true);
+    assert!(world.stored.data().any(|row| row.replicas.contains(&2)));
+}
+
+#[test]
+fn what_cannot_be_repaired_is_left_alone() {
+    // Two nodes cannot hold three replicas.
+    let mut world = cluster(3, 2, 3);
+    world.stored.repair_after_ms = Some(60_000);
+    world.stored.nodes.get_mut(&2).unwrap().silent_ms = Some(90_000);
+    world.tick();
+    assert_eq!(by_itself(&world.view()), None);
+    // Nor what an operator has taken back, until something else was done.
+    let mut world = cluster(4, 2, 3);
+    let mut seen = BTreeMap::new();
+    world.stored.repair_after_ms = Some(60_000);
+    world.stored.nodes.get_mut(&2).unwrap().silent_ms = Some(90_000);
+    world.tick();
+    ask(&mut world, &Request::Repair(2)).unwrap();
+    ask(&mut world, &Request::Abort(1)).unwrap();
+    settle(&mut world, &mut seen);
+    assert_eq!(world.stored.operation.unwrap().state, OpState::Aborted);
+    assert_eq!(by_itself(&world.view()), None);
+    world.stored.repair_after_ms = None;
+    assert_eq!(by_itself(&world.view()), None);
+}
+
 /// What is taken back needs a node that is dead: only another operation can bring one.
 #[test]
 fn a_second_abort_makes_way_for_another_operation() {

@@ -10,7 +10,7 @@ use kvsvr_core::{
 use kvsvr_proto::v1 as pb;
 use prost::Message;
 
-use super::{FORMAT_VERSION, NODE, OPERATION, SHARD, Topology, partition};
+use super::{CLUSTER, FORMAT_VERSION, NODE, OPERATION, SHARD, Topology, partition, settings};
 use crate::{
     limits::{MAX_ENDED_OPERATIONS, MAX_OPERATION_EVENTS},
     placement::{self as plan, Change, NodeState, OpKind, OpState, ShardRow, View, Write},
@@ -23,6 +23,7 @@ fn node_state(state: pb::NodeState) -> NodeState {
         pb::NodeState::NodeDraining => NodeState::Draining,
         pb::NodeState::NodeLeaving => NodeState::Leaving,
         pb::NodeState::NodeRemoved => NodeState::Removed,
+        pb::NodeState::NodeLost => NodeState::Lost,
     }
 }
 
@@ -33,6 +34,7 @@ fn pb_node_state(state: NodeState) -> pb::NodeState {
         NodeState::Draining => pb::NodeState::NodeDraining,
         NodeState::Leaving => pb::NodeState::NodeLeaving,
         NodeState::Removed => pb::NodeState::NodeRemoved,
+        NodeState::Lost => pb::NodeState::NodeLost,
     }
 }
 
@@ -65,6 +67,8 @@ fn operation(stored: &pb::Operation) -> Option<plan::Operation> {
         pb::operation::Kind::Evict => OpKind::Evict(stored.node),
         pb::operation::Kind::Restore => OpKind::Restore(stored.node),
         pb::operation::Kind::Label => OpKind::Label(stored.node),
+        pb::operation::Kind::Repair => OpKind::Repair(stored.node),
+        pb::operation::Kind::Return => OpKind::Return(stored.node),
     };
     Some(plan::Operation {
         id: stored.id,
@@ -121,6 +125,7 @@ pub fn view(topology: &Topology) -> View {
         nodes: nodes.collect(),
         rows,
         replication,
+        repair_after_ms: settings::repair_after_ms(&topology.map.settings),
         operation: topology.operations.values().next_back().and_then(operation),
         real: BTreeMap::new(),
     }
@@ -245,6 +250,8 @@ impl<'a> Changes<'a> {
             OpKind::Evict(node) => (Kind::Evict, node, 0),
             OpKind::Restore(node) => (Kind::Restore, node, 0),
             OpKind::Label(node) => (Kind::Label, node, 0),
+            OpKind::Repair(node) => (Kind::Repair, node, 0),
+            OpKind::Return(node) => (Kind::Return, node, 0),
         };
         self.operation = Some(pb::Operation {
             format_version: FORMAT_VERSION,
@@ -264,6 +271,25 @@ impl<'a> Changes<'a> {
             .take((known.len() + 1).saturating_sub(MAX_ENDED_OPERATIONS));
         self.deletes
             .extend(old.map(|id| key(OPERATION, &id.to_be_bytes())));
+    }
+
+    /// Sets a setting; an empty value: its default.
+    pub fn set(&mut self, name: &str, value: &str) {
+        let map = &self.topology.map;
+        let mut settings = map.settings.clone();
+        settings.remove(name);
+        if !value.is_empty() {
+            settings.insert(name.to_owned(), value.to_owned());
+        }
+        let cluster = pb::ShardMap {
+            cluster_id: map.cluster_id.clone(),
+            cluster_name: map.cluster_name.clone(),
+            replication: map.replication,
+            settings,
+            ..Default::default()
+        };
+        self.puts
+            .insert(Bytes::from_static(CLUSTER), cluster.encode_to_vec());
     }
 
     /// Notes in the operation what is done, and what stands in its way.

@@ -243,6 +243,47 @@ async fn leaders_and_replicas_are_where_the_operator_wants_them() {
     );
 }
 
+/// A node that stays away is done without, and has its share again when it is back, without anybody's help.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_dead_node_is_repaired_without_help() {
+    let mut cluster = Cluster::start_replicated(4, 3, 3, &[]).await;
+    let client = cluster.client().await.with_timeout(Duration::from_secs(10));
+    let refused = client.configure("repair-after", "1s").await.unwrap_err();
+    assert_eq!(refused.code, Code::Invalid, "{refused}");
+    client.configure("repair-after", "5s").await.unwrap();
+    let mut load = Load::start(std::slice::from_ref(&client), 4, 1, 128);
+    load.wait_acknowledged(100).await;
+    cluster.kill(&[1]);
+    let newest = async |kind: pb::operation::Kind| {
+        let members = client.members().await.ok()?;
+        let op = members.operations.into_iter().next_back()?;
+        (op.kind() == kind && op.state() == State::Done).then_some(op)
+    };
+    let repair = eventually("the cluster repairs it", PATIENCE, async || {
+        newest(pb::operation::Kind::Repair).await
+    })
+    .await;
+    assert_eq!((repair.node, &repair.who[..]), (2, "the cluster"));
+    assert_placed(&cluster, &client, &[0, 2, 3]).await;
+    cluster.start_node(1);
+    eventually("the cluster takes it back", PATIENCE, async || {
+        newest(pb::operation::Kind::Return).await
+    })
+    .await;
+    assert_placed(&cluster, &client, &[0, 1, 2, 3]).await;
+    load.wait_progress(Instant::now()).await;
+    load.stop().await;
+    let acknowledged = load.verify(&client).await;
+    report(
+        "repair",
+        format!(
+            "{} steps in {} ms; {acknowledged} writes acknowledged, none lost",
+            repair.steps_done,
+            repair.ended_ms - repair.started_ms
+        ),
+    );
+}
+
 /// The meta shard's leader is killed after every step of an operation: another one goes on.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn operations_outlive_the_meta_leader() {
