@@ -6,6 +6,7 @@
 //! 4. All is healed: all replicas must come to the same state, and the workloads read what must be there.
 //! 5. The checkers look at the history, with the committed log and the replicas' states.
 
+mod ends;
 mod seen;
 mod traffic;
 
@@ -167,6 +168,14 @@ impl<'a> World<'a> {
             self.plan,
             self.begin,
         );
+        let failures = self.under(&mut faults).await;
+        let mut seen = self.seen.lock();
+        seen.record.bands = faults.bands().to_vec();
+        seen.sometimes.add("damaged", faults.damaged());
+        failures
+    }
+
+    async fn under(&self, faults: &mut Faults) -> Vec<Failure> {
         let shard_of = match timeout(SETUP, self.make()).await {
             Ok(Ok(shard_of)) => shard_of,
             Ok(Err(text)) => return vec![Failure::new("setup", text)],
@@ -189,7 +198,7 @@ impl<'a> World<'a> {
         }
         faults.run(self.plan).await;
         let mut failures = Vec::new();
-        failures.extend(self.serve_again(&mut faults).await);
+        failures.extend(self.serve_again(faults).await);
         faults.heal(None).await;
         stop.set();
         let Ok(mut run) = faults.supervising(working).await else {
@@ -202,11 +211,6 @@ impl<'a> World<'a> {
         });
         let finished = faults.supervising(finishing).await.ok();
         let replicas = faults.supervising(self.replicas()).await;
-        {
-            let mut seen = self.seen.lock();
-            seen.record.bands = faults.bands().to_vec();
-            seen.sometimes.add("damaged", faults.damaged());
-        }
         match finished {
             Some((run, finished)) => failures.extend(self.check(&run, finished, replicas, &shard_of).await),
             None => failures.push(Failure::new(
@@ -378,12 +382,7 @@ impl<'a> World<'a> {
         // A clock that is a tenth too fast or slow, over the longest span that is checked.
         context.clock_error = 2_000_000_000;
         context.stamps_ahead = self.plan.wall_clock_jumps().as_nanos() as u64;
-        if finished.final_from.is_none() {
-            failures.push(Failure::new(
-                "service",
-                format!("no final reads within {RECOVERY:?}"),
-            ));
-        }
+        failures.extend(unfinished(finished));
         for (name, verdict) in check_all(&self.plan.workload.checks(), &history, &context) {
             let judgement = Judgement::new(name, &verdict);
             self.seen.lock().record.judgements.push(judgement);
@@ -478,6 +477,8 @@ impl<'a> World<'a> {
                 .extend(node.ended().into_iter().map(|ended| (machine, ended)));
             sometimes.add_machine(node);
         }
+        let ends = ends::unexplained(self.plan, &record.bands, &record.ended);
+        failures.splice(0..0, ends);
         let broken = seen.watcher.broken().iter();
         failures.splice(
             0..0,
@@ -512,5 +513,31 @@ impl<'a> World<'a> {
             unseed: madsim::rand::random(),
         };
         (outcome, record)
+    }
+}
+
+/// What did not come to its end. The checkers demand less of such a run, so it has failed in any case.
+fn unfinished(finished: Finished) -> Option<Failure> {
+    let what = match finished {
+        Finished { final_from: None, .. } => "no final reads",
+        Finished { drained: false, .. } => "followers did not come to their end",
+        _ => return None,
+    };
+    Some(Failure::new("service", format!("{what} within {RECOVERY:?}")))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_run_must_come_to_its_end() {
+        let told = |final_from, drained| {
+            let failure = unfinished(Finished { final_from, drained })?;
+            Some(failure.text)
+        };
+        assert_eq!(told(Some(1), true), None);
+        assert_eq!(told(None, false).unwrap(), "no final reads within 120s");
+        assert!(told(Some(1), false).unwrap().starts_with("followers did not"));
     }
 }

@@ -190,7 +190,7 @@ impl Sometimes {
     /// Adds how a machine's processes ended, and what they found and met.
     pub fn add_machine(&mut self, node: &SimNode) {
         for ended in node.ended() {
-            if ended.by_itself {
+            if ended.by_itself() {
                 self.count("process_ended_by_itself");
             }
             if ended.reason.starts_with("power lost") {
