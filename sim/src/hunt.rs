@@ -18,7 +18,7 @@ use crate::{
     outcome::{Failure, Outcome},
     plan::Plan,
     run,
-    sweep::{self, Sweep, Work},
+    sweep::{self, Sweep, Work, child::child},
 };
 
 /// How often the planted bug's place was passed, among the events of an [`Outcome`].
@@ -145,13 +145,13 @@ impl Hunt {
         let mut arguments = vec!["run".into(), "--seed".into(), seed.to_string()];
         arguments.extend(self.engine.arguments());
         arguments.extend(mutant.into_iter().flat_map(with));
-        Ok(match sweep::child(&arguments, self.patience)? {
+        Ok(match child(&arguments, self.patience)? {
             Ok(outcome) => {
                 let reached = outcome.sometimes.get(REACHED).is_some_and(|times| *times > 0);
                 (reached, outcome.failures)
             }
             // What does not end by itself, or ends too soon, was there.
-            Err(text) => (true, vec![Failure::new("process", text)]),
+            Err(none) => (true, vec![none.failure()]),
         })
     }
 }

@@ -347,11 +347,12 @@ fn meta(many: &Many) -> Result<bool, String> {
     let differ = summary
         .failed
         .iter()
-        .filter(|outcome| outcome.failures[0].found_by == "determinism");
+        .flat_map(|outcome| &outcome.failures)
+        .filter(|failure| failure.found_by == "determinism");
     let differ = differ.count();
     report(&summary, &[]);
     say!("{} seeds run twice, {differ} differ", summary.seeds);
-    Ok(differ == 0)
+    Ok(summary.failed.is_empty())
 }
 
 fn corpus(directory: &Path, limits: &Limits) -> Result<bool, String> {

@@ -28,7 +28,8 @@ pub struct Outcome {
 /// Something that is wrong.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Failure {
-    /// A checker, an invariant, `service`, `process` or `panic`.
+    /// A checker, an invariant, or what else must hold: `setup`, `service`, `process` (one of a node, or the simulation's own, ended by
+    /// itself), `no_end`, `panic`, `determinism`.
     pub found_by: String,
     /// In words.
     pub text: String,

@@ -18,7 +18,7 @@ use serde_json::Value;
 use crate::{
     outcome::Outcome,
     plan::{Fault, Plan, Victims, What},
-    sweep,
+    sweep::{self, child::child},
 };
 
 /// How far shrinking may go.
@@ -101,11 +101,8 @@ impl Search<'_> {
     fn run(&self, plan: &Plan) -> io::Result<Outcome> {
         fs::write(&self.file, plan.to_json())?;
         let item = sweep::Item::Plan(self.file.clone());
-        let outcome = sweep::child(&item.arguments(), self.how.patience)?;
-        Ok(outcome.unwrap_or_else(|text| Outcome {
-            failures: vec![crate::outcome::Failure::new("process", text)],
-            ..Outcome::default()
-        }))
+        let outcome = child(&item.arguments(), self.how.patience)?;
+        Ok(outcome.unwrap_or_else(|none| none.outcome()))
     }
 
     /// Keeps the plan if it fails in the same way.

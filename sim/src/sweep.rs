@@ -1,25 +1,25 @@
 //! Many seeds or plans, each in a process of its own.
 //!
-//! The runtime under a simulation keeps counts for each process, so a process runs one plan. A run that takes too long, or whose process
-//! dies, is a failure like any other.
+//! The runtime under a simulation keeps counts for each process, so a process runs one plan ([`child`]). A run that takes too long, or
+//! whose process dies, is a failure like any other.
+
+pub mod child;
 
 use std::{
     collections::BTreeMap,
-    fmt,
-    io::{self, Read},
+    fmt, io,
     ops::Range,
     path::PathBuf,
-    process::{Child, Command, Stdio},
     sync::{
         Mutex,
         atomic::{AtomicU64, Ordering},
     },
-    thread::JoinHandle,
     time::{Duration, Instant},
 };
 
 use indicatif::{ProgressBar, ProgressStyle};
 
+use self::child::{NoOutcome, child};
 use crate::outcome::{Failure, Outcome};
 
 /// What one process runs.
@@ -261,78 +261,66 @@ fn bar(sweep: &Sweep) -> ProgressBar {
 
 fn one(item: &Item, sweep: &Sweep) -> io::Result<Outcome> {
     let arguments = sweep.arguments(item);
-    let outcome = |found: Result<Outcome, String>| {
-        found.unwrap_or_else(|text| Outcome {
-            seed: if let Item::Seed(seed) = item { *seed } else { 0 },
-            failures: vec![Failure::new("process", text)],
-            ..Outcome::default()
-        })
+    let first = child(&arguments, sweep.patience)?;
+    let mut outcome = if sweep.twice {
+        compared(first, child(&arguments, sweep.patience)?)
+    } else {
+        first.unwrap_or_else(|none| none.outcome())
     };
-    let first = outcome(child(&arguments, sweep.patience)?);
-    if !sweep.twice {
-        return Ok(first);
+    if let Item::Seed(seed) = item {
+        outcome.seed = *seed;
     }
-    let mut second = outcome(child(&arguments, sweep.patience)?);
+    Ok(outcome)
+}
+
+/// What came of two runs of one plan, which must be equal in all that an outcome tells: what failed in either, and that they differ. A run
+/// without an outcome is equal to none.
+fn compared(first: Result<Outcome, NoOutcome>, second: Result<Outcome, NoOutcome>) -> Outcome {
+    let differ = match (&first, &second) {
+        (Ok(first), Ok(second)) => differences(first, second),
+        _ => vec!["not both have an outcome".to_owned()],
+    };
+    let [mut outcome, second] = [first, second].map(|found| found.unwrap_or_else(|none| none.outcome()));
+    for failure in second.failures {
+        if !outcome.failures.contains(&failure) {
+            outcome.failures.push(failure);
+        }
+    }
+    if !differ.is_empty() {
+        let text = format!("two runs differ: {}", differ.join("; "));
+        outcome.failures.insert(0, Failure::new("determinism", text));
+    }
+    outcome
+}
+
+fn differences(first: &Outcome, second: &Outcome) -> Vec<String> {
+    if first == second {
+        return Vec::new();
+    }
+    let mut differ = Vec::new();
     if first.trace() != second.trace() {
-        let text = format!("two runs differ: {:x?} and {:x?}", first.trace(), second.trace());
-        second.failures.insert(0, Failure::new("determinism", text));
+        differ.push(format!("{:x?} and {:x?}", first.trace(), second.trace()));
     }
-    Ok(second)
-}
-
-/// Runs this program with these arguments, which make it run one plan, in a process of its own. In the result: why there is no outcome.
-///
-/// # Errors
-/// The process cannot be started.
-pub fn child(arguments: &[String], patience: Duration) -> io::Result<Result<Outcome, String>> {
-    let mut child = Command::new(std::env::current_exe()?)
-        .args(arguments)
-        .args(["-o", "json"])
-        .stdin(Stdio::null())
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped())
-        .spawn()?;
-    let (stdout, stderr) = (read_all(child.stdout.take()), read_all(child.stderr.take()));
-    let status = wait(&mut child, patience)?;
-    let text = |reading: JoinHandle<io::Result<String>>| {
-        let read = reading.join();
-        read.unwrap_or_else(|_| Err(io::Error::other("the reader panicked")))
-    };
-    let (stdout, stderr) = (text(stdout)?, text(stderr)?);
-    if let Ok(outcome) = serde_json::from_str(&stdout) {
-        return Ok(Ok(outcome));
+    if first.operations != second.operations {
+        differ.push(format!(
+            "operations {:?} and {:?}",
+            first.operations, second.operations
+        ));
     }
-    // A panic says where first.
-    let said = stderr.lines().take(2).collect::<Vec<_>>().join(" ");
-    Ok(Err(match status {
-        Some(status) => format!("no outcome, {status}: {said}"),
-        None => format!("no end within {patience:?}"),
-    }))
-}
-
-/// Reads a stream to its end, so that who writes to it need not wait.
-fn read_all(stream: Option<impl Read + Send + 'static>) -> JoinHandle<io::Result<String>> {
-    std::thread::spawn(move || {
-        let mut bytes = Vec::new();
-        stream
-            .map(|mut stream| stream.read_to_end(&mut bytes))
-            .transpose()?;
-        Ok(String::from_utf8_lossy(&bytes).into_owned())
-    })
-}
-
-/// Waits for the end; kills the process when it takes too long, and gives `None`.
-fn wait(child: &mut Child, patience: Duration) -> io::Result<Option<std::process::ExitStatus>> {
-    let until = Instant::now() + patience;
-    loop {
-        if let Some(status) = child.try_wait()? {
-            return Ok(Some(status));
+    for (event, times) in &first.sometimes {
+        let then = second.sometimes.get(event);
+        if then != Some(times) {
+            differ.push(format!("{event} {times} and {} times", then.unwrap_or(&0)));
         }
-        if Instant::now() >= until {
-            child.kill()?;
-            child.wait()?;
-            return Ok(None);
-        }
-        std::thread::sleep(Duration::from_millis(5));
     }
+    if first.failures != second.failures {
+        differ.push("what failed".to_owned());
+    }
+    if differ.is_empty() {
+        differ.push("the outcomes".to_owned());
+    }
+    differ
 }
+
+#[cfg(test)]
+mod tests;
