@@ -428,6 +428,9 @@ fn report(summary: &Summary, missing: &[&str]) {
     for (event, (times, seeds)) in &summary.sometimes {
         say!("  {event:40} {times:9} times in {seeds} seeds");
     }
+    for (seed, unknown) in &summary.unknown {
+        say!("UNKNOWN in seed {seed}: {unknown}");
+    }
     for event in missing {
         say!("NEVER HAPPENED: {event}");
     }

@@ -17,6 +17,10 @@ pub struct Outcome {
     pub simulated: Duration,
     /// Operations of clients that succeeded, failed, and whose outcome is unknown.
     pub operations: [u64; 3],
+    /// How often the invariants looked.
+    pub looks: u64,
+    /// What could not be known and so was not checked, in words.
+    pub unknown: Vec<String>,
     /// How often each event happened that must happen in a sweep.
     pub sometimes: BTreeMap<String, u64>,
     /// One number for all that happened: equal plans have equal ones.
@@ -80,6 +84,10 @@ impl fmt::Display for Outcome {
         )?;
         for (event, count) in &self.sometimes {
             writeln!(f, "event        {event}: {count}")?;
+        }
+        writeln!(f, "looks        {}", self.looks)?;
+        for unknown in &self.unknown {
+            writeln!(f, "UNKNOWN      {unknown}")?;
         }
         for failure in &self.failures {
             writeln!(f, "FAILED       {}: {}", failure.found_by, failure.text)?;

@@ -129,6 +129,8 @@ pub struct Summary {
     pub elapsed: Duration,
     /// Operations of clients that succeeded, failed, and whose outcome is unknown.
     pub operations: [u64; 3],
+    /// What could not be known and so was not checked, with the seed.
+    pub unknown: Vec<(u64, String)>,
     /// How often each event happened, in how many seeds.
     pub sometimes: BTreeMap<String, (u64, u64)>,
 }
@@ -161,6 +163,8 @@ impl Summary {
             *times += count;
             *seeds += u64::from(*count > 0);
         }
+        let unknown = outcome.unknown.iter().cloned();
+        self.unknown.extend(unknown.map(|text| (outcome.seed, text)));
         if !outcome.is_clean() {
             self.failed.push(outcome);
         }
@@ -312,6 +316,9 @@ fn differences(first: &Outcome, second: &Outcome) -> Vec<String> {
         if then != Some(times) {
             differ.push(format!("{event} {times} and {} times", then.unwrap_or(&0)));
         }
+    }
+    if first.looks != second.looks {
+        differ.push(format!("looks {} and {}", first.looks, second.looks));
     }
     if first.failures != second.failures {
         differ.push("what failed".to_owned());
