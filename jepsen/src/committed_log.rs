@@ -47,6 +47,11 @@ impl CommittedLog {
         (!self.broken).then_some(self.next)
     }
 
+    /// How many entries were applied: the index of the first that is not known.
+    pub fn applied(&self) -> u64 {
+        self.next
+    }
+
     /// The changes of all entries so far.
     pub fn commits(&self) -> &[Commit] {
         &self.commits
@@ -128,5 +133,6 @@ mod tests {
         assert_eq!(log.next(), Some(2));
         log.apply([blank(3), blank(2)]);
         assert_eq!((log.next(), log.commits().len()), (None, 0));
+        assert_eq!(log.applied(), 2);
     }
 }

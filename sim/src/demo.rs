@@ -296,7 +296,7 @@ impl World {
             *summary.messages.entry(fate).or_default() += count;
         }
         for node in &self.nodes {
-            let by_itself = node.ended().into_iter().filter(|ended| ended.by_itself);
+            let by_itself = node.ended().into_iter().filter(|ended| ended.by_itself());
             summary.ended.extend(by_itself.map(|ended| {
                 format!(
                     "{} process {} at {:?}: {}",

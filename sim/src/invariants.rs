@@ -68,6 +68,10 @@ pub struct Replica {
     pub lease: bool,
     /// The newest vote that its machine has asked others for: term and node.
     pub asked: Option<(u64, u64)>,
+    /// The newest vote that its machine has granted to another: term and node.
+    pub granted: Option<(u64, u64)>,
+    /// Who elected it, if it leads.
+    pub election: Option<Election>,
     /// What its log says.
     pub log: ShardLog,
     /// What its state says, if it was looked at.
@@ -81,6 +85,15 @@ impl Replica {
         let key = |r: &Replica| (r.process, r.role, r.term, coarse(r.committed), coarse(r.applied));
         key(self) != key(other)
     }
+}
+
+/// The votes that a leader has.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Election {
+    /// Who votes: a majority of each of these sets elects.
+    pub voters: Vec<BTreeSet<u64>>,
+    /// The nodes that granted it their votes, of which it has heard.
+    pub votes: BTreeSet<u64>,
 }
 
 /// What a replica believes to be.
@@ -142,7 +155,7 @@ pub trait Invariant {
 /// All invariants.
 pub fn all() -> Vec<Box<dyn Invariant>> {
     vec![
-        Box::new(election_safety::ElectionSafety),
+        Box::new(election_safety::ElectionSafety::default()),
         Box::new(log_matching::LogMatching::default()),
         Box::new(committed_immutable::CommittedImmutable::default()),
         Box::new(leader_completeness::LeaderCompleteness::default()),
@@ -232,6 +245,10 @@ pub struct Said {
     pub handed_over: BTreeSet<(usize, ShardId, u64)>,
     /// The newest vote that each has asked others for: term and node.
     pub asked: BTreeMap<(usize, ShardId), (u64, u64)>,
+    /// The newest vote that each has granted to another, whether that has heard of it or not.
+    pub granted: BTreeMap<(usize, ShardId), (u64, u64)>,
+    /// Which nodes' votes have come to whom: shard, term, and the node that asked.
+    pub votes: BTreeMap<(ShardId, u64, u64), BTreeSet<u64>>,
 }
 
 /// The replicas of a machine; `contents`: with what their states say, which takes longer.
@@ -265,6 +282,15 @@ pub fn views(machine: usize, sim: &SimNode, said: &Said, contents: bool) -> Vec<
             revision: status.revision,
             lease: !given_up && as_node(host, || has_lease(&shard)),
             asked: said.asked.get(&(machine, shard.id())).copied(),
+            granted: said.granted.get(&(machine, shard.id())).copied(),
+            election: (status.role == "leader").then(|| Election {
+                voters: voters(&shard),
+                votes: said
+                    .votes
+                    .get(&(shard.id(), status.term, number))
+                    .cloned()
+                    .unwrap_or_default(),
+            }),
             log,
             contents: contents.then(|| Applied::of(&shard)).flatten().map(Arc::new),
         };
@@ -286,6 +312,12 @@ fn has_lease(shard: &Shard) -> bool {
     let metrics = metrics.borrow_watched();
     let acknowledged = metrics.last_quorum_acked.as_ref();
     metrics.state.is_leader() && acknowledged.is_some_and(|at| at.elapsed() < shard.reads().lease())
+}
+
+fn voters(shard: &Shard) -> Vec<BTreeSet<u64>> {
+    let metrics = shard.raft().metrics();
+    let metrics = metrics.borrow_watched();
+    metrics.membership_config.membership().get_joint_config().clone()
 }
 
 fn role(name: &str) -> Role {

@@ -98,7 +98,7 @@ enum Command {
         #[arg(long, default_value_t = 5.0)]
         minutes: f64,
         /// Seconds that one run may take
-        #[arg(long, default_value_t = 120)]
+        #[arg(long, default_value_t = PATIENCE)]
         patience: u64,
     },
     /// Three nodes under random trouble; prints what happened
@@ -158,7 +158,7 @@ struct Limits {
     #[arg(long)]
     jobs: Option<usize>,
     /// Seconds that one seed may take
-    #[arg(long, default_value_t = 300)]
+    #[arg(long, default_value_t = PATIENCE)]
     patience: u64,
     #[command(flatten)]
     how: How,
@@ -179,6 +179,8 @@ fn seeds(text: &str) -> Result<Range<u64>, String> {
         .ok_or_else(|| "write A..B, as in 0..1000".into())
 }
 
+/// Seconds that one run may take, if nothing else is said.
+const PATIENCE: u64 = 300;
 /// Most messages of a report.
 const MESSAGES: usize = 10_000;
 /// From so many seeds on every event must have happened: the rarest one happens in about one of a hundred.
@@ -347,11 +349,12 @@ fn meta(many: &Many) -> Result<bool, String> {
     let differ = summary
         .failed
         .iter()
-        .filter(|outcome| outcome.failures[0].found_by == "determinism");
+        .flat_map(|outcome| &outcome.failures)
+        .filter(|failure| failure.found_by == "determinism");
     let differ = differ.count();
     report(&summary, &[]);
     say!("{} seeds run twice, {differ} differ", summary.seeds);
-    Ok(differ == 0)
+    Ok(summary.failed.is_empty())
 }
 
 fn corpus(directory: &Path, limits: &Limits) -> Result<bool, String> {
@@ -426,6 +429,9 @@ fn report(summary: &Summary, missing: &[&str]) {
     say!("operations: {ok} succeeded, {failed} failed, {unknown} unknown");
     for (event, (times, seeds)) in &summary.sometimes {
         say!("  {event:40} {times:9} times in {seeds} seeds");
+    }
+    for (seed, unknown) in &summary.unknown {
+        say!("UNKNOWN in seed {seed}: {unknown}");
     }
     for event in missing {
         say!("NEVER HAPPENED: {event}");

@@ -45,14 +45,34 @@ const SEGMENT_BYTES: u64 = 1 << 20;
 /// How a process ended.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Ended {
-    /// Since the begin of the simulation.
+    /// When it was started, since the begin of the simulation.
+    pub began: Duration,
+    /// When it ended, since then.
     pub at: Duration,
     /// The machine's first process is 1.
     pub process: u64,
-    /// By itself, because it could not go on; else it was ended by the plan.
-    pub by_itself: bool,
+    /// By whom.
+    pub how: How,
     /// In words.
     pub reason: String,
+}
+
+/// By whom a process was ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum How {
+    /// By the plan.
+    Told,
+    /// By itself, because it could not go on.
+    ByItself,
+    /// By the plan, which told it to stop in order; and it could not do that.
+    Uncleanly,
+}
+
+impl Ended {
+    /// It could not go on.
+    pub fn by_itself(&self) -> bool {
+        self.how == How::ByItself
+    }
 }
 
 /// What a process finds on its disk when it starts.
@@ -97,6 +117,8 @@ struct State {
 
 struct Running {
     host: NodeHandle,
+    /// Since the begin of the simulation.
+    began: Duration,
     /// Once it has started.
     node: Option<Arc<Node>>,
     /// It has been told to stop in order: replicas that stop are no news.
@@ -233,6 +255,7 @@ impl SimNode {
         let host = Handle::current().create_node().name(name).build();
         state.running = Some(Running {
             host: host.clone(),
+            began: now(),
             node: None,
             stopping: false,
         });
@@ -250,7 +273,7 @@ impl SimNode {
                 Ok(reason) => reason,
                 Err(error) => format!("cannot start: {error}"),
             };
-            end(&Arc::downgrade(&machine), process, true, &reason);
+            end(&Arc::downgrade(&machine), process, &reason);
         });
         true
     }
@@ -263,7 +286,7 @@ impl SimNode {
                 _ => (Loss::Process, "killed"),
             };
             if let Some(machine) = machine.upgrade() {
-                machine.end(Some(process), false, loss, &format!("{what} at {point}"));
+                machine.end(Some(process), How::Told, loss, &format!("{what} at {point}"));
             }
         };
         Gate::new(self.0.failpoints.clone(), Arc::new(crash))
@@ -271,12 +294,12 @@ impl SimNode {
 
     /// Kills the process: what it wrote stays, synced or not. False if there is none.
     pub fn kill(&self) -> bool {
-        self.0.end(None, false, Loss::Process, "killed")
+        self.0.end(None, How::Told, Loss::Process, "killed")
     }
 
     /// The machine loses power: of what was not synced anything may be lost. It comes back with [`SimNode::start`].
     pub fn power_off(&self) {
-        self.0.end(None, false, Loss::Power, "power lost");
+        self.0.end(None, How::Told, Loss::Power, "power lost");
     }
 
     /// Kills the process and empties the disk and the engine, as when the data directory is lost.
@@ -350,22 +373,32 @@ impl SimNode {
             return Err(io::Error::other("there is no running node"));
         };
         let stopped = host.spawn(async move { maintenance::stop(&node).await }).await;
-        self.0.end(Some(process), false, Loss::Process, "stopped");
-        stopped.map_err(io::Error::other)?
+        let stopped = stopped.map_err(io::Error::other).flatten();
+        let (how, reason) = match &stopped {
+            Ok(()) => (How::Told, "stopped".to_owned()),
+            Err(error) => (How::Uncleanly, format!("could not stop in order: {error}")),
+        };
+        self.0.end(Some(process), how, Loss::Process, &reason);
+        stopped
     }
 }
 
 /// Ends a process from inside it.
-fn end(machine: &Weak<Machine>, process: u64, by_itself: bool, reason: &str) {
+fn end(machine: &Weak<Machine>, process: u64, reason: &str) {
     if let Some(machine) = machine.upgrade() {
-        machine.end(Some(process), by_itself, Loss::Process, reason);
+        machine.end(Some(process), How::ByItself, Loss::Process, reason);
     }
+}
+
+/// Since the begin of the simulation.
+fn now() -> Duration {
+    madsim::time::TimeHandle::current().elapsed()
 }
 
 impl Machine {
     /// Ends the process, if there is one and it is this one, before any of its code runs again. Its disk and its connections are
     /// as this moment finds them.
-    fn end(&self, process: Option<u64>, by_itself: bool, loss: Loss, reason: &str) -> bool {
+    fn end(&self, process: Option<u64>, how: How, loss: Loss, reason: &str) -> bool {
         let mut state = self.state.lock();
         if process.is_some_and(|process| process != state.processes) {
             return false;
@@ -380,11 +413,12 @@ impl Machine {
             Loss::Power => state.disk.crash(seed),
         };
         state.engine = Arc::new(state.engine.restarted(loss, seed));
-        if running.is_some() {
+        if let Some(running) = &running {
             let ended = Ended {
-                at: madsim::time::TimeHandle::current().elapsed(),
+                began: running.began,
+                at: now(),
                 process: state.processes,
-                by_itself,
+                how,
                 reason: reason.to_owned(),
             };
             state.ended.push(ended);
@@ -470,7 +504,7 @@ impl Machine {
     async fn open_wal(self: &Arc<Self>, process: u64, store: &Store, disk: DynDisk) -> io::Result<Wal> {
         let machine = Arc::downgrade(self);
         let on_fatal = move |error: &io::Error| {
-            end(&machine, process, true, &format!("the log failed: {error}"));
+            end(&machine, process, &format!("the log failed: {error}"));
         };
         let options = WalOptions {
             segment_bytes: self.state.lock().segment_bytes,

@@ -6,20 +6,15 @@
 //! 4. All is healed: all replicas must come to the same state, and the workloads read what must be there.
 //! 5. The checkers look at the history, with the committed log and the replicas' states.
 
+mod ends;
+mod look;
+mod replicas;
 mod seen;
 mod traffic;
 
-use std::{
-    collections::{BTreeMap, BTreeSet},
-    sync::Arc,
-    time::Duration,
-};
+use std::{collections::BTreeSet, sync::Arc, time::Duration};
 
 use kvsvr_client::{Client, ClientConfig};
-use kvsvr_core::{
-    hash::state_hash,
-    types::{META_SHARD, ShardId},
-};
 use kvsvr_jepsen::{
     check::{self, check_all, committed::resolve},
     history::Step,
@@ -34,28 +29,22 @@ use tokio::time::{Instant, sleep, timeout};
 use crate::{
     ballast,
     faults::{Faults, all_started},
-    invariants::{self, Log, Moment, Said, Watcher},
     net::SimNet,
     node::SimNode,
     outcome::{Failure, Outcome},
     plan::Plan,
     random::Stream,
     shadow::Shadow,
-    sometimes::Sometimes,
 };
 
 pub use self::seen::Record;
-use self::traffic::Traffic;
+use self::{look::Seen, traffic::Traffic};
 
-/// Between two looks of the invariants.
-const LOOK: Duration = Duration::from_millis(10);
-/// At every so manieth look they look into the replicas' states.
-const CONTENTS: u64 = 25;
 /// For the beginning: the cluster is made and serves.
 const SETUP: Duration = Duration::from_secs(60);
 /// A healed majority must serve within this time: several elections, a snapshot, and what clients wait between tries.
 const SERVICE: Duration = Duration::from_secs(30);
-/// When all is healed, the replicas must be alike and the final reads made within this time.
+/// When all is healed, the final reads must be made, everything followed to its end, and the replicas alike within this time.
 const RECOVERY: Duration = Duration::from_secs(120);
 /// Host of the workloads' clients, and of the one that makes the cluster and probes it.
 pub(crate) const CLIENTS: [&str; 2] = [CLIENT, OPERATOR];
@@ -87,18 +76,8 @@ struct World<'a> {
     operator: Client,
     recorder: Recorder,
     seen: Mutex<Seen>,
+    shadow: Mutex<Shadow>,
     traffic: Arc<Mutex<Traffic>>,
-}
-
-/// What was seen from outside.
-#[derive(Default)]
-struct Seen {
-    watcher: Watcher,
-    sometimes: Sometimes,
-    shadow: Option<Shadow>,
-    record: Record,
-    last: BTreeMap<(u32, usize), invariants::Replica>,
-    looks: u64,
 }
 
 impl<'a> World<'a> {
@@ -141,10 +120,8 @@ impl<'a> World<'a> {
             client_host,
             operator_host,
             recorder: Recorder::new(now),
-            seen: Mutex::new(Seen {
-                shadow: Some(Shadow::default()),
-                ..Seen::default()
-            }),
+            seen: Mutex::default(),
+            shadow: Mutex::default(),
         }
     }
 
@@ -167,6 +144,14 @@ impl<'a> World<'a> {
             self.plan,
             self.begin,
         );
+        let failures = self.under(&mut faults).await;
+        let mut seen = self.seen.lock();
+        seen.record.bands = faults.bands().to_vec();
+        seen.sometimes.add("damaged", faults.damaged());
+        failures
+    }
+
+    async fn under(&self, faults: &mut Faults) -> Vec<Failure> {
         let shard_of = match timeout(SETUP, self.make()).await {
             Ok(Ok(shard_of)) => shard_of,
             Ok(Err(text)) => return vec![Failure::new("setup", text)],
@@ -187,26 +172,24 @@ impl<'a> World<'a> {
             let writing = ballast::write(self.operator.clone(), ballast, chance, stop.clone());
             self.operator_host.spawn(writing);
         }
+        self.seen.lock().setup = self.begin.elapsed();
         faults.run(self.plan).await;
         let mut failures = Vec::new();
-        failures.extend(self.serve_again(&mut faults).await);
+        failures.extend(self.serve_again(faults).await);
         faults.heal(None).await;
+        let until = Instant::now() + RECOVERY;
         stop.set();
         let Ok(mut run) = faults.supervising(working).await else {
             failures.push(Failure::new("panic", "a client's task ended by itself".into()));
             return failures;
         };
         let finishing = self.client_host.spawn(async move {
-            let finished = run.finish(RECOVERY).await;
+            let finished = run.finish(until.saturating_duration_since(Instant::now())).await;
             (run, finished)
         });
         let finished = faults.supervising(finishing).await.ok();
-        let replicas = faults.supervising(self.replicas()).await;
-        {
-            let mut seen = self.seen.lock();
-            seen.record.bands = faults.bands().to_vec();
-            seen.sometimes.add("damaged", faults.damaged());
-        }
+        let alike = replicas::once_alike(&self.nodes, self.plan.shards, until);
+        let replicas = faults.supervising(alike).await;
         match finished {
             Some((run, finished)) => failures.extend(self.check(&run, finished, replicas, &shard_of).await),
             None => failures.push(Failure::new(
@@ -296,56 +279,6 @@ impl<'a> World<'a> {
         })
     }
 
-    /// Looks on until the end of the simulation.
-    async fn look_on(&self) {
-        loop {
-            self.look().await;
-            sleep(LOOK).await;
-        }
-    }
-
-    async fn look(&self) {
-        let views = {
-            let mut seen = self.seen.lock();
-            seen.looks += 1;
-            let contents = seen.looks.is_multiple_of(CONTENTS);
-            let said = &self.traffic.lock().said;
-            let machines = self.nodes.iter().enumerate();
-            let views = machines.flat_map(|(machine, node)| invariants::views(machine, node, said, contents));
-            views.collect::<Vec<_>>()
-        };
-        let running = self.nodes.iter().filter(|node| node.is_running()).count();
-        let mut shadow = {
-            let mut seen = self.seen.lock();
-            let seen = &mut *seen;
-            let at = self.begin.elapsed();
-            let replicas = views
-                .iter()
-                .map(|(replica, log)| (replica.clone(), log as &dyn Log));
-            let moment = Moment {
-                at,
-                replicas: replicas.collect(),
-            };
-            seen.sometimes.look(&moment, running, self.nodes.len());
-            seen.watcher.see(&moment);
-            for (replica, _) in &views {
-                let key = (replica.shard.0, replica.machine);
-                let is_new = seen.last.get(&key).is_none_or(|last| last.tells_else(replica));
-                if is_new {
-                    seen.last.insert(key, replica.clone());
-                    seen.record.samples.push((at, replica.clone()));
-                }
-            }
-            seen.shadow.take()
-        };
-        if let Some(shadow) = &mut shadow {
-            for (replica, log) in &views {
-                shadow.follow(replica, log.wal()).await;
-            }
-        }
-        self.seen.lock().shadow = shadow;
-    }
-
     /// Has the history and the replicas' states checked.
     async fn check(
         &self,
@@ -355,21 +288,19 @@ impl<'a> World<'a> {
         shard_of: &workload::ShardOf,
     ) -> Vec<Failure> {
         let mut failures = Vec::new();
-        let replicas = match replicas {
-            Ok(replicas) => replicas,
-            Err(text) => {
-                failures.push(Failure::new("convergence", text));
-                Vec::new()
+        let replicas = replicas.unwrap_or_else(|text| {
+            let text = format!("{RECOVERY:?} after all was healed {text}");
+            failures.push(Failure::new("convergence", text));
+            Vec::new()
+        });
+        self.look();
+        let commits = match self.committed_log().await {
+            Ok(commits) => Some(commits),
+            Err(unknown) => {
+                failures.extend(unknown);
+                None
             }
         };
-        self.look().await;
-        let committed = self.committed();
-        let commits = self
-            .seen
-            .lock()
-            .shadow
-            .as_ref()
-            .and_then(|shadow| shadow.commits(&committed));
         let history = self.recorder.events();
         let shard_of = |partition| shard_of(partition);
         let mut context = run.context(finished, &shard_of);
@@ -378,12 +309,7 @@ impl<'a> World<'a> {
         // A clock that is a tenth too fast or slow, over the longest span that is checked.
         context.clock_error = 2_000_000_000;
         context.stamps_ahead = self.plan.wall_clock_jumps().as_nanos() as u64;
-        if finished.final_from.is_none() {
-            failures.push(Failure::new(
-                "service",
-                format!("no final reads within {RECOVERY:?}"),
-            ));
-        }
+        failures.extend(unfinished(finished));
         for (name, verdict) in check_all(&self.plan.workload.checks(), &history, &context) {
             let judgement = Judgement::new(name, &verdict);
             self.seen.lock().record.judgements.push(judgement);
@@ -400,64 +326,6 @@ impl<'a> World<'a> {
         failures
     }
 
-    fn committed(&self) -> BTreeMap<ShardId, u64> {
-        let mut committed = BTreeMap::new();
-        for (machine, node) in self.nodes.iter().enumerate() {
-            for (replica, _) in invariants::views(machine, node, &Said::default(), false) {
-                let highest = committed.entry(replica.shard).or_default();
-                *highest = replica.committed.unwrap_or(0).max(*highest);
-            }
-        }
-        committed
-    }
-
-    /// The states of all replicas, once they have applied the same.
-    async fn replicas(&self) -> Result<Vec<check::Replica>, String> {
-        let until = Instant::now() + RECOVERY;
-        loop {
-            let mut applied: BTreeMap<u32, BTreeSet<Option<u64>>> = BTreeMap::new();
-            let nodes: Vec<_> = self.nodes.iter().filter_map(SimNode::node).collect();
-            for node in &nodes {
-                for shard in node.shards() {
-                    let index = shard.head().applied_next().checked_sub(1);
-                    applied.entry(shard.id().0).or_default().insert(index);
-                }
-            }
-            let all_run = nodes.len() == self.nodes.len();
-            if all_run
-                && applied.len() as u32 == self.plan.shards + 1
-                && applied.values().all(|indexes| indexes.len() == 1)
-            {
-                break;
-            }
-            if Instant::now() >= until {
-                return Err(format!(
-                    "replicas differ {RECOVERY:?} after all was healed: {} of {} nodes run, applied {applied:?}",
-                    nodes.len(),
-                    self.nodes.len()
-                ));
-            }
-            sleep(Duration::from_millis(50)).await;
-        }
-        let mut replicas = Vec::new();
-        for (number, node) in self.nodes.iter().enumerate() {
-            let Some(node) = node.node() else { continue };
-            for shard in node.shards().into_iter().filter(|shard| shard.id() != META_SHARD) {
-                let (applied, hash) = shard
-                    .machine()
-                    .with_machine(|_, engine| state_hash(engine, shard.id()))
-                    .map_err(|error| format!("node {}: {error}", number + 1))?;
-                replicas.push(check::Replica {
-                    node: number as u64 + 1,
-                    shard: shard.id().0,
-                    applied: applied.map_or(0, |position| position.index),
-                    hash,
-                });
-            }
-        }
-        Ok(replicas)
-    }
-
     fn outcome(self, mut failures: Vec<Failure>) -> (Outcome, Record) {
         let seen = self.seen.into_inner();
         let (mut sometimes, mut record) = (seen.sometimes, seen.record);
@@ -468,8 +336,9 @@ impl<'a> World<'a> {
                 sometimes.add(event, *count);
             }
         }
-        let again = seen.shadow.as_ref().map_or(0, Shadow::committed_again);
+        let again = self.shadow.into_inner().committed_again();
         sometimes.add("retry_committed_twice_applied_once", again);
+        failures.extend(look::too_seldom(seen.looks, self.begin.elapsed()));
         record.broken_at = seen.watcher.broken().first().map(|broken| broken.at);
         sometimes.add_network(&self.net);
         for (machine, node) in self.nodes.iter().enumerate() {
@@ -478,10 +347,12 @@ impl<'a> World<'a> {
                 .extend(node.ended().into_iter().map(|ended| (machine, ended)));
             sometimes.add_machine(node);
         }
+        let ends = ends::unexplained(self.plan, &record.bands, &record.ended);
+        failures.splice(0..0, ends);
         let broken = seen.watcher.broken().iter();
         failures.splice(
             0..0,
-            broken.map(|broken| Failure::new(broken.invariant, broken.to_string())),
+            broken.map(|broken| Failure::new(broken.invariant, broken.to_string()).at(broken.at)),
         );
         if record.history.is_empty() {
             record.history = self.recorder.events();
@@ -506,11 +377,40 @@ impl<'a> World<'a> {
             origin: self.plan.origin.clone(),
             failures,
             simulated: self.begin.elapsed(),
+            setup: seen.setup,
             operations,
+            looks: seen.looks,
+            unknown: seen.unknown,
             sometimes: sometimes.counts(),
             hash: self.net.hash(),
             unseed: madsim::rand::random(),
         };
         (outcome, record)
+    }
+}
+
+/// What did not come to its end. The checkers demand less of such a run, so it has failed in any case.
+fn unfinished(finished: Finished) -> Option<Failure> {
+    let what = match finished {
+        Finished { final_from: None, .. } => "no final reads",
+        Finished { drained: false, .. } => "followers did not come to their end",
+        _ => return None,
+    };
+    Some(Failure::new("service", format!("{what} within {RECOVERY:?}")))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_run_must_come_to_its_end() {
+        let told = |final_from, drained| {
+            let failure = unfinished(Finished { final_from, drained })?;
+            Some(failure.text)
+        };
+        assert_eq!(told(Some(1), true), None);
+        assert_eq!(told(None, false).unwrap(), "no final reads within 120s");
+        assert!(told(Some(1), false).unwrap().starts_with("followers did not"));
     }
 }

@@ -14,7 +14,7 @@ use crate::{
 };
 
 /// All of them.
-pub const EVENTS: [&str; 44] = [
+pub const EVENTS: [&str; 45] = [
     "leader_changed",
     "two_leaders_of_different_terms",
     "leader_without_quorum_stepped_down",
@@ -59,6 +59,7 @@ pub const EVENTS: [&str; 44] = [
     "refused_as_too_stale",
     "sent_to_the_leader",
     "retry_committed_twice_applied_once",
+    "committed_log_known",
 ];
 
 /// Counts of events.
@@ -190,7 +191,7 @@ impl Sometimes {
     /// Adds how a machine's processes ended, and what they found and met.
     pub fn add_machine(&mut self, node: &SimNode) {
         for ended in node.ended() {
-            if ended.by_itself {
+            if ended.by_itself() {
                 self.count("process_ended_by_itself");
             }
             if ended.reason.starts_with("power lost") {

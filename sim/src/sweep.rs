@@ -1,26 +1,31 @@
 //! Many seeds or plans, each in a process of its own.
 //!
-//! The runtime under a simulation keeps counts for each process, so a process runs one plan. A run that takes too long, or whose process
-//! dies, is a failure like any other.
+//! The runtime under a simulation keeps counts for each process, so a process runs one plan ([`child`]). A run that takes too long, or
+//! whose process dies, is a failure like any other.
+
+pub mod child;
 
 use std::{
     collections::BTreeMap,
     fmt,
-    io::{self, Read},
+    io::{self, IsTerminal as _},
     ops::Range,
     path::PathBuf,
-    process::{Child, Command, Stdio},
     sync::{
         Mutex,
         atomic::{AtomicU64, Ordering},
+        mpsc::{self, RecvTimeoutError},
     },
-    thread::JoinHandle,
     time::{Duration, Instant},
 };
 
 use indicatif::{ProgressBar, ProgressStyle};
 
+use self::child::{NoOutcome, child};
 use crate::outcome::{Failure, Outcome};
+
+/// Between two lines that say how it is going, where there is no terminal.
+const PROGRESS: Duration = Duration::from_secs(30);
 
 /// What one process runs.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -129,6 +134,8 @@ pub struct Summary {
     pub elapsed: Duration,
     /// Operations of clients that succeeded, failed, and whose outcome is unknown.
     pub operations: [u64; 3],
+    /// What could not be known and so was not checked, with the seed.
+    pub unknown: Vec<(u64, String)>,
     /// How often each event happened, in how many seeds.
     pub sometimes: BTreeMap<String, (u64, u64)>,
 }
@@ -142,6 +149,24 @@ impl Summary {
     /// Simulated hours in an hour.
     pub fn speed(&self) -> f64 {
         self.simulated.as_secs_f64() / self.elapsed.as_secs_f64().max(1e-9)
+    }
+
+    /// How it is going.
+    fn progress(&self) -> String {
+        format!(
+            "{:.0} seeds/h, {:.0} simulated h/h, {} failed",
+            self.seeds_per_hour(),
+            self.speed(),
+            self.failed.len()
+        )
+    }
+
+    /// How long it takes until all of so many seeds are done, or the time for it is up, after this long a time.
+    fn left(&self, seeds: u64, length: Option<Duration>, elapsed: Duration) -> Option<Duration> {
+        let of_time = length.map(|length| length.saturating_sub(elapsed));
+        let each = (self.seeds > 0).then(|| elapsed.div_f64(self.seeds as f64));
+        let of_seeds = each.map(|each| each.mul_f64(seeds.saturating_sub(self.seeds) as f64));
+        [of_time, of_seeds].into_iter().flatten().min()
     }
 
     /// Events of this list that never happened.
@@ -161,6 +186,8 @@ impl Summary {
             *times += count;
             *seeds += u64::from(*count > 0);
         }
+        let unknown = outcome.unknown.iter().cloned();
+        self.unknown.extend(unknown.map(|text| (outcome.seed, text)));
         if !outcome.is_clean() {
             self.failed.push(outcome);
         }
@@ -194,15 +221,21 @@ pub fn sweep(sweep: &Sweep) -> io::Result<Summary> {
             summary.add(outcome);
             bar.set_position(summary.seeds);
             summary.elapsed = begin.elapsed();
-            bar.set_message(format!(
-                "{:.0} seeds/h, {:.0} simulated h/h, {} failed",
-                summary.seeds_per_hour(),
-                summary.speed(),
-                summary.failed.len()
-            ));
+            bar.set_message(summary.progress());
         }
     };
+    let (ended, end) = mpsc::channel::<()>();
     std::thread::scope(|scope| {
+        // Where nobody sees a bar.
+        if !io::stderr().is_terminal() {
+            let summary = &summary;
+            scope.spawn(move || {
+                while end.recv_timeout(PROGRESS) == Err(RecvTimeoutError::Timeout) {
+                    tell_progress(&lock(summary), sweep, begin.elapsed());
+                }
+            });
+        }
+        let _ended = ended;
         let workers: Vec<_> = (0..sweep.jobs.max(1)).map(|_| scope.spawn(worker)).collect();
         workers.into_iter().try_for_each(|worker| {
             let ended = worker.join();
@@ -227,6 +260,18 @@ fn tell(item: &Item, outcome: &Outcome) {
     for failure in &outcome.failures {
         eprintln!("{item}: {}: {}", failure.found_by, failure.text);
     }
+}
+
+#[expect(clippy::print_stderr, reason = "progress is for people")]
+fn tell_progress(summary: &Summary, sweep: &Sweep, elapsed: Duration) {
+    let seeds = sweep.work.len();
+    let left = summary.left(seeds, sweep.length, elapsed);
+    let left = left.map_or_else(String::new, |left| format!(", ETA {} s", left.as_secs()));
+    let (done, elapsed) = (summary.seeds, elapsed.as_secs());
+    eprintln!(
+        "{elapsed} s: {done} of {seeds} seeds, {}{left}",
+        summary.progress()
+    );
 }
 
 #[expect(clippy::print_stderr, reason = "a failure is told at once")]
@@ -261,78 +306,69 @@ fn bar(sweep: &Sweep) -> ProgressBar {
 
 fn one(item: &Item, sweep: &Sweep) -> io::Result<Outcome> {
     let arguments = sweep.arguments(item);
-    let outcome = |found: Result<Outcome, String>| {
-        found.unwrap_or_else(|text| Outcome {
-            seed: if let Item::Seed(seed) = item { *seed } else { 0 },
-            failures: vec![Failure::new("process", text)],
-            ..Outcome::default()
-        })
+    let first = child(&arguments, sweep.patience)?;
+    let mut outcome = if sweep.twice {
+        compared(first, child(&arguments, sweep.patience)?)
+    } else {
+        first.unwrap_or_else(|none| none.outcome())
     };
-    let first = outcome(child(&arguments, sweep.patience)?);
-    if !sweep.twice {
-        return Ok(first);
+    if let Item::Seed(seed) = item {
+        outcome.seed = *seed;
     }
-    let mut second = outcome(child(&arguments, sweep.patience)?);
+    Ok(outcome)
+}
+
+/// What came of two runs of one plan, which must be equal in all that an outcome tells: what failed in either, and that they differ. A run
+/// without an outcome is equal to none.
+fn compared(first: Result<Outcome, NoOutcome>, second: Result<Outcome, NoOutcome>) -> Outcome {
+    let differ = match (&first, &second) {
+        (Ok(first), Ok(second)) => differences(first, second),
+        _ => vec!["not both have an outcome".to_owned()],
+    };
+    let [mut outcome, second] = [first, second].map(|found| found.unwrap_or_else(|none| none.outcome()));
+    for failure in second.failures {
+        if !outcome.failures.contains(&failure) {
+            outcome.failures.push(failure);
+        }
+    }
+    if !differ.is_empty() {
+        let text = format!("two runs differ: {}", differ.join("; "));
+        outcome.failures.insert(0, Failure::new("determinism", text));
+    }
+    outcome
+}
+
+fn differences(first: &Outcome, second: &Outcome) -> Vec<String> {
+    if first == second {
+        return Vec::new();
+    }
+    let mut differ = Vec::new();
     if first.trace() != second.trace() {
-        let text = format!("two runs differ: {:x?} and {:x?}", first.trace(), second.trace());
-        second.failures.insert(0, Failure::new("determinism", text));
+        differ.push(format!("{:x?} and {:x?}", first.trace(), second.trace()));
     }
-    Ok(second)
-}
-
-/// Runs this program with these arguments, which make it run one plan, in a process of its own. In the result: why there is no outcome.
-///
-/// # Errors
-/// The process cannot be started.
-pub fn child(arguments: &[String], patience: Duration) -> io::Result<Result<Outcome, String>> {
-    let mut child = Command::new(std::env::current_exe()?)
-        .args(arguments)
-        .args(["-o", "json"])
-        .stdin(Stdio::null())
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped())
-        .spawn()?;
-    let (stdout, stderr) = (read_all(child.stdout.take()), read_all(child.stderr.take()));
-    let status = wait(&mut child, patience)?;
-    let text = |reading: JoinHandle<io::Result<String>>| {
-        let read = reading.join();
-        read.unwrap_or_else(|_| Err(io::Error::other("the reader panicked")))
-    };
-    let (stdout, stderr) = (text(stdout)?, text(stderr)?);
-    if let Ok(outcome) = serde_json::from_str(&stdout) {
-        return Ok(Ok(outcome));
+    if first.operations != second.operations {
+        differ.push(format!(
+            "operations {:?} and {:?}",
+            first.operations, second.operations
+        ));
     }
-    // A panic says where first.
-    let said = stderr.lines().take(2).collect::<Vec<_>>().join(" ");
-    Ok(Err(match status {
-        Some(status) => format!("no outcome, {status}: {said}"),
-        None => format!("no end within {patience:?}"),
-    }))
-}
-
-/// Reads a stream to its end, so that who writes to it need not wait.
-fn read_all(stream: Option<impl Read + Send + 'static>) -> JoinHandle<io::Result<String>> {
-    std::thread::spawn(move || {
-        let mut bytes = Vec::new();
-        stream
-            .map(|mut stream| stream.read_to_end(&mut bytes))
-            .transpose()?;
-        Ok(String::from_utf8_lossy(&bytes).into_owned())
-    })
-}
-
-/// Waits for the end; kills the process when it takes too long, and gives `None`.
-fn wait(child: &mut Child, patience: Duration) -> io::Result<Option<std::process::ExitStatus>> {
-    let until = Instant::now() + patience;
-    loop {
-        if let Some(status) = child.try_wait()? {
-            return Ok(Some(status));
+    for (event, times) in &first.sometimes {
+        let then = second.sometimes.get(event);
+        if then != Some(times) {
+            differ.push(format!("{event} {times} and {} times", then.unwrap_or(&0)));
         }
-        if Instant::now() >= until {
-            child.kill()?;
-            child.wait()?;
-            return Ok(None);
-        }
-        std::thread::sleep(Duration::from_millis(5));
     }
+    if first.looks != second.looks {
+        differ.push(format!("looks {} and {}", first.looks, second.looks));
+    }
+    if first.failures != second.failures {
+        differ.push("what failed".to_owned());
+    }
+    if differ.is_empty() {
+        differ.push("the outcomes".to_owned());
+    }
+    differ
 }
+
+#[cfg(test)]
+mod tests;

@@ -13,7 +13,11 @@ use kvsvr_jepsen::{
     workload::{Env, Finished, Program, Recorder, Run, Spec, Stop, replicas, shards},
 };
 use kvsvr_proto::v1::BootstrapRequest;
-use kvsvr_sim::{net::SimNet, node::SimNode, random::Stream};
+use kvsvr_sim::{
+    net::SimNet,
+    node::{How, SimNode},
+    random::Stream,
+};
 use madsim::runtime::{Handle, Runtime};
 use parking_lot::Mutex;
 use tokio::time::{Instant, sleep};
@@ -173,7 +177,7 @@ async fn world(seed: u64, spec: Spec, length: Duration, faults: bool, least: &[(
         .nodes
         .iter()
         .flat_map(SimNode::ended)
-        .filter(|ended| ended.by_itself)
+        .filter(|ended| ended.how != How::Told)
         .collect();
     assert!(by_themselves.is_empty(), "{by_themselves:?}");
     judge(&done, &recorder, &*shard_of, least);

@@ -38,6 +38,8 @@ pub(super) fn replica(machine: usize, term: u64) -> Replica {
         revision: 0,
         lease: false,
         asked: None,
+        granted: None,
+        election: None,
         log: ShardLog::default(),
         contents: None,
     }

@@ -1,5 +1,5 @@
-//! Whoever has asked for votes has voted for itself, durably: no later process of its machine goes back behind that vote (Raft dissertation,
-//! section 3.8). What was asked is seen on the network.
+//! Whoever has asked for votes has voted for itself, and whoever has granted its vote has given it, durably: no later process of its machine
+//! goes back behind that vote (Raft dissertation, section 3.8). What was asked and granted is seen on the network.
 
 use super::{Invariant, Moment};
 
@@ -14,11 +14,16 @@ impl Invariant for VoteDurability {
     fn look(&mut self, moment: &Moment<'_>) -> Result<(), String> {
         for (replica, _) in &moment.replicas {
             let vote = replica.log.vote.map(|vote| (vote.term, vote.node));
-            if replica.asked.is_some() && vote < replica.asked {
-                return Err(format!(
-                    "shard {}: node {} has asked for votes in (term, node) {:?}, and its vote is {vote:?}",
-                    replica.shard, replica.node, replica.asked
-                ));
+            for (what, said) in [
+                ("asked for votes", replica.asked),
+                ("granted its vote", replica.granted),
+            ] {
+                if said.is_some() && vote < said {
+                    return Err(format!(
+                        "shard {}: node {} has {what} in (term, node) {said:?}, and its vote is {vote:?}",
+                        replica.shard, replica.node
+                    ));
+                }
             }
         }
         Ok(())
@@ -46,5 +51,20 @@ mod tests {
         let mut unvoted = replica(0, 1);
         unvoted.asked = Some((1, 1));
         world.breaks(&[unvoted], "its vote is None");
+    }
+
+    #[test]
+    fn who_grants_its_vote_has_given_it() {
+        let mut world = World::new(VoteDurability);
+        let granted = |term, granted| {
+            let mut voter = voted(replica(0, term), 3);
+            voter.granted = Some((granted, 3));
+            voter
+        };
+        world.holds(&[granted(2, 2), granted(3, 2)]);
+        world.breaks(
+            &[granted(2, 3)],
+            "node 1 has granted its vote in (term, node) Some((3, 3))",
+        );
     }
 }

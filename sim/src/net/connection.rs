@@ -390,12 +390,13 @@ impl Connection {
 
     /// Notes what became of a frame, if it is one with a message.
     pub(super) fn trace(&self, from: Side, flight: &Flight, fate: Fate) {
-        let Some((_, method, message)) = flight.frame.message() else {
+        let Some((stream, method, message)) = flight.frame.message() else {
             return;
         };
         let (here, there) = (&self.peer(from).host, &self.peer(from.other()).host);
         let mut event = self.net.event(here, there, method, self.class, from.direction());
         event.sent = flight.sent;
+        event.call = Some((self.id, stream));
         event.bytes = message.len();
         event.fate = fate;
         self.net.record(&event, &message);

@@ -349,6 +349,7 @@ impl SimNet {
             to: to.clone(),
             class,
             method,
+            call: None,
             direction,
             bytes: 0,
             fate: Fate::Delivered,

@@ -47,6 +47,8 @@ pub struct Event {
     pub class: Class,
     /// Of its call or stream.
     pub method: Method,
+    /// The connection, and the call or stream in it: an answer has those of its request. `None` for what came by no connection.
+    pub call: Option<(u64, u64)>,
     /// Which way it went.
     pub direction: Direction,
     /// Its length.

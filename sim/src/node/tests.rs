@@ -95,7 +95,7 @@ fn a_failed_sync_of_the_log_ends_the_process_before_it_answers() {
         let (acknowledged, reason) = futures::join!(lab.put("key", "second"), lab.ended());
         assert!(!acknowledged);
         assert!(reason.contains("the log failed"), "{reason}");
-        assert!(lab.node.ended()[0].by_itself);
+        assert!(lab.node.ended()[0].by_itself());
         lab.node.start();
         assert!(lab.put("key", "third").await);
         assert_eq!(lab.get("key").await.unwrap(), "third");

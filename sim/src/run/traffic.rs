@@ -1,5 +1,5 @@
-//! What the messages of a run tell: who asked for votes, who handed a shard over, and events that must happen in a sweep
-//! ([`EVENTS`](crate::sometimes::EVENTS)). Only messages that arrived count.
+//! What the messages of a run tell: who asked for votes and who granted them, who handed a shard over, and events that must happen in a sweep
+//! ([`EVENTS`](crate::sometimes::EVENTS)). Only messages that arrived count, but for what must be durable as soon as it is said.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -31,6 +31,17 @@ pub(super) struct Traffic {
     pub(super) events: BTreeMap<&'static str, u64>,
     /// Watches that were asked for: which partition or shard, which keys.
     watched: BTreeSet<(Option<Bytes>, u32, Bytes)>,
+    /// Requests for votes that are not answered yet, by the connection and the call in it.
+    ballots: BTreeMap<(u64, u64), Ballot>,
+}
+
+/// A request for a vote.
+#[derive(Clone, Copy)]
+struct Ballot {
+    shard: ShardId,
+    term: u64,
+    candidate: u64,
+    voter: u64,
 }
 
 impl Traffic {
@@ -46,13 +57,14 @@ impl Traffic {
             match event.direction {
                 Direction::Request => {
                     if let Some(machine) = machine {
-                        traffic.note(machine, event.method, message);
+                        traffic.note(machine, event, message);
                     }
                     if !matches!(event.fate, Fate::Dropped | Fate::ResetBefore) {
                         traffic.count_request(event.method, machine.is_some(), message);
                     }
                 }
                 Direction::Answer => {
+                    traffic.note_vote(machine, event, message);
                     if !matches!(event.fate, Fate::Dropped | Fate::ResetBefore) {
                         traffic.count_answer(event.method, message);
                     }
@@ -62,8 +74,8 @@ impl Traffic {
         traffic
     }
 
-    fn note(&mut self, machine: usize, method: Method, message: &Bytes) -> Option<()> {
-        match method {
+    fn note(&mut self, machine: usize, event: &net::Event, message: &Bytes) -> Option<()> {
+        match event.method {
             Method::RaftTransferLeadership => {
                 let request = TransferLeadershipRequest::decode(message.clone()).ok()?;
                 let shard = ShardId(request.envelope?.shard);
@@ -72,12 +84,47 @@ impl Traffic {
             }
             Method::RaftVote => {
                 let request = VoteRequest::decode(message.clone()).ok()?;
-                let shard = ShardId(request.envelope?.shard);
+                let envelope = request.envelope?;
+                let shard = ShardId(envelope.shard);
                 let vote = request.vote?;
                 let asked = self.said.asked.entry((machine, shard)).or_default();
                 *asked = (vote.term, vote.node_id).max(*asked);
+                let ballot = Ballot {
+                    shard,
+                    term: vote.term,
+                    candidate: vote.node_id,
+                    voter: envelope.to_node,
+                };
+                self.ballots.insert(event.call?, ballot);
             }
             _ => {}
+        }
+        Some(())
+    }
+
+    /// Notes a vote that was granted.
+    fn note_vote(&mut self, machine: Option<usize>, event: &net::Event, message: &Bytes) -> Option<()> {
+        if event.method != Method::RaftVote {
+            return None;
+        }
+        let ballot = self.ballots.remove(&event.call?)?;
+        if !VoteResponse::decode(message.clone()).ok()?.granted {
+            return None;
+        }
+        let Ballot {
+            shard,
+            term,
+            candidate,
+            voter,
+        } = ballot;
+        let granted = self.said.granted.entry((machine?, shard)).or_default();
+        *granted = (term, candidate).max(*granted);
+        if !matches!(event.fate, Fate::Dropped | Fate::ResetBefore) {
+            self.said
+                .votes
+                .entry((shard, term, candidate))
+                .or_default()
+                .insert(voter);
         }
         Some(())
     }

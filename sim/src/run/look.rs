@@ -1,0 +1,186 @@
+//! Looks on while a run is under way: the invariants at the replicas, and the committed logs as they grow.
+//!
+//! The two go side by side. Reading a log may wait for a disk that is slow or a process that is paused; the invariants wait for nobody.
+
+use std::{collections::BTreeMap, time::Duration};
+
+use futures::future::join_all;
+use kvsvr::wal::ShardLog;
+use kvsvr_core::types::{META_SHARD, ShardId};
+use kvsvr_jepsen::check::Commit;
+use tokio::time::{sleep, timeout};
+
+use super::{Record, World};
+use crate::{
+    invariants::{self, Log, Moment, Watcher},
+    node::SimNode,
+    outcome::Failure,
+    shadow,
+    sometimes::Sometimes,
+};
+
+/// Between two looks of the invariants.
+const LOOK: Duration = Duration::from_millis(10);
+/// Between two looks at whether a log has grown: where little of it is kept, an entry may be purged within milliseconds of its commit.
+const FOLLOW: Duration = Duration::from_millis(2);
+/// At every so manieth look they look into the replicas' states.
+const CONTENTS: u64 = 25;
+/// There must have been a look in every so long a time, all in all.
+const LEAST: Duration = Duration::from_millis(20);
+/// For reading the log of one replica: as long as a disk stalls.
+const READ: Duration = Duration::from_secs(5);
+
+/// What was seen from outside.
+#[derive(Default)]
+pub(super) struct Seen {
+    pub(super) watcher: Watcher,
+    pub(super) sometimes: Sometimes,
+    pub(super) record: Record,
+    /// How often the invariants looked.
+    pub(super) looks: u64,
+    /// How long it took until the load began.
+    pub(super) setup: Duration,
+    /// What could not be known, in words.
+    pub(super) unknown: Vec<String>,
+    last: BTreeMap<(u32, usize), invariants::Replica>,
+}
+
+impl World<'_> {
+    /// Looks on until the end of the simulation.
+    pub(super) async fn look_on(&self) {
+        let looking = async {
+            loop {
+                self.look();
+                sleep(LOOK).await;
+            }
+        };
+        let following = join_all(self.nodes.iter().map(async |node| {
+            loop {
+                self.follow(node, READ).await;
+                sleep(FOLLOW).await;
+            }
+        }));
+        futures::join!(looking, following);
+    }
+
+    pub(super) fn look(&self) {
+        let mut seen = self.seen.lock();
+        let seen = &mut *seen;
+        seen.looks += 1;
+        let contents = seen.looks.is_multiple_of(CONTENTS);
+        let views: Vec<_> = {
+            let said = &self.traffic.lock().said;
+            let machines = self.nodes.iter().enumerate();
+            machines
+                .flat_map(|(machine, node)| invariants::views(machine, node, said, contents))
+                .collect()
+        };
+        let running = self.nodes.iter().filter(|node| node.is_running()).count();
+        let at = self.begin.elapsed();
+        let replicas = views
+            .iter()
+            .map(|(replica, log)| (replica.clone(), log as &dyn Log));
+        let moment = Moment {
+            at,
+            replicas: replicas.collect(),
+        };
+        seen.sometimes.look(&moment, running, self.nodes.len());
+        seen.watcher.see(&moment);
+        for (replica, _) in &views {
+            let key = (replica.shard.0, replica.machine);
+            if seen.last.get(&key).is_none_or(|last| last.tells_else(replica)) {
+                seen.last.insert(key, replica.clone());
+                seen.record.samples.push((at, replica.clone()));
+            }
+        }
+    }
+
+    /// Reads what is new in the committed logs of a node, of each for so long.
+    async fn follow(&self, node: &SimNode, within: Duration) {
+        let Some(node) = node.node() else { return };
+        for shard in node.shards().iter().map(|shard| shard.id()) {
+            if let Some(committed) = node.wal().shard(shard).committed {
+                let following = shadow::follow(&self.shadow, shard, committed.index, node.wal());
+                // Whose disk takes longer is passed by.
+                let _ = timeout(within, following).await;
+            }
+        }
+    }
+
+    /// The committed logs of all shards; else what failed. Nothing has failed if an entry is not known because all replicas had purged it
+    /// before it could be read: that is noted only.
+    pub(super) async fn committed_log(&self) -> Result<Vec<Commit>, Vec<Failure>> {
+        join_all(self.nodes.iter().map(|node| self.follow(node, READ))).await;
+        let logs = self.logs();
+        let committed = logs
+            .iter()
+            .filter_map(|(shard, log)| Some((*shard, log.committed?.index)));
+        let committed = merged(committed, u64::max);
+        let gaps = match self.shadow.lock().commits(&committed) {
+            Ok(commits) => {
+                self.seen.lock().sometimes.count("committed_log_known");
+                return Ok(commits);
+            }
+            Err(gaps) => gaps,
+        };
+        let first = logs.iter().map(|(shard, log)| (*shard, log.first_index));
+        let kept_from = merged(first, u64::min);
+        let mut failures = Vec::new();
+        for gap in gaps {
+            let is_gone = kept_from.get(&gap.shard).is_some_and(|first| *first > gap.entry);
+            if gap.applies && is_gone {
+                self.seen.lock().unknown.push(gap.to_string());
+            } else {
+                failures.push(Failure::new("committed", gap.to_string()));
+            }
+        }
+        Err(failures)
+    }
+
+    /// The logs of all replicas of data shards.
+    fn logs(&self) -> Vec<(ShardId, ShardLog)> {
+        let running = self.nodes.iter().filter_map(SimNode::node);
+        let logs = running.flat_map(|node| {
+            let shards = node.shards().into_iter().map(|shard| shard.id());
+            let shards = shards.filter(|shard| *shard != META_SHARD);
+            shards
+                .map(|shard| (shard, node.wal().shard(shard)))
+                .collect::<Vec<_>>()
+        });
+        logs.collect()
+    }
+}
+
+fn merged(
+    numbers: impl Iterator<Item = (ShardId, u64)>,
+    choose: fn(u64, u64) -> u64,
+) -> BTreeMap<ShardId, u64> {
+    let mut merged = BTreeMap::new();
+    for (shard, number) in numbers {
+        let chosen = merged.entry(shard).or_insert(number);
+        *chosen = choose(number, *chosen);
+    }
+    merged
+}
+
+/// Who looks too seldom sees nothing: then that nothing is broken says nothing.
+pub(super) fn too_seldom(looks: u64, simulated: Duration) -> Option<Failure> {
+    let due = (simulated.as_millis() / LEAST.as_millis()) as u64;
+    (looks < due).then(|| {
+        let text = format!("the invariants looked {looks} times in {simulated:?}, {due} are due");
+        Failure::new("setup", text)
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_invariants_must_have_looked() {
+        let minute = Duration::from_secs(60);
+        assert!(too_seldom(3_000, minute).is_none());
+        assert_eq!(too_seldom(2_999, minute).unwrap().found_by, "setup");
+        assert!(too_seldom(0, LOOK).is_none());
+    }
+}
