@@ -190,7 +190,7 @@ impl<'a> World<'a> {
         faults.run(self.plan).await;
         let mut failures = Vec::new();
         failures.extend(self.serve_again(&mut faults).await);
-        faults.heal(None).await;
+        faults.heal(None);
         stop.set();
         let Ok(mut run) = faults.supervising(working).await else {
             failures.push(Failure::new("panic", "a client's task ended by itself".into()));
@@ -205,7 +205,6 @@ impl<'a> World<'a> {
         {
             let mut seen = self.seen.lock();
             seen.record.bands = faults.bands().to_vec();
-            seen.sometimes.add("damaged", faults.damaged());
         }
         match finished {
             Some((run, finished)) => failures.extend(self.check(&run, finished, replicas, &shard_of).await),
@@ -269,7 +268,7 @@ impl<'a> World<'a> {
         while core.len() <= self.plan.nodes / 2 {
             core.insert(chance.index(self.plan.nodes));
         }
-        faults.isolate(&core).await;
+        faults.isolate(&core);
         let (operator, shards) = (self.operator.clone(), self.plan.shards);
         let probing = self.operator_host.spawn(async move {
             for number in 0..shards * 8 {
