@@ -5,11 +5,14 @@ use std::{env, path::PathBuf};
 fn main() {
     let sources = env::var_os("DEP_ROCKSDB_CARGO_MANIFEST_DIR").expect("librocksdb-sys says where it is");
     let sources = PathBuf::from(sources).join("rocksdb");
-    println!("cargo:rerun-if-changed=src/disk.cc");
+    for file in ["src/disk.cc", "src/files.h"] {
+        println!("cargo:rerun-if-changed={file}");
+    }
     let mut build = cc::Build::new();
     build
         .cpp(true)
         .file("src/disk.cc")
+        .include("src")
         .include(sources.join("include"))
         .include(&sources)
         .flag("-std=c++20")

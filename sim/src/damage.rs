@@ -6,10 +6,7 @@
 //! What no node can tell from a write that a crash interrupted is left alone: the end of the log (see `kvsvr::wal`), that is the last block,
 //! and the one before it while the last one is not durable. Anything before is damaged. So damage is always found by whoever reads it.
 
-use kvsvr::disk::{
-    Disk as _,
-    mem::{MemDisk, SECTOR},
-};
+use kvsvr::disk::mem::{MemDisk, SECTOR};
 use serde::{Deserialize, Serialize};
 
 use crate::{node::SimNode, random::Stream};
@@ -48,7 +45,7 @@ pub enum Damage {
 }
 
 /// Damages something of a machine. `None` if there is nothing of that kind.
-pub async fn inflict(node: &SimNode, target: Target, chance: &mut Stream) -> Option<Damage> {
+pub fn inflict(node: &SimNode, target: Target, chance: &mut Stream) -> Option<Damage> {
     let directory = match target {
         Target::Engine => return node.engine().damage(chance).then_some(Damage::Row),
         Target::Log => "wal/",
@@ -66,7 +63,7 @@ pub async fn inflict(node: &SimNode, target: Target, chance: &mut Stream) -> Opt
     } else {
         paths[chance.index(paths.len())].clone()
     };
-    let bytes = disk.read(&path).await.ok()?;
+    let bytes = disk.peek(&path)?;
     let reach = if target == Target::Log && path == newest {
         told_from_torn(&bytes) as u64
     } else {
@@ -77,7 +74,7 @@ pub async fn inflict(node: &SimNode, target: Target, chance: &mut Stream) -> Opt
     }
     let (at, bit) = (chance.below(reach), chance.below(8) as u8);
     disk.flip_bit(&path, at, bit).then_some(())?;
-    let sector = sector(&disk, &path, at).await?;
+    let sector = sector(&disk, &path, at)?;
     Some(Damage::Bit {
         path,
         at,
@@ -101,7 +98,7 @@ fn told_from_torn(segment: &[u8]) -> usize {
 }
 
 /// Puts back what was there. False if it was overwritten meanwhile, or the file is gone.
-pub async fn repair(node: &SimNode, damage: &Damage) -> bool {
+pub fn repair(node: &SimNode, damage: &Damage) -> bool {
     match damage {
         Damage::Row => {
             node.engine().restore();
@@ -114,13 +111,13 @@ pub async fn repair(node: &SimNode, damage: &Damage) -> bool {
             sector: damaged,
         } => {
             let disk = node.disk();
-            sector(&disk, path, *at).await.as_ref() == Some(damaged) && disk.flip_bit(path, *at, *bit)
+            sector(&disk, path, *at).as_ref() == Some(damaged) && disk.flip_bit(path, *at, *bit)
         }
     }
 }
 
-async fn sector(disk: &MemDisk, path: &str, at: u64) -> Option<Vec<u8>> {
-    let bytes = disk.read(path).await.ok()?;
+fn sector(disk: &MemDisk, path: &str, at: u64) -> Option<Vec<u8>> {
+    let bytes = disk.peek(path)?;
     let begin = at as usize / SECTOR * SECTOR;
     Some(bytes.get(begin..(begin + SECTOR).min(bytes.len()))?.to_vec())
 }
@@ -130,7 +127,7 @@ mod tests {
     use std::time::Duration;
 
     use bytes::Bytes;
-    use kvsvr::config::Settings;
+    use kvsvr::{config::Settings, disk::Disk as _};
     use madsim::runtime::Runtime;
     use tokio::time::sleep;
 
@@ -153,16 +150,16 @@ mod tests {
     fn a_damaged_log_keeps_the_node_from_starting_until_it_is_repaired() {
         lab(|node| async move {
             node.kill();
-            let damage = inflict(&node, Target::Log, &mut Stream::new(1, &[]))
-                .await
-                .unwrap();
+            let damage = inflict(&node, Target::Log, &mut Stream::new(1, &[])).unwrap();
+            assert!(node.disk().history().damaged_reads.is_empty());
             node.start();
             while node.is_running() {
                 sleep(Duration::from_millis(10)).await;
             }
             let reason = node.ended().pop().unwrap().reason;
             assert!(reason.starts_with("cannot start"), "{reason}");
-            assert!(repair(&node, &damage).await);
+            assert!(!node.disk().history().damaged_reads.is_empty());
+            assert!(repair(&node, &damage));
             node.start();
             sleep(Duration::from_secs(1)).await;
             assert!(node.node().is_some(), "{:?}", node.ended());
@@ -197,16 +194,15 @@ mod tests {
     fn what_was_written_over_is_not_repaired() {
         lab(|node| async move {
             let disk = node.disk();
+            disk.create_dir("staging/1").await.unwrap();
             let file = disk.open("staging/1/chunks", true).await.unwrap();
             let write =
                 |text: &'static str| file.write_at(0, vec![Bytes::from_static(text.as_bytes())], true);
             write("before").await.unwrap();
-            let damage = inflict(&node, Target::Staging, &mut Stream::new(1, &[]))
-                .await
-                .unwrap();
+            let damage = inflict(&node, Target::Staging, &mut Stream::new(1, &[])).unwrap();
             assert_ne!(disk.read("staging/1/chunks").await.unwrap(), "before");
             write("newest").await.unwrap();
-            assert!(!repair(&node, &damage).await);
+            assert!(!repair(&node, &damage));
             assert_eq!(disk.read("staging/1/chunks").await.unwrap(), "newest");
         });
     }
@@ -215,7 +211,7 @@ mod tests {
     fn nothing_there_is_nothing_damaged() {
         lab(|node| async move {
             for target in [Target::Staging, Target::Engine] {
-                assert_eq!(inflict(&node, target, &mut Stream::new(1, &[])).await, None);
+                assert_eq!(inflict(&node, target, &mut Stream::new(1, &[])), None);
             }
         });
     }

@@ -42,6 +42,8 @@ pub enum Operation {
     Write,
     /// What makes them durable.
     Sync,
+    /// The engine makes its rows durable. It takes no time, since the engine's calls cannot wait.
+    Flush,
 }
 
 /// How one kind of operation behaves.
@@ -55,8 +57,6 @@ pub struct OperationSpec {
     pub stall: f64,
     /// The longest such stall; short ones are likelier.
     pub longest_stall: Duration,
-    /// Probability that it fails with EIO.
-    pub error: f64,
 }
 
 impl OperationSpec {
@@ -66,7 +66,6 @@ impl OperationSpec {
             mean,
             stall: 0.0,
             longest_stall: Duration::from_secs(1),
-            error: 0.0,
         }
     }
 }
@@ -99,10 +98,45 @@ pub struct DiskControl(Mutex<Control>);
 
 struct Control {
     spec: DiskSpec,
-    /// Operations of a kind until one of them fails.
-    fails_after: BTreeMap<Operation, u64>,
+    armed: Vec<Armed>,
+    /// Nothing fits any more, or not much.
+    full: bool,
     latency: Stream,
     errors: Stream,
+    returned: Returned,
+}
+
+/// An error that is to come.
+struct Armed {
+    /// Who wants it.
+    by: usize,
+    kind: Operation,
+    /// Operations of this kind until then.
+    left: u64,
+}
+
+/// Errors that processes were told of.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Returned {
+    /// EIO.
+    pub errors: u64,
+    /// ENOSPC.
+    pub full: u64,
+}
+
+impl Control {
+    /// Whether an operation of this kind fails: one error at a time.
+    fn fails(&mut self, kind: Operation) -> bool {
+        for armed in self.armed.iter_mut().filter(|armed| armed.kind == kind) {
+            armed.left = armed.left.saturating_sub(1);
+        }
+        let due = |armed: &Armed| armed.kind == kind && armed.left == 0;
+        let found = self.armed.iter().position(due);
+        if let Some(place) = found {
+            self.armed.remove(place);
+        }
+        found.is_some()
+    }
 }
 
 impl fmt::Debug for DiskControl {
@@ -117,9 +151,11 @@ impl DiskControl {
         let stream = |what: &str| Stream::new(seed, &[&"disk", &host, &what]);
         Self(Mutex::new(Control {
             spec: DiskSpec::default(),
-            fails_after: BTreeMap::new(),
+            armed: Vec::new(),
+            full: false,
             latency: stream("latency"),
             errors: stream("error"),
+            returned: Returned::default(),
         }))
     }
 
@@ -128,14 +164,25 @@ impl DiskControl {
         change(&mut self.0.lock().spec);
     }
 
-    /// The `count`-th operation of this kind from now on fails with EIO, once.
-    pub fn fail_after(&self, kind: Operation, count: u64) {
-        self.0.lock().fails_after.insert(kind, count.max(1));
+    /// The `count`-th operation of this kind from now on fails with EIO, once. `by` is who wants it, see [`DiskControl::fail_no_more`].
+    pub fn fail_after(&self, by: usize, kind: Operation, count: u64) {
+        let left = count.max(1);
+        self.0.lock().armed.push(Armed { by, kind, left });
     }
 
-    /// Takes back what [`DiskControl::fail_after`] ordered.
-    pub fn fail_no_more(&self, kind: Operation) {
-        self.0.lock().fails_after.remove(&kind);
+    /// Takes back what `by` has ordered.
+    pub fn fail_no_more(&self, by: usize) {
+        self.0.lock().armed.retain(|armed| armed.by != by);
+    }
+
+    /// Whether nothing fits any more, or not much: for those whose bytes are not counted.
+    pub fn set_full(&self, full: bool) {
+        self.0.lock().full = full;
+    }
+
+    /// What processes were told so far.
+    pub fn returned(&self) -> Returned {
+        self.0.lock().returned
     }
 
     /// How long the next operation takes, and whether it fails.
@@ -144,7 +191,7 @@ impl DiskControl {
         let spec = match kind {
             Operation::Read => control.spec.read,
             Operation::Write => control.spec.write,
-            Operation::Sync => control.spec.sync,
+            Operation::Sync | Operation::Flush => control.spec.sync,
         };
         let mut takes = spec.floor + control.latency.exponential(spec.mean);
         if control.latency.chance(spec.stall) {
@@ -152,16 +199,43 @@ impl DiskControl {
                 .latency
                 .log_uniform(Duration::from_millis(1), spec.longest_stall);
         }
-        let mut fails = control.errors.chance(spec.error);
-        if let Some(left) = control.fails_after.get_mut(&kind) {
-            *left -= 1;
-            if *left == 0 {
-                control.fails_after.remove(&kind);
-                fails = true;
-            }
-        }
-        (takes, fails)
+        (takes, control.fails(kind))
     }
+
+    /// What is in the way of the engine's next flush. Of a full disk it takes what room there is by chance.
+    pub(crate) fn flush(&self) -> Result<(), Obstacle> {
+        let control = &mut *self.0.lock();
+        if control.fails(Operation::Flush) {
+            return Err(Obstacle::Error);
+        }
+        match control.full && control.errors.chance(0.5) {
+            true => Err(Obstacle::Full),
+            false => Ok(()),
+        }
+    }
+
+    /// A number that decides where an error strikes.
+    pub(crate) fn draw(&self) -> u64 {
+        self.0.lock().errors.next_u64()
+    }
+
+    /// A process is told of an error.
+    pub(crate) fn note(&self, what: Obstacle) {
+        let returned = &mut self.0.lock().returned;
+        match what {
+            Obstacle::Error => returned.errors += 1,
+            Obstacle::Full => returned.full += 1,
+        }
+    }
+}
+
+/// Why an operation cannot be carried out.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Obstacle {
+    /// EIO.
+    Error,
+    /// ENOSPC.
+    Full,
 }
 
 type Job = BoxFuture<'static, ()>;
@@ -225,6 +299,11 @@ impl SimDisk {
                 Ok(()) => operation.await,
                 Err(error) => Err(error),
             };
+            if let Err(error) = &done
+                && let Some(obstacle) = obstacle(error)
+            {
+                control.note(obstacle);
+            }
             let _ = reply.send(done);
         };
         let _ = lane.0.send(Box::pin(job));
@@ -233,6 +312,16 @@ impl SimDisk {
                 .await
                 .unwrap_or_else(|_| Err(io::Error::other("the process has ended")))
         })
+    }
+}
+
+/// What an error of a disk says, if it is one that was ordered.
+fn obstacle(error: &io::Error) -> Option<Obstacle> {
+    let is_sync = |text: &str| text.contains("injected sync failure");
+    match error.kind() {
+        io::ErrorKind::StorageFull => Some(Obstacle::Full),
+        _ if error.raw_os_error() == Some(EIO) || is_sync(&error.to_string()) => Some(Obstacle::Error),
+        _ => None,
     }
 }
 

@@ -1,10 +1,21 @@
 //! The engine of a simulated node: what was flushed survives its process, nothing else does. A row at rest can be damaged: reading
 //! it, or over it, then fails as with RocksDB's checksums.
 //!
+//! Of the faults of the machine's disk those that concern a flush come here, too: EIO in its turn, and ENOSPC by chance while the disk is full. Slow
+//! disks do not, since the engine's calls cannot wait.
+//!
 //! The rows are kept by one of two [`Backing`]s: in memory, which is quick and the default, or in RocksDB as the product has it, with the feature
 //! `rocks`. Failpoints and damage are the same with both.
 
-use std::{collections::BTreeMap, fmt, ops::ControlFlow, sync::Arc};
+use std::{
+    collections::BTreeMap,
+    fmt,
+    ops::ControlFlow,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+};
 
 use bytes::Bytes;
 use clap::ValueEnum;
@@ -13,11 +24,13 @@ use kvsvr_core::{
     engine::{Cf, EachRow, Engine, EngineError, EngineRead, EngineSnapshot, Scan, Visit, Write, WriteBatch},
     types::{Revision, ShardId},
 };
+use madsim::task::NodeId;
 use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
 
 use self::memory::Memory;
 use crate::{
+    disk::{DiskControl, Obstacle},
     failpoint::{Gate, Step},
     random::Stream,
 };
@@ -77,6 +90,15 @@ trait Backing: Engine + Checkpoints {
     /// Ends the process, and gives what the next one finds. `seed`: of the chance in it.
     fn after(&self, loss: Loss, seed: u64) -> Arc<dyn Backing>;
 
+    /// A flush in which something fails, or all of it if `seed` leaves no choice.
+    ///
+    /// # Errors
+    /// What failed; none if it came to nothing that could.
+    fn flush_with_error(&self, seed: u64) -> Result<(), EngineError>;
+
+    /// What has happened to it, as events of [`crate::sometimes`].
+    fn events(&self) -> Vec<(&'static str, u64)>;
+
     /// The rows that are durable.
     fn durable(&self) -> Result<Vec<Row>, EngineError>;
 }
@@ -85,14 +107,33 @@ trait Backing: Engine + Checkpoints {
 pub struct SimEngine {
     kind: EngineKind,
     backing: Arc<dyn Backing>,
-    damaged: Mutex<Option<Row>>,
+    damaged: Mutex<Option<Damaged>>,
     /// The damaged rows of checkpoints, by their names.
-    damaged_checkpoints: Mutex<BTreeMap<String, Row>>,
-    gate: Mutex<Option<Gate>>,
+    damaged_checkpoints: Mutex<BTreeMap<String, Damaged>>,
+    /// How often a process has met damage.
+    damaged_reads: Arc<AtomicU64>,
+    process: Mutex<Option<Process>>,
+}
+
+/// Who uses it.
+#[derive(Clone)]
+struct Process {
+    gate: Gate,
+    disk: Arc<DiskControl>,
+    host: Option<NodeId>,
 }
 
 /// A column family and a key.
 type Row = (Cf, Bytes);
+
+/// A damaged row.
+#[derive(Clone)]
+struct Damaged {
+    row: Row,
+    reads: Arc<AtomicU64>,
+    /// Whose reads count: others look on.
+    host: Option<NodeId>,
+}
 
 /// Everything in a column family.
 const ALL: Scan<'static> = Scan {
@@ -101,21 +142,26 @@ const ALL: Scan<'static> = Scan {
     reverse: false,
 };
 
-fn damage(row: &Row) -> EngineError {
-    EngineError::Corrupt(format!("injected checksum mismatch in {:?}", row.0))
+impl Damaged {
+    fn met(&self) -> EngineError {
+        if self.host.is_some_and(|host| host == madsim::plugin::node()) {
+            self.reads.fetch_add(1, Ordering::Relaxed);
+        }
+        EngineError::Corrupt(format!("injected checksum mismatch in {:?}", self.row.0))
+    }
 }
 
 /// Fails for the damaged row.
-fn check_get(damaged: Option<&Row>, cf: Cf, key: &[u8]) -> Result<(), EngineError> {
-    let hit = damaged.filter(|row| row.0 == cf && row.1 == key);
-    hit.map_or(Ok(()), |row| Err(damage(row)))
+fn check_get(damaged: Option<&Damaged>, cf: Cf, key: &[u8]) -> Result<(), EngineError> {
+    let hit = damaged.filter(|damaged| damaged.row.0 == cf && damaged.row.1 == key);
+    hit.map_or(Ok(()), |damaged| Err(damaged.met()))
 }
 
 /// Fails for a range with the damaged row.
-fn check_scan(damaged: Option<&Row>, cf: Cf, range: Scan<'_>) -> Result<(), EngineError> {
+fn check_scan(damaged: Option<&Damaged>, cf: Cf, range: Scan<'_>) -> Result<(), EngineError> {
     let inside = |key: &[u8]| key >= range.start && (range.end.is_empty() || key < range.end);
-    let hit = damaged.filter(|row| row.0 == cf && inside(&row.1));
-    hit.map_or(Ok(()), |row| Err(damage(row)))
+    let hit = damaged.filter(|damaged| damaged.row.0 == cf && inside(&damaged.row.1));
+    hit.map_or(Ok(()), |damaged| Err(damaged.met()))
 }
 
 impl fmt::Debug for SimEngine {
@@ -132,7 +178,8 @@ impl SimEngine {
             backing: kind.empty(),
             damaged: Mutex::default(),
             damaged_checkpoints: Mutex::default(),
-            gate: Mutex::default(),
+            damaged_reads: Arc::default(),
+            process: Mutex::default(),
         }
     }
 
@@ -157,7 +204,8 @@ impl SimEngine {
             backing: self.backing.after(loss, seed),
             damaged: Mutex::new(self.damaged.lock().clone()),
             damaged_checkpoints: Mutex::new(self.damaged_checkpoints.lock().clone()),
-            gate: Mutex::default(),
+            damaged_reads: self.damaged_reads.clone(),
+            process: Mutex::default(),
         }
     }
 
@@ -177,19 +225,41 @@ impl SimEngine {
         Ok(empty)
     }
 
-    /// Sets where the process that uses it comes by failpoints.
-    pub fn set_gate(&self, gate: Gate) {
-        *self.gate.lock() = Some(gate);
+    /// Sets who uses it: where that comes by failpoints, what its disk has, and which node of the simulation it is.
+    pub fn set_process(&self, gate: Gate, disk: Arc<DiskControl>, host: Option<NodeId>) {
+        *self.process.lock() = Some(Process { gate, disk, host });
+        let mut checkpoints = self.damaged_checkpoints.lock();
+        for damaged in self.damaged.lock().iter_mut().chain(checkpoints.values_mut()) {
+            damaged.host = host;
+        }
+    }
+
+    /// What has happened to it, as events of [`crate::sometimes`].
+    pub fn events(&self) -> Vec<(&'static str, u64)> {
+        let mut events = self.backing.events();
+        events.push(("damaged_row_read", self.damaged_reads.load(Ordering::Relaxed)));
+        events
     }
 
     /// Damages one of the rows that are durable. False if there is none.
     pub fn damage(&self, chance: &mut Stream) -> bool {
         let durable = self.ready().and_then(|()| self.backing.durable());
-        let rows = durable.unwrap_or_default();
-        if rows.is_empty() {
+        let mut families: BTreeMap<Cf, Vec<Row>> = BTreeMap::new();
+        for row in durable.unwrap_or_default() {
+            families.entry(row.0).or_default().push(row);
+        }
+        // A family first: those with few rows are read most.
+        let mut families: Vec<Vec<Row>> = families.into_values().collect();
+        if families.is_empty() {
             return false;
         }
-        *self.damaged.lock() = Some(rows[chance.index(rows.len())].clone());
+        let mut rows = families.swap_remove(chance.index(families.len()));
+        let row = rows.swap_remove(chance.index(rows.len()));
+        *self.damaged.lock() = Some(Damaged {
+            row,
+            reads: self.damaged_reads.clone(),
+            host: self.process.lock().as_ref().and_then(|process| process.host),
+        });
         true
     }
 
@@ -205,9 +275,10 @@ impl SimEngine {
         step: Step,
         carry_out: impl FnOnce() -> Result<T, EngineError>,
     ) -> Result<T, EngineError> {
-        let gate = self.gate.lock().clone();
-        let pass = |point| match &gate {
-            Some(gate) => gate
+        let process = self.process.lock().clone();
+        let pass = |point| match &process {
+            Some(process) => process
+                .gate
                 .pass_at_once(point)
                 .map_err(|error| EngineError::Io(error.to_string())),
             None => Ok(()),
@@ -257,7 +328,26 @@ impl Engine for SimEngine {
     }
 
     fn flush(&self) -> Result<(), EngineError> {
-        self.step(Step::EngineFlush, || self.backing.flush())
+        let disk = self.process.lock().as_ref().map(|process| process.disk.clone());
+        self.step(Step::EngineFlush, || {
+            let Some(disk) = disk else {
+                return self.backing.flush();
+            };
+            match disk.flush() {
+                Ok(()) => self.backing.flush(),
+                Err(Obstacle::Full) => {
+                    disk.note(Obstacle::Full);
+                    Err(EngineError::Io("no space left on device".into()))
+                }
+                Err(Obstacle::Error) => {
+                    let done = self.backing.flush_with_error(disk.draw());
+                    if done.is_err() {
+                        disk.note(Obstacle::Error);
+                    }
+                    done
+                }
+            }
+        })
     }
 
     fn get_durable(&self, cf: Cf, key: &[u8]) -> Result<Option<Bytes>, EngineError> {
@@ -272,7 +362,7 @@ impl Engine for SimEngine {
 
 struct Snapshot<'a> {
     rows: Box<dyn EngineSnapshot + 'a>,
-    damaged: Option<Row>,
+    damaged: Option<Damaged>,
 }
 
 impl EngineSnapshot for Snapshot<'_> {}
@@ -291,7 +381,7 @@ impl EngineRead for Snapshot<'_> {
 
 struct Opened {
     rows: Box<dyn EngineRead + Send + Sync>,
-    damaged: Option<Row>,
+    damaged: Option<Damaged>,
 }
 
 impl EngineRead for Opened {
@@ -339,7 +429,10 @@ mod tests {
     use std::sync::atomic::{AtomicBool, Ordering};
 
     use super::*;
-    use crate::failpoint::{Action, Failpoints};
+    use crate::{
+        disk::{Operation, Returned},
+        failpoint::{Action, Failpoints},
+    };
 
     fn engine_with(key: &'static str) -> SimEngine {
         let engine = SimEngine::new(EngineKind::Memory);
@@ -351,6 +444,10 @@ mod tests {
 
     fn restarted(engine: &SimEngine) -> SimEngine {
         engine.restarted(Loss::Power, 1)
+    }
+
+    fn disk() -> Arc<DiskControl> {
+        Arc::new(DiskControl::new(1, "host"))
     }
 
     fn has(engine: &SimEngine, key: &str) -> bool {
@@ -389,7 +486,7 @@ mod tests {
             let (points, crashed) = (Arc::new(Failpoints::default()), Arc::new(AtomicBool::new(false)));
             let flag = crashed.clone();
             let crash = Arc::new(move |_, _| flag.store(true, Ordering::Relaxed));
-            engine.set_gate(Gate::new(points.clone(), crash));
+            engine.set_process(Gate::new(points.clone(), crash), disk(), None);
             points.arm(0, point, 1, action);
             engine.flush().unwrap_err();
             assert_eq!(has(&restarted(&engine), "a"), durable, "{point} {action:?}");
@@ -400,6 +497,22 @@ mod tests {
             );
             engine.flush().unwrap();
         }
+    }
+
+    #[test]
+    fn a_flush_that_fails_says_so_and_what_it_should_have_kept_is_not_durable() {
+        let engine = engine_with("a");
+        let (crash, disk) = (Arc::new(|_, _| ()), disk());
+        engine.set_process(Gate::new(Arc::default(), crash), disk.clone(), None);
+        disk.fail_after(1, Operation::Flush, 1);
+        engine.flush().unwrap_err();
+        assert!(!has(&restarted(&engine), "a"));
+        engine.flush().unwrap();
+        assert!(has(&restarted(&engine), "a"));
+        disk.set_full(true);
+        let full = (0..20).filter(|_| engine.flush().is_err()).count() as u64;
+        assert!(full > 0 && full < 20, "{full}");
+        assert_eq!(disk.returned(), Returned { errors: 1, full });
     }
 
     #[test]

@@ -51,7 +51,6 @@ pub struct Faults {
     /// Who may be damaged.
     atlas: Atlas,
     chance: Stream,
-    damaged: u64,
 }
 
 struct Active {
@@ -82,16 +81,10 @@ impl Faults {
             bands: Vec::new(),
             atlas,
             chance: Stream::new(plan.seed, &[&"damage"]),
-            damaged: 0,
         };
         faults.net.set_default(faults.good_link());
         faults.set_disks();
         faults
-    }
-
-    /// How often something was damaged.
-    pub fn damaged(&self) -> u64 {
-        self.damaged
     }
 
     /// When which fault held.
@@ -116,9 +109,9 @@ impl Faults {
         for (at_ms, begins, number) in steps.into_iter().filter(|(at_ms, ..)| time(*at_ms) <= end) {
             self.supervise_until(time(at_ms)).await;
             if begins {
-                self.begin(number, &plan.faults[number]).await;
+                self.begin(number, &plan.faults[number]);
             } else {
-                self.end(number).await;
+                self.end(number);
             }
         }
         self.supervise_until(end).await;
@@ -149,7 +142,7 @@ impl Faults {
     }
 
     /// Ends the faults that hurt one of these machines, or all if it is `None`.
-    pub async fn heal(&mut self, core: Option<&BTreeSet<usize>>) {
+    pub fn heal(&mut self, core: Option<&BTreeSet<usize>>) {
         let over: Vec<usize> = self
             .active
             .iter()
@@ -157,14 +150,14 @@ impl Faults {
             .map(|active| active.fault)
             .collect();
         for fault in over {
-            self.end(fault).await;
+            self.end(fault);
         }
         self.start_missing();
     }
 
     /// Heals these machines, and has nothing of the others: they are down until [`Faults::heal`] heals them too.
-    pub async fn isolate(&mut self, core: &BTreeSet<usize>) {
-        self.heal(Some(core)).await;
+    pub fn isolate(&mut self, core: &BTreeSet<usize>) {
+        self.heal(Some(core));
         let victims: BTreeSet<usize> = (0..self.nodes.len())
             .filter(|number| !core.contains(number))
             .collect();
@@ -176,11 +169,11 @@ impl Faults {
             for_ms: 0,
             what,
         };
-        self.begin(usize::MAX, &fault).await;
+        self.begin(usize::MAX, &fault);
         self.start_missing();
     }
 
-    async fn begin(&mut self, number: usize, fault: &Fault) {
+    fn begin(&mut self, number: usize, fault: &Fault) {
         let mut victims = fault
             .what
             .victims()
@@ -202,7 +195,7 @@ impl Faults {
         if let What::Transfer { shard, to } = fault.what {
             self.transfer(shard, to);
         }
-        let damage = self.damage(&victims, &fault.what).await;
+        let damage = self.damage(&victims, &fault.what);
         self.active.push(Active {
             fault: number,
             band: self.bands.len() - 1,
@@ -219,7 +212,7 @@ impl Faults {
     }
 
     /// Damages what the fault wants, where the atlas lets it.
-    async fn damage(&mut self, victims: &BTreeSet<usize>, what: &What) -> Vec<(usize, Damage)> {
+    fn damage(&mut self, victims: &BTreeSet<usize>, what: &What) -> Vec<(usize, Damage)> {
         let What::Damage { target, restart, .. } = *what else {
             return Vec::new();
         };
@@ -239,10 +232,9 @@ impl Faults {
             if restart {
                 node.kill();
             }
-            match damage::inflict(node, target, &mut self.chance).await {
+            match damage::inflict(node, target, &mut self.chance) {
                 Some(done) => {
                     tracing::info!(machine = victim, damage = ?done, "damaged");
-                    self.damaged += 1;
                     damage.push((*victim, done));
                 }
                 None => self.atlas.repaired(node.address()),
@@ -251,7 +243,7 @@ impl Faults {
         damage
     }
 
-    async fn end(&mut self, number: usize) {
+    fn end(&mut self, number: usize) {
         let Some(place) = self.active.iter().position(|active| active.fault == number) else {
             return;
         };
@@ -262,15 +254,11 @@ impl Faults {
             if let What::EmptyDisk { .. } = ended.what {
                 self.nodes[*victim].give_disk_back();
             }
-            if let What::DiskError { operation, .. } = ended.what {
-                self.nodes[*victim]
-                    .disk_control()
-                    .fail_no_more(operation_of(operation));
-            }
+            self.nodes[*victim].disk_control().fail_no_more(number);
         }
         for (victim, damage) in &ended.damage {
             let node = &self.nodes[*victim];
-            damage::repair(node, damage).await;
+            damage::repair(node, damage);
             self.atlas.repaired(node.address());
         }
         self.settle();
@@ -301,7 +289,8 @@ impl Faults {
                 node.set_disk_capacity(node.disk().used().saturating_add(*room));
             }
             What::DiskError { operation, after, .. } => {
-                node.disk_control().fail_after(operation_of(*operation), *after);
+                let control = node.disk_control();
+                control.fail_after(number, operation_of(*operation), *after);
             }
             What::Failpoint {
                 point, hit, action, ..
@@ -461,6 +450,7 @@ fn operation_of(operation: DiskOperation) -> disk::Operation {
         DiskOperation::Read => disk::Operation::Read,
         DiskOperation::Write => disk::Operation::Write,
         DiskOperation::Sync => disk::Operation::Sync,
+        DiskOperation::Flush => disk::Operation::Flush,
     }
 }
 
@@ -488,6 +478,8 @@ impl Active {
                 spec.reset_after = spec.reset_after.max(links.reset_after);
                 spec.duplicate = spec.duplicate.max(links.duplicate);
                 spec.replay = spec.replay.max(links.replay);
+                let narrow = (links.bandwidth > 0).then_some(links.bandwidth);
+                spec.bandwidth = [spec.bandwidth, narrow].into_iter().flatten().min();
             }
             _ => {}
         }

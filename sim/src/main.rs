@@ -19,7 +19,7 @@ use kvsvr_sim::{
     plan::Plan,
     run,
     shrink::{self, Shrink},
-    sometimes::EVENTS,
+    sometimes::demanded,
     sweep::{self, Summary, Sweep, Work},
     timeline,
 };
@@ -261,8 +261,9 @@ fn command(command: Command) -> Result<bool, String> {
                 ..many.sweep()
             };
             let summary = sweep::sweep(&sweep).map_err(|error| error.to_string())?;
+            let demanded = demanded(many.limits.how.engine.unwrap_or_default());
             let missing = match all_events.unwrap_or(summary.seeds >= ALL_EVENTS_FROM) {
-                true => summary.missing(&EVENTS),
+                true => summary.missing(&demanded),
                 false => Vec::new(),
             };
             report(&summary, &missing);

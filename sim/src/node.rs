@@ -196,6 +196,7 @@ impl SimNode {
 
     /// Sets how many bytes its disk has: what does not fit fails with ENOSPC. Files that are there stay.
     pub fn set_disk_capacity(&self, bytes: u64) {
+        self.0.disk_control.set_full(bytes != u64::MAX);
         let mut state = self.0.state.lock();
         state.capacity = bytes;
         state.disk.set_capacity(bytes);
@@ -262,7 +263,7 @@ impl SimNode {
         let engine = state.engine.clone();
         let control = self.0.disk_control.clone();
         let gate = self.gate(process);
-        engine.set_gate(gate.clone());
+        engine.set_process(gate.clone(), control.clone(), Some(host.id()));
         let disk: DynDisk = Arc::new(SimDisk::mount(state.disk.clone(), control, &host, Some(gate)));
         drop(state);
         self.0.clock.attach(host.id());

@@ -217,7 +217,7 @@ pub enum What {
         /// Bytes that still fit.
         room: u64,
     },
-    /// After so many operations of this kind one of them fails with EIO; the process is started again at the end.
+    /// After so many operations of this kind one of them fails with EIO.
     DiskError {
         /// Whose.
         victims: Victims,
@@ -303,6 +303,13 @@ pub struct BadLinks {
     pub duplicate: f64,
     /// An old message is played again.
     pub replay: f64,
+    /// Bytes a second, all connections of a link together; 0 = as many as there are.
+    #[serde(skip_serializing_if = "is_zero")]
+    pub bandwidth: u64,
+}
+
+fn is_zero(number: &u64) -> bool {
+    *number == 0
 }
 
 /// As [`crate::disk::Operation`].
@@ -313,6 +320,7 @@ pub enum DiskOperation {
     Read,
     Write,
     Sync,
+    Flush,
 }
 
 impl Plan {

@@ -147,7 +147,6 @@ impl<'a> World<'a> {
         let failures = self.under(&mut faults).await;
         let mut seen = self.seen.lock();
         seen.record.bands = faults.bands().to_vec();
-        seen.sometimes.add("damaged", faults.damaged());
         failures
     }
 
@@ -176,7 +175,7 @@ impl<'a> World<'a> {
         faults.run(self.plan).await;
         let mut failures = Vec::new();
         failures.extend(self.serve_again(faults).await);
-        faults.heal(None).await;
+        faults.heal(None);
         let until = Instant::now() + RECOVERY;
         stop.set();
         let Ok(mut run) = faults.supervising(working).await else {
@@ -252,7 +251,7 @@ impl<'a> World<'a> {
         while core.len() <= self.plan.nodes / 2 {
             core.insert(chance.index(self.plan.nodes));
         }
-        faults.isolate(&core).await;
+        faults.isolate(&core);
         let (operator, shards) = (self.operator.clone(), self.plan.shards);
         let probing = self.operator_host.spawn(async move {
             for number in 0..shards * 8 {

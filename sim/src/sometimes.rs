@@ -4,17 +4,19 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use kvsvr::store::STAGING_DIR;
 use kvsvr_jepsen::history::{self, Call, End, Event, Reply, Seen, paired};
 
 use crate::{
+    engine::EngineKind,
     failpoint::Step,
     invariants::{Moment, Replica, Role},
     net::{Fate, SimNet},
     node::{Found, SimNode},
 };
 
-/// All of them.
-pub const EVENTS: [&str; 45] = [
+/// Those of every sweep.
+pub const EVENTS: [&str; 50] = [
     "leader_changed",
     "two_leaders_of_different_terms",
     "leader_without_quorum_stepped_down",
@@ -31,7 +33,12 @@ pub const EVENTS: [&str; 45] = [
     "log_failed",
     "failpoint_fired",
     "failpoint_around_a_snapshot_fired",
-    "damaged",
+    "disk_error_returned",
+    "no_space_returned",
+    "name_lost_at_power_loss",
+    "damaged_log_read",
+    "damaged_snapshot_read",
+    "damaged_row_read",
     "damaged_node_refused_to_start",
     "all_nodes_down",
     "quorum_lost_then_regained",
@@ -62,6 +69,21 @@ pub const EVENTS: [&str; 45] = [
     "committed_log_known",
 ];
 
+/// Those of sweeps of nodes on RocksDB, besides.
+const ROCKS_EVENTS: [&str; 5] = [
+    "rocks_ended_within",
+    "rocks_flush_failed",
+    "rocks_name_lost",
+    "rocks_partial_tail_kept",
+    "rocks_unsynced_bytes_lost",
+];
+
+/// What a sweep of nodes on this engine must have met.
+pub fn demanded(engine: EngineKind) -> Vec<&'static str> {
+    let besides: &[&str] = if engine.is_default() { &[] } else { &ROCKS_EVENTS };
+    EVENTS.iter().chain(besides).copied().collect()
+}
+
 /// Counts of events.
 #[derive(Debug, Default)]
 pub struct Sometimes {
@@ -82,8 +104,10 @@ impl Sometimes {
     /// How often each happened.
     pub fn counts(&self) -> BTreeMap<String, u64> {
         let count = |event: &&'static str| self.counts.get(*event).copied().unwrap_or(0);
+        let happened = ROCKS_EVENTS.iter().filter(|event| count(event) > 0);
         EVENTS
             .iter()
+            .chain(happened)
             .map(|event| ((*event).to_owned(), count(event)))
             .collect()
     }
@@ -216,6 +240,21 @@ impl Sometimes {
             };
             self.add(event, count);
         }
+        let returned = node.disk_control().returned();
+        self.add("disk_error_returned", returned.errors);
+        self.add("no_space_returned", returned.full);
+        let history = node.disk().history();
+        self.add("name_lost_at_power_loss", history.lost_names);
+        for (path, reads) in history.damaged_reads {
+            let event = match path.starts_with(STAGING_DIR) {
+                true => "damaged_snapshot_read",
+                false => "damaged_log_read",
+            };
+            self.add(event, reads);
+        }
+        for (event, count) in node.engine().events() {
+            self.add(event, count);
+        }
         for (point, _) in node.failpoints().fired() {
             self.count("failpoint_fired");
             let around = [
@@ -272,7 +311,10 @@ impl Sometimes {
 
     /// Adds to the count of an event of the list.
     pub fn add(&mut self, event: &'static str, count: u64) {
-        debug_assert!(EVENTS.contains(&event), "{event}");
+        debug_assert!(
+            EVENTS.contains(&event) || ROCKS_EVENTS.contains(&event),
+            "{event}"
+        );
         *self.counts.entry(event).or_default() += count;
     }
 

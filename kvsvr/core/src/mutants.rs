@@ -33,7 +33,7 @@ impl Mutant {
 }
 
 /// All of them, by name.
-pub const MUTANTS: [Mutant; 43] = [
+pub const MUTANTS: [Mutant; 44] = [
     Mutant {
         name: "ack-before-fsync",
         breaks: "The log acknowledges blocks that are in the page cache only.",
@@ -154,6 +154,25 @@ pub const MUTANTS: [Mutant; 43] = [
         origin: "Viewstamped Replication Revisited (2012), section 4.1: the client table expects one \
                  request at a time; RIFL (SOSP 2015), section 3.",
         expected: &["linear", "revisions", "counter", "set_list", "bank", "committed"],
+    },
+    Mutant {
+        name: "directory-not-synced",
+        breaks: "The log's directory is not synced when a new segment gets its name: after a power failure the \
+                 segment is not found.",
+        origin: "All File Systems Are Not Created Equal (OSDI 2014): systems that sync a new file and not the \
+                 directory that has its name.",
+        expected: &[
+            "service",
+            "convergence",
+            "leader_completeness",
+            "committed_immutable",
+            "monotonic",
+            "order_of_indexes",
+            "vote_durability",
+            "revisions",
+            "committed",
+            "process",
+        ],
     },
     Mutant {
         name: "flush-not-atomic",

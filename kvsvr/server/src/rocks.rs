@@ -204,6 +204,13 @@ impl RocksEngine {
                 .create_dir(&dir)
                 .map_err(|e| io_error("create", &dir, &e))?;
         }
+        // RocksDB syncs the directory of a database, not those above it: without their names all that it has flushed is lost.
+        let above = path
+            .parent()
+            .map(|dir| if dir == Path::new("") { Path::new(".") } else { dir });
+        for dir in [Some(path), above].into_iter().flatten() {
+            ground.sync_dir(dir).map_err(|e| io_error("sync", dir, &e))?;
+        }
         let direct_io = ground.has_direct_io(path);
         let shared = Shared::new(options, ground, direct_io);
         let db = DB::open_cf_descriptors(&shared.database(), path.join(DB_DIR), shared.column_families())

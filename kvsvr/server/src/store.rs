@@ -185,7 +185,7 @@ impl DataLock {
             path: path.display().to_string(),
             source,
         };
-        fs::create_dir_all(path).map_err(|error| failed(path, error))?;
+        create_durably(path).map_err(|error| failed(path, error))?;
         Self::lock(
             path,
             fs::OpenOptions::new().create(true).truncate(false).write(true),
@@ -228,6 +228,17 @@ impl DataLock {
     pub fn path(&self) -> &Path {
         &self.path
     }
+}
+
+/// Creates a directory and those above it, unless they are there, so that a power failure leaves their names.
+fn create_durably(path: &Path) -> io::Result<()> {
+    let missing: Vec<&Path> = path.ancestors().take_while(|dir| !dir.exists()).collect();
+    fs::create_dir_all(path)?;
+    for dir in missing.into_iter().filter_map(Path::parent) {
+        let dir = if dir == Path::new("") { Path::new(".") } else { dir };
+        fs::File::open(dir)?.sync_all()?;
+    }
+    Ok(())
 }
 
 /// An open data directory.

@@ -1,27 +1,29 @@
 // A disk in memory for RocksDB, used by one process after the other, that loses power: src/lib.rs says what it does.
 //
-// RocksDB's FaultInjectionTestFS keeps what a file was given and not synced, and the names that a directory got since it was synced. What
-// it has not is here, above it: the end of a process at a chosen operation, parts of what was not synced that survive, and locks that a
-// dead process does not hold on to.
+// What is on the disk, and what a power loss leaves of it, is in src/files.h. Here is RocksDB's view of it, and processes: one may end at a chosen
+// operation, and one that has ended reaches nothing any more and holds on to no locks.
 
+#include <algorithm>
 #include <cstdlib>
 #include <cstring>
-#include <map>
 #include <memory>
 #include <mutex>
-#include <set>
 #include <string>
 #include <utility>
 #include <vector>
 
 #include "env/composite_env_wrapper.h"
+#include "files.h"
 #include "rocksdb/env.h"
 #include "rocksdb/file_system.h"
 #include "rocksdb/system_clock.h"
-#include "util/random.h"
-#include "utilities/fault_injection_fs.h"
 
 using namespace ROCKSDB_NAMESPACE;
+using kvsvr_sim::Change;
+using kvsvr_sim::Content;
+using kvsvr_sim::Counts;
+using kvsvr_sim::Node;
+using kvsvr_sim::Tree;
 
 // As the C interface has it.
 struct rocksdb_env_t {
@@ -31,105 +33,348 @@ struct rocksdb_env_t {
 
 namespace {
 
-class File;
+// What happens at an operation.
+enum class Event { kKill, kPowerLoss, kError };
 
-// How a process ends.
-struct End {
-  bool power;
-  uint32_t seed;
+// What outlives processes.
+struct Machine {
+  std::mutex mutex;
+  Tree tree;
+  Counts counts;
+  uint64_t ended_within = 0;
+  uint64_t errors = 0;
 };
 
-// The disk as one process uses it.
-class Process : public FileSystemWrapper {
+IOStatus Missing(const std::string& path) { return IOStatus::PathNotFound(path); }
+
+// A process, as its files know it.
+class Life {
  public:
-  explicit Process(const std::shared_ptr<FaultInjectionTestFS>& faults)
-      : FileSystemWrapper(faults), faults_(faults) {}
+  explicit Life(const std::shared_ptr<Machine>& machine) : machine_(machine) {}
 
-  const char* Name() const override { return "SimulatedProcess"; }
+  Machine& machine() { return *machine_; }
 
-  // The process ends at the n-th operation from now on, before it is carried out; with 0 at none.
-  void Arm(uint64_t n, End end) {
-    std::lock_guard<std::mutex> guard(mutex_);
+  // Something happens at the n-th operation from now on, before it is carried out; with 0 nothing does.
+  void Arm(uint64_t n, Event event, uint32_t seed) {
+    std::lock_guard<std::mutex> guard(machine_->mutex);
     left_ = n;
-    armed_ = end;
+    event_ = event;
+    seed_ = seed;
   }
 
-  void Finish(End end) {
-    std::lock_guard<std::mutex> guard(mutex_);
-    FinishLocked(end);
+  void End(Event event, uint32_t seed) {
+    std::lock_guard<std::mutex> guard(machine_->mutex);
+    EndLocked(event, seed);
   }
 
   bool Ended() {
-    std::lock_guard<std::mutex> guard(mutex_);
+    std::lock_guard<std::mutex> guard(machine_->mutex);
     return ended_;
   }
 
-  // What went wrong with the disk itself; empty if nothing.
-  std::string Broken() {
-    std::lock_guard<std::mutex> guard(mutex_);
-    return broken_;
-  }
-
-  // Carries out what makes something durable or visible, as long as the process lives.
+  // Carries out what makes something durable or visible, if the process lives.
   template <typename Operation>
   IOStatus Do(Operation operation) {
-    std::lock_guard<std::mutex> guard(mutex_);
-    if (left_ > 0 && --left_ == 0) FinishLocked(armed_);
-    return operation();
+    std::lock_guard<std::mutex> guard(machine_->mutex);
+    if (!ended_ && left_ > 0 && --left_ == 0) {
+      if (event_ == Event::kError) {
+        ++machine_->errors;
+        return IOStatus::IOError("injected input/output error");
+      }
+      ++machine_->ended_within;
+      EndLocked(event_, seed_);
+    }
+    return ended_ ? Gone() : operation();
   }
 
   // Carries out what does neither.
   template <typename Operation>
   IOStatus Quietly(Operation operation) {
-    std::lock_guard<std::mutex> guard(mutex_);
-    return operation();
+    std::lock_guard<std::mutex> guard(machine_->mutex);
+    return ended_ ? Gone() : operation();
   }
 
-  IOStatus NewWritableFile(const std::string& name, const FileOptions& options,
-                           std::unique_ptr<FSWritableFile>* result,
-                           IODebugContext* dbg) override;
+ private:
+  static IOStatus Gone() { return IOStatus::IOError("the process has ended"); }
 
-  IOStatus NewDirectory(const std::string& name, const IOOptions& options,
-                        std::unique_ptr<FSDirectory>* result,
-                        IODebugContext* dbg) override;
+  void EndLocked(Event event, uint32_t seed) {
+    if (ended_) return;
+    ended_ = true;
+    if (event == Event::kPowerLoss) machine_->tree.LosePower(seed, &machine_->counts);
+  }
 
-  IOStatus RenameFile(const std::string& from, const std::string& to,
-                      const IOOptions& options, IODebugContext* dbg) override {
-    return Do([&] {
-      IOStatus done = target()->RenameFile(from, to, options, dbg);
-      // New names in a directory that is renamed are looked for in the old one at a power loss, and not found.
-      if (done.ok()) faults_->SyncDir(from);
-      return done;
+  const std::shared_ptr<Machine> machine_;
+  uint64_t left_ = 0;
+  Event event_ = Event::kKill;
+  uint32_t seed_ = 0;
+  bool ended_ = false;
+};
+
+using SharedLife = std::shared_ptr<Life>;
+
+class Writer : public FSWritableFile {
+ public:
+  Writer(const SharedLife& life, const std::shared_ptr<Content>& content)
+      : life_(life), content_(content) {}
+
+  using FSWritableFile::Append;
+  IOStatus Append(const Slice& data, const IOOptions&, IODebugContext*) override {
+    return life_->Quietly([&] {
+      content_->data.append(data.data(), data.size());
+      return IOStatus::OK();
     });
   }
 
-  IOStatus LinkFile(const std::string& from, const std::string& to,
-                    const IOOptions& options, IODebugContext* dbg) override {
-    return Do([&] { return target()->LinkFile(from, to, options, dbg); });
-  }
-
-  IOStatus DeleteFile(const std::string& name, const IOOptions& options,
-                      IODebugContext* dbg) override {
-    return Quietly([&] { return target()->DeleteFile(name, options, dbg); });
-  }
-
-  // FaultInjectionTestFS lets a dead process do these.
-  IOStatus CreateDir(const std::string& name, const IOOptions& options,
-                     IODebugContext* dbg) override {
-    return Quietly([&] {
-      return ended_ ? faults_->GetError() : target()->CreateDir(name, options, dbg);
+  IOStatus Truncate(uint64_t size, const IOOptions&, IODebugContext*) override {
+    return life_->Quietly([&] {
+      content_->data.resize(size);
+      content_->synced = std::min<size_t>(content_->synced, size);
+      return IOStatus::OK();
     });
   }
-  IOStatus CreateDirIfMissing(const std::string& name, const IOOptions& options,
-                              IODebugContext* dbg) override {
-    return Quietly([&] {
-      return ended_ ? faults_->GetError() : target()->CreateDirIfMissing(name, options, dbg);
+
+  IOStatus Sync(const IOOptions&, IODebugContext*) override {
+    return life_->Do([&] {
+      content_->synced = content_->data.size();
+      return IOStatus::OK();
     });
   }
-  IOStatus DeleteDir(const std::string& name, const IOOptions& options,
-                     IODebugContext* dbg) override {
-    return Quietly([&] {
-      return ended_ ? faults_->GetError() : target()->DeleteDir(name, options, dbg);
+  // Only begins to write: nothing is durable before Sync.
+  IOStatus RangeSync(uint64_t, uint64_t, const IOOptions&, IODebugContext*) override {
+    return IOStatus::OK();
+  }
+  IOStatus Flush(const IOOptions&, IODebugContext*) override { return IOStatus::OK(); }
+  IOStatus Close(const IOOptions&, IODebugContext*) override { return IOStatus::OK(); }
+
+  uint64_t GetFileSize(const IOOptions&, IODebugContext*) override {
+    uint64_t size = 0;
+    life_->Quietly([&] {
+      size = content_->data.size();
+      return IOStatus::OK();
+    }).PermitUncheckedError();
+    return size;
+  }
+
+ private:
+  const SharedLife life_;
+  const std::shared_ptr<Content> content_;
+};
+
+IOStatus ReadAt(Life& life, const Content& content, uint64_t offset, size_t n, Slice* result,
+                char* scratch) {
+  *result = Slice(scratch, 0);
+  return life.Quietly([&] {
+    if (offset < content.data.size()) {
+      const size_t read = std::min<size_t>(n, content.data.size() - offset);
+      memcpy(scratch, content.data.data() + offset, read);
+      *result = Slice(scratch, read);
+    }
+    return IOStatus::OK();
+  });
+}
+
+class Sequential : public FSSequentialFile {
+ public:
+  Sequential(const SharedLife& life, const std::shared_ptr<Content>& content)
+      : life_(life), content_(content) {}
+
+  IOStatus Read(size_t n, const IOOptions&, Slice* result, char* scratch,
+                IODebugContext*) override {
+    IOStatus done = ReadAt(*life_, *content_, at_, n, result, scratch);
+    at_ += result->size();
+    return done;
+  }
+  IOStatus Skip(uint64_t n) override {
+    at_ += n;
+    return IOStatus::OK();
+  }
+
+ private:
+  const SharedLife life_;
+  const std::shared_ptr<Content> content_;
+  uint64_t at_ = 0;
+};
+
+class RandomAccess : public FSRandomAccessFile {
+ public:
+  RandomAccess(const SharedLife& life, const std::shared_ptr<Content>& content)
+      : life_(life), content_(content) {}
+
+  IOStatus Read(uint64_t offset, size_t n, const IOOptions&, Slice* result, char* scratch,
+                IODebugContext*) const override {
+    return ReadAt(*life_, *content_, offset, n, result, scratch);
+  }
+  IOStatus Prefetch(uint64_t, size_t, const IOOptions&, IODebugContext*) override {
+    return IOStatus::OK();
+  }
+  IOStatus GetFileSize(uint64_t* size) override {
+    return life_->Quietly([&] {
+      *size = content_->data.size();
+      return IOStatus::OK();
+    });
+  }
+
+ private:
+  const SharedLife life_;
+  const std::shared_ptr<Content> content_;
+};
+
+class OpenDirectory : public FSDirectory {
+ public:
+  OpenDirectory(const SharedLife& life, const std::shared_ptr<kvsvr_sim::Directory>& directory)
+      : life_(life), directory_(directory) {}
+
+  IOStatus Fsync(const IOOptions&, IODebugContext*) override {
+    return life_->Do([&] {
+      directory_->Sync();
+      return IOStatus::OK();
+    });
+  }
+  IOStatus Close(const IOOptions&, IODebugContext*) override { return IOStatus::OK(); }
+
+ private:
+  const SharedLife life_;
+  const std::shared_ptr<kvsvr_sim::Directory> directory_;
+};
+
+// RocksDB's info log, which nobody reads.
+class Silent : public Logger {
+ public:
+  using Logger::Logv;
+  void Logv(const char*, va_list) override {}
+  size_t GetLogFileSize() const override { return 0; }
+};
+
+// The disk as one process uses it.
+class Process : public FileSystem {
+ public:
+  explicit Process(const std::shared_ptr<Machine>& machine)
+      : life_(std::make_shared<Life>(machine)) {}
+
+  const char* Name() const override { return "SimulatedProcess"; }
+  Life& life() { return *life_; }
+
+  IOStatus NewSequentialFile(const std::string& path, const FileOptions&,
+                             std::unique_ptr<FSSequentialFile>* result,
+                             IODebugContext*) override {
+    return WithFile(path, [&](auto file) { *result = std::make_unique<Sequential>(life_, file); });
+  }
+
+  IOStatus NewRandomAccessFile(const std::string& path, const FileOptions&,
+                               std::unique_ptr<FSRandomAccessFile>* result,
+                               IODebugContext*) override {
+    return WithFile(path,
+                    [&](auto file) { *result = std::make_unique<RandomAccess>(life_, file); });
+  }
+
+  IOStatus NewWritableFile(const std::string& path, const FileOptions&,
+                           std::unique_ptr<FSWritableFile>* result, IODebugContext*) override {
+    return life_->Do([&] { return Open(path, true, result); });
+  }
+
+  IOStatus ReopenWritableFile(const std::string& path, const FileOptions&,
+                              std::unique_ptr<FSWritableFile>* result, IODebugContext*) override {
+    return life_->Do([&] { return Open(path, false, result); });
+  }
+
+  IOStatus NewDirectory(const std::string& path, const IOOptions&,
+                        std::unique_ptr<FSDirectory>* result, IODebugContext*) override {
+    return life_->Quietly([&] {
+      const Node node = tree().Find(path);
+      if (!node.directory) return Missing(path);
+      *result = std::make_unique<OpenDirectory>(life_, node.directory);
+      return IOStatus::OK();
+    });
+  }
+
+  IOStatus FileExists(const std::string& path, const IOOptions&, IODebugContext*) override {
+    return life_->Quietly(
+        [&] { return tree().Find(path).Exists() ? IOStatus::OK() : IOStatus::NotFound(path); });
+  }
+
+  IOStatus GetChildren(const std::string& path, const IOOptions&,
+                       std::vector<std::string>* names, IODebugContext*) override {
+    names->clear();
+    return life_->Quietly([&] {
+      const Node node = tree().Find(path);
+      if (!node.directory) return IOStatus::NotFound(path);
+      for (const auto& [name, child] : node.directory->names) names->push_back(name);
+      return IOStatus::OK();
+    });
+  }
+
+  IOStatus DeleteFile(const std::string& path, const IOOptions&, IODebugContext*) override {
+    return life_->Quietly([&] {
+      if (!tree().Find(path).file) return Missing(path);
+      return Set(path, {});
+    });
+  }
+
+  IOStatus CreateDir(const std::string& path, const IOOptions&, IODebugContext*) override {
+    return life_->Quietly([&] {
+      if (tree().Find(path).Exists()) return IOStatus::IOError(path, "exists");
+      return Set(path, Node{nullptr, std::make_shared<kvsvr_sim::Directory>()});
+    });
+  }
+
+  IOStatus CreateDirIfMissing(const std::string& path, const IOOptions&,
+                              IODebugContext*) override {
+    return life_->Quietly([&] {
+      if (tree().Find(path).directory) return IOStatus::OK();
+      return Set(path, Node{nullptr, std::make_shared<kvsvr_sim::Directory>()});
+    });
+  }
+
+  IOStatus DeleteDir(const std::string& path, const IOOptions&, IODebugContext*) override {
+    return life_->Quietly([&] {
+      const Node node = tree().Find(path);
+      if (!node.directory) return Missing(path);
+      if (!node.directory->names.empty()) return IOStatus::IOError(path, "is not empty");
+      return Set(path, {});
+    });
+  }
+
+  IOStatus GetFileSize(const std::string& path, const IOOptions&, uint64_t* size,
+                       IODebugContext*) override {
+    return WithFile(path, [&](auto file) { *size = file->data.size(); });
+  }
+
+  // Nothing is older than anything: the clock stands still.
+  IOStatus GetFileModificationTime(const std::string& path, const IOOptions&, uint64_t* time,
+                                   IODebugContext*) override {
+    return WithFile(path, [&](auto) { *time = 0; });
+  }
+
+  IOStatus RenameFile(const std::string& from, const std::string& to, const IOOptions&,
+                      IODebugContext*) override {
+    return life_->Do([&] {
+      const auto [source, old_name] = tree().Place(from);
+      const auto [target, new_name] = tree().Place(to);
+      const Node node = tree().Find(from);
+      if (!node.Exists() || !target) return Missing(from);
+      if (source != target) return IOStatus::NotSupported(from, "goes to another directory");
+      source->Set(Change{{old_name, {}}, {new_name, node}});
+      return IOStatus::OK();
+    });
+  }
+
+  IOStatus LinkFile(const std::string& from, const std::string& to, const IOOptions&,
+                    IODebugContext*) override {
+    return life_->Do([&] {
+      const Node node = tree().Find(from);
+      if (!node.file) return Missing(from);
+      if (tree().Find(to).Exists()) return IOStatus::IOError(to, "exists");
+      return Set(to, node);
+    });
+  }
+
+  IOStatus SyncFile(const std::string& path, const FileOptions&, const IOOptions&, bool,
+                    IODebugContext*) override {
+    return life_->Do([&] {
+      const Node node = tree().Find(path);
+      if (!node.file) return Missing(path);
+      node.file->synced = node.file->data.size();
+      return IOStatus::OK();
     });
   }
 
@@ -144,147 +389,77 @@ class Process : public FileSystemWrapper {
     return IOStatus::OK();
   }
 
- private:
-  friend class File;
-
-  void FinishLocked(End end);
-
-  const std::shared_ptr<FaultInjectionTestFS> faults_;
-  std::mutex mutex_;
-  // Files that are open for writing, in the order in which they were opened.
-  std::map<uint64_t, File*> open_;
-  uint64_t opened_ = 0;
-  uint64_t left_ = 0;
-  End armed_ = {};
-  bool ended_ = false;
-  std::string broken_;
-};
-
-// A file that is open for writing. What its process's lock protects is protected.
-class File : public FSWritableFileOwnerWrapper {
- public:
-  File(std::unique_ptr<FSWritableFile>&& file, Process* process, uint64_t number)
-      : FSWritableFileOwnerWrapper(std::move(file)), process_(process), number_(number) {
-    process_->open_[number_] = this;
-  }
-
-  ~File() override {
-    std::lock_guard<std::mutex> guard(process_->mutex_);
-    process_->open_.erase(number_);
-  }
-
-  IOStatus Append(const Slice& data, const IOOptions& options, IODebugContext* dbg) override {
-    return Appended(data, [&] { return target()->Append(data, options, dbg); });
-  }
-  IOStatus Append(const Slice& data, const IOOptions& options,
-                  const DataVerificationInfo& info, IODebugContext* dbg) override {
-    return Appended(data, [&] { return target()->Append(data, options, info, dbg); });
-  }
-
-  IOStatus Sync(const IOOptions& options, IODebugContext* dbg) override {
-    return process_->Do([&] { return SyncLocked(options, dbg); });
-  }
-  IOStatus Fsync(const IOOptions& options, IODebugContext* dbg) override {
-    return Sync(options, dbg);
-  }
-  // Only begins to write: nothing is durable before Sync.
-  IOStatus RangeSync(uint64_t, uint64_t, const IOOptions&, IODebugContext*) override {
+  IOStatus NewLogger(const std::string&, const IOOptions&, std::shared_ptr<Logger>* result,
+                     IODebugContext*) override {
+    *result = std::make_shared<Silent>();
     return IOStatus::OK();
   }
 
-  IOStatus Close(const IOOptions& options, IODebugContext* dbg) override {
-    return process_->Quietly([&] {
-      process_->open_.erase(number_);
-      return target()->Close(options, dbg);
+  IOStatus GetTestDirectory(const IOOptions&, std::string* path, IODebugContext*) override {
+    *path = "/test";
+    return IOStatus::OK();
+  }
+  IOStatus GetAbsolutePath(const std::string& path, const IOOptions&, std::string* absolute,
+                           IODebugContext*) override {
+    *absolute = path;
+    return IOStatus::OK();
+  }
+  IOStatus IsDirectory(const std::string& path, const IOOptions&, bool* is_directory,
+                       IODebugContext*) override {
+    return life_->Quietly([&] {
+      const Node node = tree().Find(path);
+      *is_directory = node.directory != nullptr;
+      return node.Exists() ? IOStatus::OK() : Missing(path);
     });
   }
 
-  // The process ends: its page cache goes on without it, or the power is gone and some of it was written.
-  IOStatus Leave(bool power, Random* chance) {
-    const IOOptions options;
-    if (!power) return SyncLocked(options, nullptr);
-    const uint64_t lost = written_ - synced_;
-    if (lost == 0 || chance->OneIn(2)) return IOStatus::OK();
-    const uint64_t kept = chance->Uniform(static_cast<int>(lost)) + 1;
-    return target()->RangeSync(synced_, kept, options, nullptr);
-  }
-
- private:
-  template <typename Operation>
-  IOStatus Appended(const Slice& data, Operation operation) {
-    return process_->Quietly([&] {
-      IOStatus done = operation();
-      if (done.ok()) written_ += data.size();
-      return done;
+  // Makes a directory and those above it.
+  IOStatus CreateDirs(const std::string& path) {
+    return life_->Quietly([&] {
+      return tree().MakeDirectories(path) ? IOStatus::OK() : IOStatus::IOError(path, "is a file");
     });
   }
 
-  IOStatus SyncLocked(const IOOptions& options, IODebugContext* dbg) {
-    IOStatus done = target()->Sync(options, dbg);
-    if (done.ok()) synced_ = written_;
-    return done;
-  }
-
-  Process* const process_;
-  const uint64_t number_;
-  uint64_t written_ = 0;
-  uint64_t synced_ = 0;
-};
-
-class Directory : public FSDirectoryWrapper {
- public:
-  Directory(std::unique_ptr<FSDirectory>&& directory, Process* process)
-      : FSDirectoryWrapper(std::move(directory)), process_(process) {}
-
-  IOStatus Fsync(const IOOptions& options, IODebugContext* dbg) override {
-    return process_->Do([&] { return FSDirectoryWrapper::Fsync(options, dbg); });
-  }
-  IOStatus FsyncWithDirOptions(const IOOptions& options, IODebugContext* dbg,
-                               const DirFsyncOptions& what) override {
-    return process_->Do(
-        [&] { return FSDirectoryWrapper::FsyncWithDirOptions(options, dbg, what); });
-  }
-
  private:
-  Process* const process_;
+  Tree& tree() { return life_->machine().tree; }
+
+  template <typename Use>
+  IOStatus WithFile(const std::string& path, Use use) {
+    return life_->Quietly([&] {
+      const Node node = tree().Find(path);
+      if (!node.file) return Missing(path);
+      use(node.file);
+      return IOStatus::OK();
+    });
+  }
+
+  IOStatus Set(const std::string& path, const Node& node) {
+    const auto [directory, name] = tree().Place(path);
+    if (!directory) return Missing(path);
+    directory->Set(Change{{name, node}});
+    return IOStatus::OK();
+  }
+
+  IOStatus Open(const std::string& path, bool cut, std::unique_ptr<FSWritableFile>* result) {
+    Node node = tree().Find(path);
+    if (node.directory) return IOStatus::IOError(path, "is a directory");
+    if (!node.file) {
+      node.file = std::make_shared<Content>();
+      IOStatus done = Set(path, node);
+      if (!done.ok()) return done;
+    } else if (cut) {
+      *node.file = Content();
+    }
+    *result = std::make_unique<Writer>(life_, node.file);
+    return IOStatus::OK();
+  }
+
+  const SharedLife life_;
 };
-
-IOStatus Process::NewWritableFile(const std::string& name, const FileOptions& options,
-                                  std::unique_ptr<FSWritableFile>* result,
-                                  IODebugContext* dbg) {
-  return Do([&] {
-    std::unique_ptr<FSWritableFile> file;
-    IOStatus done = target()->NewWritableFile(name, options, &file, dbg);
-    if (done.ok()) *result = std::make_unique<File>(std::move(file), this, ++opened_);
-    return done;
-  });
-}
-
-IOStatus Process::NewDirectory(const std::string& name, const IOOptions& options,
-                               std::unique_ptr<FSDirectory>* result, IODebugContext* dbg) {
-  std::unique_ptr<FSDirectory> directory;
-  IOStatus done = target()->NewDirectory(name, options, &directory, dbg);
-  if (done.ok()) *result = std::make_unique<Directory>(std::move(directory), this);
-  return done;
-}
-
-void Process::FinishLocked(End end) {
-  if (ended_) return;
-  ended_ = true;
-  Random chance(end.seed);
-  IOStatus done;
-  for (const auto& [number, file] : open_) {
-    if (done.ok()) done = file->Leave(end.power, &chance);
-  }
-  if (done.ok() && end.power) {
-    done = faults_->DeleteFilesCreatedAfterLastDirSync(IOOptions(), nullptr);
-  }
-  if (!done.ok()) broken_ = done.ToString();
-  faults_->SetFilesystemActive(false);
-}
 
 struct Disk {
-  std::unique_ptr<Env> env;
+  std::shared_ptr<Machine> machine;
+  std::shared_ptr<SystemClock> clock;
 };
 
 struct Mount {
@@ -303,6 +478,14 @@ IOStatus RemoveDir(FileSystem* fs, const std::string& path) {
   return done.ok() ? fs->DeleteDir(path, options, nullptr) : done;
 }
 
+IOStatus SyncDir(FileSystem* fs, const std::string& path) {
+  std::unique_ptr<FSDirectory> directory;
+  IOStatus done = fs->NewDirectory(path, IOOptions(), &directory, nullptr);
+  return done.ok() ? directory->Fsync(IOOptions(), nullptr) : done;
+}
+
+Event EventOf(int power) { return power != 0 ? Event::kPowerLoss : Event::kKill; }
+
 char* Text(const std::string& text) { return strdup(text.c_str()); }
 
 // Nothing if it went well, else why not.
@@ -312,15 +495,29 @@ char* Error(const IOStatus& status) { return status.ok() ? nullptr : Text(status
 
 extern "C" {
 
-Disk* kvsvr_disk_new() { return new Disk{std::unique_ptr<Env>(NewMemEnv(Env::Default()))}; }
+Disk* kvsvr_disk_new(const char* directory) {
+  // The clock of a MemEnv stands still but for who sleeps, and nobody does: RocksDB waits a second after a flush that failed.
+  const std::unique_ptr<Env> env(NewMemEnv(Env::Default()));
+  auto* disk = new Disk{std::make_shared<Machine>(), env->GetSystemClock()};
+  disk->machine->tree.MakeDirectories(directory);
+  disk->machine->tree.SyncAll();
+  return disk;
+}
 void kvsvr_disk_free(Disk* disk) { delete disk; }
 
+// In the order of `Counts` in src/lib.rs.
+void kvsvr_disk_counts(Disk* disk, uint64_t* counts) {
+  std::lock_guard<std::mutex> guard(disk->machine->mutex);
+  const Counts& of_files = disk->machine->counts;
+  counts[0] = disk->machine->ended_within;
+  counts[1] = disk->machine->errors;
+  counts[2] = of_files.lost_names;
+  counts[3] = of_files.partial_tails;
+  counts[4] = of_files.lost_tails;
+}
+
 Mount* kvsvr_mount_new(Disk* disk) {
-  auto faults = std::make_shared<FaultInjectionTestFS>(disk->env->GetFileSystem());
-  faults->SetInjectUnsyncedDataLoss(true);
-  faults->SetAllowLinkOpenFile();
-  // The clock of a MemEnv stands still but for who sleeps, and nobody does: RocksDB waits a second after a flush that failed.
-  return new Mount{std::make_shared<Process>(faults), disk->env->GetSystemClock()};
+  return new Mount{std::make_shared<Process>(disk->machine), disk->clock};
 }
 void kvsvr_mount_free(Mount* mount) { delete mount; }
 
@@ -330,35 +527,34 @@ rocksdb_env_t* kvsvr_mount_env(Mount* mount) {
 }
 
 void kvsvr_mount_arm(Mount* mount, uint64_t operation, int power, uint32_t seed) {
-  mount->process->Arm(operation, End{power != 0, seed});
+  mount->process->life().Arm(operation, EventOf(power), seed);
+}
+void kvsvr_mount_fail(Mount* mount, uint64_t operation) {
+  mount->process->life().Arm(operation, Event::kError, 0);
 }
 void kvsvr_mount_end(Mount* mount, int power, uint32_t seed) {
-  mount->process->Finish(End{power != 0, seed});
+  mount->process->life().End(EventOf(power), seed);
 }
-int kvsvr_mount_ended(Mount* mount) { return mount->process->Ended(); }
-char* kvsvr_mount_broken(Mount* mount) {
-  const std::string broken = mount->process->Broken();
-  return broken.empty() ? nullptr : Text(broken);
-}
+int kvsvr_mount_ended(Mount* mount) { return mount->process->life().Ended(); }
 
 int kvsvr_mount_exists(Mount* mount, const char* path) {
   return mount->process->FileExists(path, IOOptions(), nullptr).ok();
 }
 char* kvsvr_mount_create_dir(Mount* mount, const char* path) {
-  return Error(mount->process->CreateDirIfMissing(path, IOOptions(), nullptr));
+  return Error(mount->process->CreateDirs(path));
 }
 char* kvsvr_mount_remove_dir(Mount* mount, const char* path) {
   return Error(RemoveDir(mount->process.get(), path));
+}
+char* kvsvr_mount_sync_dir(Mount* mount, const char* path) {
+  return Error(SyncDir(mount->process.get(), path));
 }
 // The names, each before a line feed; nothing if there is no such directory.
 char* kvsvr_mount_list(Mount* mount, const char* path) {
   std::vector<std::string> names;
   if (!mount->process->GetChildren(path, IOOptions(), &names, nullptr).ok()) return nullptr;
   std::string text;
-  // A directory is named once for each file in it.
-  for (const std::string& name : std::set<std::string>(names.begin(), names.end())) {
-    text += name + "\n";
-  }
+  for (const std::string& name : names) text += name + "\n";
   return Text(text);
 }
 void kvsvr_text_free(char* text) { free(text); }

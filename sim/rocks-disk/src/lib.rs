@@ -2,12 +2,13 @@
 //!
 //! A [`Disk`] outlives its processes; a [`Mount`] is the disk as one process uses it. When the process ends, at once or in the middle of
 //! what RocksDB is doing ([`Mount::end_within`]), the mount goes dead: what RocksDB still does in it, also as it is dropped, reaches nothing.
-//! If the process was killed the next one finds all that was written. If the power was lost it finds what was synced, of each file that was being
-//! written by chance a part of what was not, and no file whose name was not synced.
 //!
-//! It relies on RocksDB's `FaultInjectionTestFS` and `MemEnv`, which are compiled into librocksdb-sys. It does not know time, damages nothing
-//! that was synced, brings no deleted file back, and is for one thread besides RocksDB's own. RocksDB's clock stands still. The name of a directory is durable at once, and so
-//! are the names in a directory that is renamed.
+//! A process that is killed leaves all that it wrote, and makes nothing of it durable: what it did not sync can still be lost when the power goes
+//! later. A power loss leaves what was synced, of each file by chance a part of what was not, and of each directory's changes of names since it
+//! was synced a prefix. A directory whose own name is lost takes with it all that it holds. Files and names are ours (`src/files.h`); of RocksDB
+//! only its clock that stands still is used.
+//!
+//! It does not know time, damages nothing that was synced, moves nothing from one directory to another, and is for one thread besides RocksDB's own.
 #![allow(unsafe_code, reason = "calls of src/disk.cc, whose objects are owned here")]
 
 use std::{
@@ -32,18 +33,20 @@ struct RawMount {
 }
 
 unsafe extern "C" {
-    fn kvsvr_disk_new() -> *mut RawDisk;
+    fn kvsvr_disk_new(directory: *const c_char) -> *mut RawDisk;
     fn kvsvr_disk_free(disk: *mut RawDisk);
+    fn kvsvr_disk_counts(disk: *mut RawDisk, counts: *mut u64);
     fn kvsvr_mount_new(disk: *mut RawDisk) -> *mut RawMount;
     fn kvsvr_mount_free(mount: *mut RawMount);
     fn kvsvr_mount_env(mount: *mut RawMount) -> *mut librocksdb_sys::rocksdb_env_t;
     fn kvsvr_mount_arm(mount: *mut RawMount, operation: u64, power: c_int, seed: u32);
+    fn kvsvr_mount_fail(mount: *mut RawMount, operation: u64);
     fn kvsvr_mount_end(mount: *mut RawMount, power: c_int, seed: u32);
     fn kvsvr_mount_ended(mount: *mut RawMount) -> c_int;
-    fn kvsvr_mount_broken(mount: *mut RawMount) -> *mut c_char;
     fn kvsvr_mount_exists(mount: *mut RawMount, path: *const c_char) -> c_int;
     fn kvsvr_mount_create_dir(mount: *mut RawMount, path: *const c_char) -> *mut c_char;
     fn kvsvr_mount_remove_dir(mount: *mut RawMount, path: *const c_char) -> *mut c_char;
+    fn kvsvr_mount_sync_dir(mount: *mut RawMount, path: *const c_char) -> *mut c_char;
     fn kvsvr_mount_list(mount: *mut RawMount, path: *const c_char) -> *mut c_char;
     fn kvsvr_text_free(text: *mut c_char);
 }
@@ -117,19 +120,47 @@ impl fmt::Debug for Mount {
     }
 }
 
-impl Default for Disk {
-    fn default() -> Self {
-        Self::new()
-    }
+/// What has happened to a disk.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Counts {
+    /// Processes that ended in the middle of what RocksDB did.
+    pub ended_within: u64,
+    /// Operations that failed.
+    pub errors: u64,
+    /// Changes of names that a power loss undid.
+    pub lost_names: u64,
+    /// Files of which a power loss left a part of what was not synced.
+    pub partial_tails: u64,
+    /// Files of which a power loss left nothing of what was not synced.
+    pub lost_tails: u64,
 }
 
 impl Disk {
-    /// An empty one.
-    pub fn new() -> Self {
-        // SAFETY: takes nothing, and gives what we free.
-        let raw = unsafe { kvsvr_disk_new() };
+    /// An empty one but for this directory and those above it, which are durable.
+    ///
+    /// # Errors
+    /// The path has a zero in it.
+    pub fn new(directory: &Path) -> io::Result<Self> {
+        let directory = c_path(directory)?;
+        // SAFETY: the path is a text that ends with a zero; gives what we free.
+        let raw = unsafe { kvsvr_disk_new(directory.as_ptr()) };
         // C++ throws when there is no memory, which ends the process.
-        Self(Arc::new(OwnedDisk(NonNull::new(raw).expect("a disk"))))
+        Ok(Self(Arc::new(OwnedDisk(NonNull::new(raw).expect("a disk")))))
+    }
+
+    /// What has happened to it so far.
+    pub fn counts(&self) -> Counts {
+        let mut counts = [0; 5];
+        // SAFETY: the disk is alive, and there is room for five numbers.
+        unsafe { kvsvr_disk_counts(self.0.0.as_ptr(), counts.as_mut_ptr()) }
+        let [ended_within, errors, lost_names, partial_tails, lost_tails] = counts;
+        Counts {
+            ended_within,
+            errors,
+            lost_names,
+            partial_tails,
+            lost_tails,
+        }
     }
 
     /// For the next process. The last one must have ended.
@@ -180,16 +211,10 @@ impl Mount {
     }
 
     /// The process ends, unless it has.
-    ///
-    /// # Panics
-    /// The disk cannot be brought into the state that it should be found in.
     pub fn end(&self, how: End) {
         let (power, seed) = how.raw();
         // SAFETY: the mount is alive, here and in the methods below.
         unsafe { kvsvr_mount_end(self.raw.as_ptr(), power, seed) }
-        // SAFETY: as before.
-        let broken = text(unsafe { kvsvr_mount_broken(self.raw.as_ptr()) });
-        assert_eq!(broken, None, "the simulated disk is broken");
     }
 
     /// The process ends before the `operation`-th operation from now on, if it comes to that; 1 is the next one. Operations are those that
@@ -198,6 +223,17 @@ impl Mount {
         let (power, seed) = how.raw();
         // SAFETY: see `end`.
         unsafe { kvsvr_mount_arm(self.raw.as_ptr(), operation, power, seed) }
+    }
+
+    /// The `operation`-th operation from now on fails and is not carried out, if it comes to that. Instead of what was said before.
+    pub fn fail_within(&self, operation: u64) {
+        // SAFETY: see `end`.
+        unsafe { kvsvr_mount_fail(self.raw.as_ptr(), operation) }
+    }
+
+    /// Takes back what [`Mount::fail_within`] and [`Mount::end_within`] have said and has not happened.
+    pub fn disarm(&self) {
+        self.fail_within(0);
     }
 
     /// Whether the process has ended.
@@ -212,7 +248,7 @@ impl Mount {
         c_path(path).is_ok_and(|path| unsafe { kvsvr_mount_exists(self.raw.as_ptr(), path.as_ptr()) != 0 })
     }
 
-    /// Makes a directory, unless it is there. Those above it need not be.
+    /// Makes a directory and those above it, unless they are there.
     pub fn create_dir(&self, path: &Path) -> io::Result<()> {
         let path = c_path(path)?;
         // SAFETY: see `exists`.
@@ -230,6 +266,15 @@ impl Mount {
         // SAFETY: see `exists`.
         done(text(unsafe {
             kvsvr_mount_remove_dir(self.raw.as_ptr(), path.as_ptr())
+        }))
+    }
+
+    /// Makes the names in a directory durable.
+    pub fn sync_dir(&self, path: &Path) -> io::Result<()> {
+        let path = c_path(path)?;
+        // SAFETY: see `exists`.
+        done(text(unsafe {
+            kvsvr_mount_sync_dir(self.raw.as_ptr(), path.as_ptr())
         }))
     }
 

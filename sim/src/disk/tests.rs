@@ -1,7 +1,5 @@
 //! What the disk adds to `MemDisk`.
 
-use std::cell::RefCell;
-
 use kvsvr::disk::DynDisk;
 use madsim::runtime::{Handle, Runtime};
 
@@ -92,7 +90,7 @@ fn errors_come_by_order() {
     lab(async |lab| {
         let file = lab.disk.open("x", true).await.unwrap();
         for (kind, count) in [(Operation::Read, 2), (Operation::Write, 1)] {
-            lab.control.fail_after(kind, count);
+            lab.control.fail_after(0, kind, count);
         }
         file.len().await.unwrap();
         let failed = file.read_at(0, 1).await.unwrap_err();
@@ -100,8 +98,8 @@ fn errors_come_by_order() {
         file.read_at(0, 1).await.unwrap();
         file.write_at(0, text("a"), false).await.unwrap_err();
         file.write_at(0, text("a"), false).await.unwrap();
-        lab.control.fail_after(Operation::Write, 1);
-        lab.control.fail_no_more(Operation::Write);
+        lab.control.fail_after(0, Operation::Write, 1);
+        lab.control.fail_no_more(0);
         file.write_at(0, text("a"), false).await.unwrap();
     });
 }
@@ -111,7 +109,7 @@ fn what_a_failed_sync_should_have_kept_is_lost_though_the_next_one_succeeds() {
     lab(async |lab| {
         let file = lab.disk.open("x", true).await.unwrap();
         lab.disk.sync_dir("").await.unwrap();
-        lab.control.fail_after(Operation::Sync, 1);
+        lab.control.fail_after(0, Operation::Sync, 1);
         file.write_at(0, text("a"), true).await.unwrap_err();
         file.sync().await.unwrap();
         assert_eq!(file.read_at(0, 1).await.unwrap(), "a");
@@ -121,17 +119,46 @@ fn what_a_failed_sync_should_have_kept_is_lost_though_the_next_one_succeeds() {
 }
 
 #[test]
-fn errors_come_by_chance() {
+fn errors_that_are_ordered_at_once_all_come_and_each_can_be_taken_back() {
     lab(async |lab| {
-        lab.control.change(|spec| spec.read.error = 0.5);
-        let failed = RefCell::new(0);
-        for _ in 0..100 {
-            if lab.disk.list("").await.is_err() {
-                *failed.borrow_mut() += 1;
-            }
+        for (by, count) in [(1, 2), (2, 2), (3, 4)] {
+            lab.control.fail_after(by, Operation::Read, count);
         }
-        assert!((30..70).contains(&*failed.borrow()), "{failed:?}");
+        let mut failed = Vec::new();
+        for _ in 0..3 {
+            failed.push(lab.disk.list("").await.is_err());
+        }
+        lab.control.fail_no_more(1);
+        lab.control.fail_no_more(3);
+        failed.push(lab.disk.list("").await.is_err());
+        assert_eq!(failed, [false, true, true, false]);
+        assert_eq!(lab.control.returned(), Returned { errors: 2, full: 0 });
     });
+}
+
+#[test]
+fn who_finds_no_room_is_counted() {
+    lab(async |lab| {
+        lab.memory.set_capacity(1);
+        let file = lab.disk.open("x", true).await.unwrap();
+        file.write_at(0, text("ab"), false).await.unwrap_err();
+        assert_eq!(lab.control.returned(), Returned { errors: 0, full: 1 });
+    });
+}
+
+#[test]
+fn a_flush_fails_by_order_or_by_chance_while_the_disk_is_full() {
+    let control = DiskControl::new(1, "host");
+    control.fail_after(1, Operation::Flush, 2);
+    let flushes: Vec<_> = (0..3).map(|_| control.flush()).collect();
+    assert_eq!(flushes, [Ok(()), Err(Obstacle::Error), Ok(())]);
+    control.set_full(true);
+    let full = (0..100)
+        .filter(|_| control.flush() == Err(Obstacle::Full))
+        .count();
+    assert!((20..80).contains(&full), "{full}");
+    control.set_full(false);
+    assert!((0..100).all(|_| control.flush().is_ok()));
 }
 
 #[test]

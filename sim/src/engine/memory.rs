@@ -32,6 +32,14 @@ impl Backing for Memory {
         })
     }
 
+    fn flush_with_error(&self, _: u64) -> Result<(), EngineError> {
+        Err(EngineError::Io("injected input/output error".into()))
+    }
+
+    fn events(&self) -> Vec<(&'static str, u64)> {
+        Vec::new()
+    }
+
     fn durable(&self) -> Result<Vec<Row>, EngineError> {
         let durable = self.rows.crash();
         let rows = |cf| durable.rows(cf).into_iter().map(move |(key, _)| (cf, key));

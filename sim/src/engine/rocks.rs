@@ -65,7 +65,12 @@ fn tidy() {
 impl Rocks {
     /// On an empty disk.
     pub(super) fn new() -> Self {
-        Self::on(&Disk::new())
+        // What it takes for the data directory is there; the engine's own directory is not.
+        match Disk::new(&env::temp_dir()) {
+            Ok(disk) => Self::on(&disk),
+            // A path from the environment has no zeros in it.
+            Err(error) => panic!("no disk: {error}"),
+        }
     }
 
     fn on(disk: &Disk) -> Self {
@@ -133,6 +138,25 @@ impl Backing for Rocks {
         Arc::new(Self::on(self.mount.disk()))
     }
 
+    fn flush_with_error(&self, seed: u64) -> Result<(), EngineError> {
+        self.mount
+            .fail_within(1 + Stream::new(seed, &[&"rocks"]).below(FLUSH_OPERATIONS));
+        let done = self.engine().flush();
+        self.mount.disarm();
+        done
+    }
+
+    fn events(&self) -> Vec<(&'static str, u64)> {
+        let counts = self.mount.disk().counts();
+        vec![
+            ("rocks_ended_within", counts.ended_within),
+            ("rocks_flush_failed", counts.errors),
+            ("rocks_name_lost", counts.lost_names),
+            ("rocks_partial_tail_kept", counts.partial_tails),
+            ("rocks_unsynced_bytes_lost", counts.lost_tails),
+        ]
+    }
+
     fn durable(&self) -> Result<Vec<Row>, EngineError> {
         let mut rows = Vec::new();
         for cf in Cf::ALL {
@@ -158,6 +182,10 @@ struct Below(Arc<Mount>);
 impl Ground for Below {
     fn create_dir(&self, path: &Path) -> io::Result<()> {
         self.0.create_dir(path)
+    }
+
+    fn sync_dir(&self, path: &Path) -> io::Result<()> {
+        self.0.sync_dir(path)
     }
 
     fn exists(&self, path: &Path) -> bool {

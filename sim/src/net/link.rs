@@ -128,6 +128,10 @@ impl Link {
 
     pub(super) fn set(&mut self, spec: LinkSpec) {
         self.cut_since = spec.cut.then(|| self.cut_since.unwrap_or_else(Instant::now));
+        if spec.bandwidth.is_none() {
+            // What is sent from now on does not wait for what was slow.
+            self.free_at = Instant::now();
+        }
         self.spec = spec;
     }
 

@@ -91,7 +91,7 @@ fn what_was_acknowledged_survives_kills_and_power_losses() {
 #[test]
 fn a_failed_sync_of_the_log_ends_the_process_before_it_answers() {
     lab(|lab| async move {
-        lab.node.disk_control().fail_after(Operation::Sync, 1);
+        lab.node.disk_control().fail_after(0, Operation::Sync, 1);
         let (acknowledged, reason) = futures::join!(lab.put("key", "second"), lab.ended());
         assert!(!acknowledged);
         assert!(reason.contains("the log failed"), "{reason}");

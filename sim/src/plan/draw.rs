@@ -64,6 +64,7 @@ pub(super) fn plan(seed: u64) -> Plan {
         return plan;
     }
     let mut draw = Draw {
+        seed,
         chance: Stream::new(seed, &[&"plan", &"faults"]),
         nodes,
         shards: plan.shards,
@@ -127,6 +128,7 @@ fn knobs(chance: &mut Stream) -> Knobs {
 }
 
 struct Draw {
+    seed: u64,
     chance: Stream,
     nodes: usize,
     shards: u32,
@@ -147,7 +149,7 @@ impl Draw {
             faults.push(Fault {
                 at_ms,
                 for_ms: self.millis(20, 6_000),
-                what: self.what(kind),
+                what: self.what(kind, at_ms),
             });
         }
         faults
@@ -180,7 +182,7 @@ impl Draw {
         }
     }
 
-    fn what(&mut self, kind: &str) -> What {
+    fn what(&mut self, kind: &str, at_ms: u64) -> What {
         let victims = self.victims();
         match kind {
             "kill" => What::Kill { victims },
@@ -199,7 +201,7 @@ impl Draw {
             "clog" => What::Clog { victims },
             "bad_links" => What::BadLinks {
                 victims,
-                links: self.bad_links(),
+                links: self.bad_links(at_ms),
             },
             "clock_rate" => What::ClockRate {
                 victims,
@@ -219,18 +221,29 @@ impl Draw {
                 victims,
                 room: self.chance.below(512 << 10),
             },
-            "disk_error" => What::DiskError {
-                victims,
-                operation: [DiskOperation::Read, DiskOperation::Write, DiskOperation::Sync]
-                    [self.chance.index(3)],
-                after: self.chance.range(1, 50),
-            },
+            "disk_error" => {
+                use DiskOperation::{Flush, Read, Sync, Write};
+                let operation = [Read, Write, Sync, Flush][self.chance.index(4)];
+                let after = self.chance.range(1, 50);
+                What::DiskError {
+                    victims,
+                    operation,
+                    // The engine flushes seldom.
+                    after: if operation == Flush { 1 + after % 3 } else { after },
+                }
+            }
             "failpoint" => self.failpoint(victims),
-            "damage" => What::Damage {
-                victims,
-                target: [Target::Log, Target::Log, Target::Engine, Target::Staging][self.chance.index(4)],
-                restart: self.chance.chance(0.5),
-            },
+            "damage" => {
+                let target =
+                    [Target::Log, Target::Log, Target::Engine, Target::Staging][self.chance.index(4)];
+                // Of a log that is in use little is read but by who starts with it.
+                let restarts = if target == Target::Log { 0.85 } else { 0.5 };
+                What::Damage {
+                    victims,
+                    target,
+                    restart: self.chance.chance(restarts),
+                }
+            }
             "empty_disk" => What::EmptyDisk { victims },
             _ => What::Transfer {
                 shard: self.shard(),
@@ -266,7 +279,16 @@ impl Draw {
     }
 
     /// Each way to be bad is on or off.
-    fn bad_links(&mut self) -> BadLinks {
+    fn bad_links(&mut self, at_ms: u64) -> BadLinks {
+        // Of a stream of its own: what came later to the plans leaves the rest of them as it was.
+        let mut width = Stream::new(self.seed, &[&"plan", &"bandwidth", &at_ms]);
+        let bandwidth = match width.chance(0.3) {
+            true => {
+                let kilobytes = width.log_uniform(Duration::from_millis(200), Duration::from_secs(20));
+                1_000 * kilobytes.as_millis() as u64
+            }
+            false => 0,
+        };
         let mut some = |most: f64| {
             let share = self.chance.unit();
             if self.chance.chance(0.5) {
@@ -283,6 +305,7 @@ impl Draw {
             reset_after: some(0.02),
             duplicate: some(0.1),
             replay: some(0.1),
+            bandwidth,
         }
     }
 }

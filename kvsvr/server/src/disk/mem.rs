@@ -2,19 +2,19 @@
 //!
 //! Each file has its content as seen by the running process (the page cache) and as it is on the platter. A write changes the
 //! first and marks 512-byte sectors dirty; a sync copies the dirty sectors to the second. [`MemDisk::crash`] makes the disk that
-//! is found after a power failure: of each file's dirty sectors any subset has reached the platter, chosen by a seed, and of the
-//! changes of names since the last directory sync a prefix (as with a journaling file system). A sector is atomic.
+//! is found after a power failure: of each file's dirty sectors any subset has reached the platter, chosen by a seed, and of each
+//! directory's changes of names since that directory was synced a prefix ([`names`]). A sector is atomic.
 //! Faults: failing writes and syncs, a full disk, a flipped bit.
 //!
-//! It relies on nothing but its seed: equal calls give equal results. It models neither latency nor directories as objects (a
-//! directory exists when it was created or a file is in it; `sync_dir` makes the names of the whole tree durable), and what is
-//! open stays usable after its name is gone.
+//! It relies on nothing but its seed: equal calls give equal results. It does not model latency, and what is open stays usable after its
+//! name is gone.
 
 use std::{
-    collections::{BTreeMap, BTreeSet},
+    collections::BTreeMap,
     fmt,
     future::Future,
     io,
+    ops::Range,
     pin::Pin,
     sync::Arc,
     task::{Context, Poll},
@@ -26,38 +26,13 @@ use parking_lot::Mutex;
 use super::{Disk, DiskFile, DiskFuture};
 
 mod content;
+mod names;
 
-use content::{Content, Random};
+use content::Random;
+use names::{File, Names, missing};
 
 /// Bytes that a power failure keeps or loses together.
 pub const SECTOR: usize = 512;
-
-type File = Arc<Mutex<Content>>;
-
-#[derive(Clone, Debug)]
-enum NameChange {
-    Create(String, File),
-    Rename(String, String),
-    Remove(String),
-}
-
-impl NameChange {
-    fn apply(&self, names: &mut BTreeMap<String, File>) {
-        match self {
-            Self::Create(path, file) => {
-                names.insert(path.clone(), file.clone());
-            }
-            Self::Rename(from, to) => {
-                if let Some(file) = names.remove(from) {
-                    names.insert(to.clone(), file);
-                }
-            }
-            Self::Remove(path) => {
-                names.remove(path);
-            }
-        }
-    }
-}
 
 /// Faults that are armed, and counters.
 #[derive(Debug, Default)]
@@ -71,12 +46,19 @@ struct Faults {
     syncs: u64,
 }
 
+/// What has happened to a disk, in all processes that had it.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct History {
+    /// Changes of names (a new one, a rename, a removal) that power failures undid.
+    pub lost_names: u64,
+    /// How often bytes with a flipped bit were read, by the path of the file that was damaged.
+    pub damaged_reads: BTreeMap<String, u64>,
+}
+
 #[derive(Debug)]
 struct Tree {
-    names: BTreeMap<String, File>,
-    durable_names: BTreeMap<String, File>,
-    changes: Vec<NameChange>,
-    dirs: BTreeSet<String>,
+    names: Names,
+    history: History,
     capacity: u64,
     faults: Faults,
     random: Random,
@@ -109,16 +91,21 @@ impl Tree {
         Ok(())
     }
 
-    fn used(&self) -> u64 {
-        self.names
-            .values()
-            .map(|file| file.lock().cached.len() as u64)
-            .sum()
+    /// Bytes of a file are read.
+    fn note_read(&mut self, file: &File, bytes: Range<usize>) {
+        let content = file.lock();
+        let damaged = content
+            .damaged
+            .iter()
+            .filter(|((byte, _), _)| bytes.contains(byte));
+        for path in damaged.map(|(_, path)| path) {
+            *self.history.damaged_reads.entry(path.clone()).or_default() += 1;
+        }
     }
 
-    fn change(&mut self, change: NameChange) {
-        change.apply(&mut self.names);
-        self.changes.push(change);
+    fn used(&self) -> u64 {
+        let files = self.names.files();
+        files.values().map(|file| file.lock().cached.len() as u64).sum()
     }
 }
 
@@ -137,20 +124,16 @@ impl fmt::Debug for MemDisk {
 impl MemDisk {
     /// An empty disk. The seed decides how often an operation gives way to other tasks.
     pub fn new(seed: u64) -> Self {
-        Self::with_names(BTreeMap::new(), BTreeSet::new(), u64::MAX, seed)
+        Self::with(Names::new(), History::default(), u64::MAX, seed)
     }
 
-    fn with_names(names: BTreeMap<String, File>, dirs: BTreeSet<String>, capacity: u64, seed: u64) -> Self {
-        let durable_names = names.clone();
-        let (changes, faults, random) = (Vec::new(), Faults::default(), Random(seed));
+    fn with(names: Names, history: History, capacity: u64, seed: u64) -> Self {
         let tree = Tree {
             names,
-            durable_names,
-            changes,
-            dirs,
+            history,
             capacity,
-            faults,
-            random,
+            faults: Faults::default(),
+            random: Random(seed),
         };
         Self {
             tree: Arc::new(Mutex::new(tree)),
@@ -162,20 +145,10 @@ impl MemDisk {
         let mut tree = self.tree.lock();
         tree.faults.dead = true;
         let mut random = Random(seed);
-        let kept = random.below(tree.changes.len() as u64 + 1);
-        let mut names = tree.durable_names.clone();
-        for change in tree
-            .changes
-            .iter()
-            .take(usize::try_from(kept).unwrap_or(usize::MAX))
-        {
-            change.apply(&mut names);
-        }
-        for file in names.values_mut() {
-            let content = file.lock().clone().crash(&mut random);
-            *file = Arc::new(Mutex::new(content));
-        }
-        Self::with_names(names, tree.dirs.clone(), tree.capacity, random.next())
+        let (names, lost) = tree.names.crash(&mut random);
+        let mut history = tree.history.clone();
+        history.lost_names += lost;
+        Self::with(names, history, tree.capacity, random.next())
     }
 
     /// The disk as another process finds it after this one was killed: nothing is lost, nothing became durable. Every later
@@ -183,36 +156,19 @@ impl MemDisk {
     pub fn kill(&self, seed: u64) -> Self {
         let mut tree = self.tree.lock();
         tree.faults.dead = true;
-        let copy = Self::with_names(tree.names.clone(), tree.dirs.clone(), tree.capacity, seed);
-        let mut other = copy.tree.lock();
-        // One copy per file, so that names that share a file still do.
-        let mut copies: BTreeMap<*const Mutex<Content>, File> = BTreeMap::new();
-        let mut copied = |file: &File| {
-            copies
-                .entry(Arc::as_ptr(file))
-                .or_insert_with(|| Arc::new(Mutex::new(file.lock().clone())))
-                .clone()
-        };
-        other.names = tree
-            .names
-            .iter()
-            .map(|(path, file)| (path.clone(), copied(file)))
-            .collect();
-        other.durable_names = tree
-            .durable_names
-            .iter()
-            .map(|(path, file)| (path.clone(), copied(file)))
-            .collect();
-        other.changes = tree
-            .changes
-            .iter()
-            .map(|change| match change {
-                NameChange::Create(path, file) => NameChange::Create(path.clone(), copied(file)),
-                other => other.clone(),
-            })
-            .collect();
-        drop(other);
-        copy
+        Self::with(tree.names.copied(), tree.history.clone(), tree.capacity, seed)
+    }
+
+    /// What has happened to it.
+    pub fn history(&self) -> History {
+        self.tree.lock().history.clone()
+    }
+
+    /// A whole file, for who looks from outside: no operation of a process. `None` if there is none.
+    pub fn peek(&self, path: &str) -> Option<Bytes> {
+        let file = self.tree.lock().names.file(path)?;
+        let content = file.lock();
+        Some(Bytes::copy_from_slice(&content.cached))
     }
 
     /// The power goes off with the `operations`-th operation from now on, which is not carried out.
@@ -245,27 +201,19 @@ impl MemDisk {
         self.tree.lock().faults.syncs
     }
 
-    /// Flips a bit of a file at rest. False if the file is shorter.
+    /// Flips a bit of a file at rest, or flips it back. False if the file is shorter.
     pub fn flip_bit(&self, path: &str, offset: u64, bit: u8) -> bool {
-        let tree = self.tree.lock();
-        let Some(file) = tree.names.get(path) else {
+        let Some(file) = self.tree.lock().names.file(path) else {
             return false;
         };
-        let (mut content, at) = (file.lock(), usize::try_from(offset).unwrap_or(usize::MAX));
-        if at >= content.cached.len() {
-            return false;
-        }
-        let mask = 1 << (bit % 8);
-        content.cached[at] ^= mask;
-        if let Some(byte) = content.durable.get_mut(at) {
-            *byte ^= mask;
-        }
-        true
+        let at = usize::try_from(offset).unwrap_or(usize::MAX);
+        let flipped = file.lock().flip_bit(path, at, bit % 8);
+        flipped
     }
 
     /// The paths of all files, sorted.
     pub fn paths(&self) -> Vec<String> {
-        self.tree.lock().names.keys().cloned().collect()
+        self.tree.lock().names.files().into_keys().collect()
     }
 
     /// Runs an operation after giving way to other tasks now and then.
@@ -300,22 +248,13 @@ impl Future for GiveWay {
     }
 }
 
-fn missing(path: &str) -> io::Error {
-    io::Error::new(io::ErrorKind::NotFound, format!("no file {path}"))
-}
-
 impl Disk for MemDisk {
     fn open(&self, path: &str, create: bool) -> DiskFuture<Arc<dyn DiskFile>> {
         let (path, disk) = (path.to_owned(), self.clone());
         self.run(move |tree| {
-            let file = match tree.names.get(&path) {
-                Some(file) => file.clone(),
-                None if create => {
-                    let file = File::default();
-                    tree.change(NameChange::Create(path, file.clone()));
-                    file
-                }
-                None => return Err(missing(&path)),
+            let file = match create {
+                true => tree.names.create(&path)?,
+                false => tree.names.file(&path).ok_or_else(|| missing(&path))?,
             };
             let file: Arc<dyn DiskFile> = Arc::new(MemFile { disk, file });
             Ok(file)
@@ -325,87 +264,53 @@ impl Disk for MemDisk {
     fn read(&self, path: &str) -> DiskFuture<Bytes> {
         let path = path.to_owned();
         self.run(move |tree| {
-            let file = tree.names.get(&path).ok_or_else(|| missing(&path))?;
-            Ok(Bytes::copy_from_slice(&file.lock().cached))
+            let file = tree.names.file(&path).ok_or_else(|| missing(&path))?;
+            tree.note_read(&file, 0..usize::MAX);
+            let content = file.lock();
+            Ok(Bytes::copy_from_slice(&content.cached))
         })
     }
 
     fn list(&self, dir: &str) -> DiskFuture<Vec<String>> {
-        let prefix = if dir.is_empty() {
-            String::new()
-        } else {
-            format!("{dir}/")
-        };
-        self.run(move |tree| {
-            let paths = tree
-                .names
-                .keys()
-                .chain(&tree.dirs)
-                .filter_map(|path| path.strip_prefix(&prefix));
-            let names: BTreeSet<String> = paths
-                .filter_map(|rest| rest.split('/').next())
-                .map(str::to_owned)
-                .collect();
-            Ok(names.into_iter().collect())
-        })
+        let dir = dir.to_owned();
+        self.run(move |tree| Ok(tree.names.list(&dir)))
     }
 
     fn create_dir(&self, dir: &str) -> DiskFuture<()> {
         let dir = dir.to_owned();
         self.run(move |tree| {
-            tree.dirs.insert(dir);
+            tree.names.create_dir(&dir);
             Ok(())
         })
     }
 
     fn rename(&self, from: &str, to: &str) -> DiskFuture<()> {
         let (from, to) = (from.to_owned(), to.to_owned());
-        self.run(move |tree| {
-            if !tree.names.contains_key(&from) {
-                return Err(missing(&from));
-            }
-            tree.change(NameChange::Rename(from, to));
-            Ok(())
-        })
+        self.run(move |tree| tree.names.rename(&from, &to))
     }
 
     fn remove(&self, path: &str) -> DiskFuture<()> {
         let path = path.to_owned();
         self.run(move |tree| {
-            if tree.names.contains_key(&path) {
-                tree.change(NameChange::Remove(path));
-            }
+            tree.names.remove(&path);
             Ok(())
         })
     }
 
     fn remove_dir(&self, dir: &str) -> DiskFuture<()> {
-        let (dir, prefix) = (dir.to_owned(), format!("{dir}/"));
+        let dir = dir.to_owned();
         self.run(move |tree| {
-            let mut inside: Vec<String> = tree
-                .names
-                .keys()
-                .filter(|path| path.starts_with(&prefix))
-                .cloned()
-                .collect();
-            // In any order, as a file system lists them.
-            while !inside.is_empty() {
-                let next = tree.random.below(inside.len() as u64);
-                let path = inside.swap_remove(usize::try_from(next).unwrap_or(0));
-                tree.change(NameChange::Remove(path));
-            }
-            tree.dirs
-                .retain(|path| *path != dir && !path.starts_with(&prefix));
+            let Tree { names, random, .. } = tree;
+            names.remove_dir(&dir, random);
             Ok(())
         })
     }
 
-    fn sync_dir(&self, _dir: &str) -> DiskFuture<()> {
-        self.run(|tree| {
+    fn sync_dir(&self, dir: &str) -> DiskFuture<()> {
+        let dir = dir.to_owned();
+        self.run(move |tree| {
             tree.count_sync()?;
-            tree.durable_names = tree.names.clone();
-            tree.changes.clear();
-            Ok(())
+            tree.names.sync_dir(&dir)
         })
     }
 
@@ -484,9 +389,11 @@ impl DiskFile for MemFile {
     }
 
     fn read_at(&self, offset: u64, len: usize) -> DiskFuture<Bytes> {
-        self.run(move |_, file| {
+        self.run(move |tree, file| {
+            let offset = to_usize(offset)?;
+            tree.note_read(file, offset..offset.saturating_add(len));
             let content = file.lock();
-            let start = to_usize(offset)?.min(content.cached.len());
+            let start = offset.min(content.cached.len());
             let end = start.saturating_add(len).min(content.cached.len());
             Ok(Bytes::copy_from_slice(&content.cached[start..end]))
         })

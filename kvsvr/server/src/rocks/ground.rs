@@ -13,6 +13,8 @@ use crate::disk::fs::direct;
 pub trait Ground: fmt::Debug + Send + Sync + 'static {
     /// Makes a directory and those above it, unless they are there.
     fn create_dir(&self, path: &Path) -> io::Result<()>;
+    /// Makes the names in a directory durable.
+    fn sync_dir(&self, path: &Path) -> io::Result<()>;
     /// Whether a directory or file is there.
     fn exists(&self, path: &Path) -> bool;
     /// The names in a directory, in any order.
@@ -34,6 +36,10 @@ pub struct System;
 impl Ground for System {
     fn create_dir(&self, path: &Path) -> io::Result<()> {
         fs::create_dir_all(path)
+    }
+
+    fn sync_dir(&self, path: &Path) -> io::Result<()> {
+        fs::File::open(path)?.sync_all()
     }
 
     fn exists(&self, path: &Path) -> bool {

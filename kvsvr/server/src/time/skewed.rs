@@ -1,7 +1,6 @@
 //! The clocks of simulated nodes (only under `--cfg madsim`).
 //!
-//! A node has one oscillator, which runs at a rate of its own; its monotonic clock and its wall clock both count it, each from an
-//! offset of its own. The simulator sets them with [`adjust`]; a node that was never adjusted has the simulation's own time. Whose
+//! A node has one oscillator, which runs at a rate of its own. Its monotonic clock is that, its wall clock that and an offset. The simulator sets them with [`adjust`]; a node that was never adjusted has the simulation's own time. Whose
 //! clock counts is decided by the task that asks: a [`Sleep`] belongs to the node that made it.
 //!
 //! The table is kept for each thread, as the simulation's context is. It relies on that one simulation runs on a thread; [`forget_all`]
@@ -28,8 +27,6 @@ pub struct Clock {
     /// When the rate was set, and what the oscillator said then.
     since: Duration,
     counted: Duration,
-    /// Added to the oscillator by the monotonic clock.
-    monotonic: Duration,
     /// Added to the oscillator by the wall clock, in nanoseconds.
     wall: i128,
 }
@@ -47,7 +44,6 @@ impl Clock {
         rate: 1.0,
         since: Duration::ZERO,
         counted: Duration::ZERO,
-        monotonic: Duration::ZERO,
         wall: 0,
     };
 
@@ -55,13 +51,9 @@ impl Clock {
         self.counted + now.saturating_sub(self.since).mul_f64(self.rate)
     }
 
-    fn monotonic(&self, now: Duration) -> Duration {
-        self.oscillator(now) + self.monotonic
-    }
-
     /// Not before this much of the simulation's time will the monotonic clock reach `at`.
     fn until(&self, at: Duration, now: Duration) -> Duration {
-        let left = at.saturating_sub(self.monotonic(now));
+        let left = at.saturating_sub(self.oscillator(now));
         // Rounding must not make a timer fire before its time, over and over.
         left.div_f64(self.rate) + Duration::from_nanos(1)
     }
@@ -72,11 +64,6 @@ impl Clock {
         self.counted = self.oscillator(now);
         self.since = now;
         self.rate = rate.max(0.01);
-    }
-
-    /// Moves the monotonic clock forward, as a suspended machine's does that counts its sleep.
-    pub fn advance_monotonic(&mut self, by: Duration) {
-        self.monotonic += by;
     }
 
     /// Sets how far the wall clock is before (or behind) the oscillator, in milliseconds. It may jump either way.
@@ -153,7 +140,7 @@ pub struct Instant(Duration);
 impl Instant {
     /// Now, by the clock of the node whose task asks.
     pub fn now() -> Self {
-        Self(clock(asking()).monotonic(now()))
+        Self(clock(asking()).oscillator(now()))
     }
 
     /// Time since then; zero if it is to come.
@@ -255,7 +242,7 @@ impl Future for Sleep {
 
     fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<()> {
         let (clock, now) = (clock(self.node), now());
-        if clock.monotonic(now) >= self.until.0 {
+        if clock.oscillator(now) >= self.until.0 {
             self.stop();
             return Poll::Ready(());
         }

@@ -1,6 +1,6 @@
 //! A file of [`MemDisk`](super::MemDisk): what is cached, what is durable, and what a power failure makes of it.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use super::SECTOR;
 
@@ -30,6 +30,8 @@ pub(super) struct Content {
     pub(super) dirty: BTreeSet<usize>,
     /// The length changed since the last sync.
     pub(super) resized: bool,
+    /// Bits that are flipped: byte and bit, and the file's path when it happened.
+    pub(super) damaged: BTreeMap<(usize, u8), String>,
 }
 
 impl Content {
@@ -40,6 +42,7 @@ impl Content {
             self.resized = true;
         }
         self.cached[at..end].copy_from_slice(bytes);
+        self.damaged.retain(|(byte, _), _| !(at..end).contains(byte));
         if !bytes.is_empty() {
             self.dirty.extend(at / SECTOR..=(end - 1) / SECTOR);
         }
@@ -49,10 +52,26 @@ impl Content {
         self.resized |= len != self.cached.len();
         let old = self.cached.len();
         self.cached.resize(len, 0);
+        self.damaged.retain(|(byte, _), _| *byte < len);
         // What a cut removed reads as zero when the file grows again.
         if len > old && len > 0 {
             self.dirty.extend(old / SECTOR..=(len - 1) / SECTOR);
         }
+    }
+
+    /// Flips a bit that is on the platter too, or flips it back. False if the file is shorter.
+    pub(super) fn flip_bit(&mut self, path: &str, at: usize, bit: u8) -> bool {
+        if at >= self.cached.len() {
+            return false;
+        }
+        self.cached[at] ^= 1 << bit;
+        if let Some(byte) = self.durable.get_mut(at) {
+            *byte ^= 1 << bit;
+        }
+        if self.damaged.remove(&(at, bit)).is_none() {
+            self.damaged.insert((at, bit), path.to_owned());
+        }
+        true
     }
 
     pub(super) fn persist_sector(&mut self, sector: usize) {
@@ -83,9 +102,12 @@ impl Content {
                 self.persist_sector(sector);
             }
         }
+        let len = self.durable.len();
+        self.damaged.retain(|(byte, _), _| *byte < len);
         Self {
             cached: self.durable.clone(),
             durable: self.durable,
+            damaged: self.damaged,
             ..Self::default()
         }
     }

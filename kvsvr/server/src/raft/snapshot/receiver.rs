@@ -269,6 +269,8 @@ impl SnapshotReceiver {
         marker.sync().await?;
         self.disk.sync_dir(&dir).await?;
         self.disk.sync_dir(STAGING_DIR).await?;
+        // It may be new, too: without its name all of this is lost.
+        self.disk.sync_dir("").await?;
         Ok(Staging {
             offer,
             range: keys::shard_range(shard),
