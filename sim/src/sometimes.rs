@@ -14,7 +14,7 @@ use crate::{
 };
 
 /// All of them.
-pub const EVENTS: [&str; 44] = [
+pub const EVENTS: [&str; 53] = [
     "leader_changed",
     "two_leaders_of_different_terms",
     "leader_without_quorum_stepped_down",
@@ -59,6 +59,15 @@ pub const EVENTS: [&str; 44] = [
     "refused_as_too_stale",
     "sent_to_the_leader",
     "retry_committed_twice_applied_once",
+    "checked_in_full_bank",
+    "checked_in_full_consumer",
+    "checked_in_full_counter",
+    "checked_in_full_lease",
+    "checked_in_full_linear",
+    "checked_in_full_revisions",
+    "checked_in_full_session",
+    "checked_in_full_set_list",
+    "checked_in_full_watch",
 ];
 
 /// Counts of events.
@@ -85,6 +94,17 @@ impl Sometimes {
             .iter()
             .map(|event| ((*event).to_owned(), count(event)))
             .collect()
+    }
+
+    /// A checker looked at all that it [needs](kvsvr_jepsen::check::needs): one that never does in a sweep is blind. Short runs and those
+    /// with many faults need not have it all.
+    pub fn checked_in_full(&mut self, checker: &str) {
+        let event = EVENTS
+            .iter()
+            .find(|event| event.strip_prefix("checked_in_full_") == Some(checker));
+        if let Some(event) = event {
+            self.count(event);
+        }
     }
 
     /// Looks at all replicas, of `running` of so many machines.

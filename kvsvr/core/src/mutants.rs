@@ -33,7 +33,7 @@ impl Mutant {
 }
 
 /// All of them, by name.
-pub const MUTANTS: [Mutant; 43] = [
+pub const MUTANTS: [Mutant; 45] = [
     Mutant {
         name: "ack-before-fsync",
         breaks: "The log acknowledges blocks that are in the page cache only.",
@@ -154,6 +154,12 @@ pub const MUTANTS: [Mutant; 43] = [
         origin: "Viewstamped Replication Revisited (2012), section 4.1: the client table expects one \
                  request at a time; RIFL (SOSP 2015), section 3.",
         expected: &["linear", "revisions", "counter", "set_list", "bank", "committed"],
+    },
+    Mutant {
+        name: "expire-without-event",
+        breaks: "Keys that expire, and those of a lease that ends, go without an event.",
+        origin: "The rule that a watch shows every change.",
+        expected: &["watch"],
     },
     Mutant {
         name: "flush-not-atomic",
@@ -363,6 +369,12 @@ pub const MUTANTS: [Mutant; 43] = [
             "set_list",
             "process",
         ],
+    },
+    Mutant {
+        name: "stamps-jump-ahead",
+        breaks: "The first stamp that a replica gives when it leads is three seconds ahead.",
+        origin: "The rule that nothing ends before its TTL, by clocks that are right.",
+        expected: &["lease"],
     },
     Mutant {
         name: "stamps-stand-still",

@@ -85,7 +85,10 @@ impl Machine {
             deleted_as
         };
         let previous = old.as_ref().map_or(0, |(_, row)| row.mod_rev);
-        step.log.push(revision, kind, &partition, &key, previous);
+        let is_told = kind != EventKind::Expire || !crate::mutant!("expire-without-event");
+        if is_told {
+            step.log.push(revision, kind, &partition, &key, previous);
+        }
         let new = match new {
             Change::Put(stored, row) => Some((stored, row)),
             Change::Delete | Change::None => None,
@@ -103,8 +106,10 @@ impl Machine {
             Some(row) => Event::put(partition, key, row),
             None => Event::deletion(revision, kind, partition, key),
         };
-        self.head.event_bytes += event.size();
-        step.events.push(event);
+        if is_told {
+            self.head.event_bytes += event.size();
+            step.events.push(event);
+        }
     }
 
     /// Keeps the ttl rows and the attachments to leases.

@@ -62,6 +62,11 @@ impl StampClock {
     /// The present stamp, unix milliseconds.
     pub fn now(&self) -> StampMs {
         let mut last = self.last.lock();
+        #[cfg(feature = "mutants")]
+        if last.stamp == 0 && kvsvr_core::mutant!("stamps-jump-ahead") {
+            let ahead = wall_clock_ms().max(self.head.stamp()) + 3_000;
+            *last = last.next(ahead, ahead, Instant::now());
+        }
         *last = last.next(wall_clock_ms(), self.head.stamp(), Instant::now());
         last.stamp
     }
