@@ -19,8 +19,7 @@ pub(super) fn wrong(faults: &[Fault], bands: &[Band], machines: usize) -> Vec<Wr
 fn of_machine(machine: usize, faults: &[Fault], bands: &[Band]) -> Vec<WrongClock> {
     let of_clocks = |band: &&Band| {
         let what = faults.get(band.fault).map(|fault| &fault.what);
-        band.nodes.contains(&machine)
-            && matches!(what, Some(What::WallClock { .. } | What::ClockRate { .. }))
+        band.nodes.contains(&machine) && matches!(what, Some(What::WallClock { .. } | What::ClockRate { .. }))
     };
     let bands: Vec<&Band> = bands.iter().filter(of_clocks).collect();
     let mut moments: Vec<Duration> = bands.iter().map(|band| band.from).collect();
