@@ -391,6 +391,11 @@ impl<'a> World<'a> {
                 "service",
                 format!("no final reads within {RECOVERY:?}"),
             ));
+        } else if !finished.drained {
+            failures.push(Failure::new(
+                "service",
+                format!("watches, consumers and sends did not come to their end within {RECOVERY:?}"),
+            ));
         }
         for (name, verdict) in check_all(&self.plan.workload.checks(), &history, &context) {
             if verdict.is_valid() && check::missing(name, &verdict).is_empty() {

@@ -157,7 +157,7 @@ pub const MUTANTS: [Mutant; 45] = [
     },
     Mutant {
         name: "expire-without-event",
-        breaks: "Keys that expire, and those of a lease that ends, go without an event.",
+        breaks: "Of the keys that expire at once, and of those of a lease that ends, only the first has an event.",
         origin: "The rule that a watch shows every change.",
         expected: &["watch"],
     },
