@@ -6,7 +6,9 @@
 //!
 //! They look at one partition map: a partition that moves between shards during a run (so that its revisions start anew) is not understood.
 
+pub mod answers;
 pub mod bank;
+mod clocks;
 pub mod committed;
 pub mod consumer;
 pub mod convergence;
@@ -27,7 +29,9 @@ pub mod watch;
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use self::clocks::Clocks;
 pub use self::{
+    clocks::WrongClock,
     committed::Commit,
     convergence::Replica,
     verdict::{Stats, Verdict, Witness},
@@ -63,12 +67,11 @@ pub struct Context<'a> {
     pub drained: bool,
     /// What the accounts had before the first operation.
     pub accounts: BTreeMap<Key, u64>,
-    /// By how much the servers' clocks may be off against the history's, either way, over any span that is checked.
+    /// By how much the servers' clocks may be off against the history's, either way, over any span that is checked, when nothing is wrong
+    /// with them. Servers count in whole milliseconds.
     pub clock_error: Nanos,
-    /// By how much the stamps that end TTLs and leases may have run ahead besides, because a wall clock was set forward.
-    pub stamps_ahead: Nanos,
-    /// By how much those stamps may lag besides, because a wall clock was set back: they wait until it has caught up.
-    pub stamps_behind: Nanos,
+    /// When clocks of nodes were wrong besides.
+    pub wrong_clocks: &'a [WrongClock],
     /// A key may be there for so long after its TTL or lease ended.
     pub expiry_delay: Nanos,
     /// Processes that were promised that no revision they see of a shard is less than one they saw before.
@@ -79,6 +82,8 @@ pub struct Context<'a> {
     pub replicas: &'a [Replica],
     /// Memory that the search of one key may use in `linear`.
     pub cache_bytes: usize,
+    /// The run was long enough that each checker must have had all of what it [needs](needs): one that had not says that it does not know.
+    pub demanding: bool,
 }
 
 impl<'a> Context<'a> {
@@ -90,14 +95,19 @@ impl<'a> Context<'a> {
             drained: false,
             accounts: BTreeMap::new(),
             clock_error: 0,
-            stamps_ahead: 0,
-            stamps_behind: 0,
+            wrong_clocks: &[],
             expiry_delay: 2_000_000_000,
             monotonic: BTreeSet::new(),
             committed: None,
             replicas: &[],
             cache_bytes: 1 << 30,
+            demanding: false,
         }
+    }
+
+    /// What wrong clocks excuse.
+    pub(crate) fn clocks(&self) -> Clocks<'a> {
+        Clocks(self.wrong_clocks)
     }
 
     /// The shard of a key.
@@ -148,10 +158,39 @@ impl Workload {
     }
 }
 
+/// What a checker must have counted in its [`Stats`] for its verdict to mean something: without one of these a rule was never looked at.
+pub fn needs(checker: &str) -> &'static [&'static str] {
+    match checker {
+        "answers" => &["answers"],
+        "bank" => &["reads of all accounts", "payments", "sends", "arrivals", "totals"],
+        "committed" => &["commits", "acknowledged"],
+        "consumer" => &["owners", "acks", "changes seen"],
+        "convergence" => &["compared"],
+        "counter" => &["increments", "counts"],
+        "lease" => &["absences", "expiries"],
+        "linear" => &["keys", "operations"],
+        "revisions" => &["changes", "real time"],
+        "session" => &["at least", "bounded", "local"],
+        "set_list" => &["appends", "list reads", "scans"],
+        "watch" => &["watches", "changes seen"],
+        _ => &[],
+    }
+}
+
+/// What a checker [needs] and has not met, if it found nothing wrong.
+pub fn missing(checker: &str, verdict: &Verdict) -> Vec<&'static str> {
+    let Verdict::Valid { stats } = verdict else {
+        return Vec::new();
+    };
+    let needed = needs(checker).iter().copied();
+    let is_missing = |name: &&str| stats.get(name).is_none_or(|count| *count == 0);
+    needed.filter(is_missing).collect()
+}
+
 /// A checker.
 pub type Checker = fn(&History<'_>, &Context<'_>) -> Verdict;
 
-/// Runs the checkers of these workloads, and `revisions` always, `committed` and `convergence` if the context has what they need. With a
+/// Runs the checkers of these workloads, `answers` and `revisions` always, `committed` and `convergence` if the context has what they need. With a
 /// committed log, unknown outcomes are resolved first, and the witnesses' operations are those of [`committed::resolve`]'s history.
 ///
 /// Returns a verdict for each checker by its name. All must be valid.
@@ -167,12 +206,22 @@ pub fn check_all(
         resolved.events
     });
     let history = History::new(resolved.as_deref().unwrap_or(events));
+    verdicts.insert("answers", answers::check(&History::new(events), context));
     verdicts.insert("revisions", revisions::check(&history, context));
     if !context.replicas.is_empty() {
         verdicts.insert("convergence", convergence::check(&history, context));
     }
     for (name, check) in workloads.iter().flat_map(|workload| workload.checkers()) {
         verdicts.entry(name).or_insert_with(|| check(&history, context));
+    }
+    if context.demanding {
+        for (name, verdict) in &mut verdicts {
+            let missing = missing(name, verdict);
+            if !missing.is_empty() {
+                let why = format!("there is nothing to check of: {}", missing.join(", "));
+                *verdict = Verdict::Unknown { why };
+            }
+        }
     }
     verdicts
 }

@@ -81,13 +81,9 @@ impl CommittedLog {
             let value = (event.kind == EventKind::Put).then_some(&event.value[..]);
             let expired = event.kind == EventKind::Expire;
             let partition = Partition::new(event.partition.region, event.partition.name.clone());
-            changes.extend(names::change(
-                &partition,
-                &event.key,
-                value,
-                event.revision,
-                expired,
-            ));
+            // What is strange there is for who is shown it to say.
+            let change = names::change(&partition, &event.key, value, event.revision, expired);
+            changes.extend(change.ok().flatten());
         }
         let shard = self.shard.0;
         self.commits

@@ -2,7 +2,7 @@
 //!
 //! A history is a list of [`Event`]s in the order in which they happened on one clock: where times are equal, the place in the list
 //! decides. A process (a logical client) has at most one call
-//! open. After an unknown outcome ([`Step::Info`]) its number is not used again (as in Jepsen), because that call may still take effect at
+//! open. After an unknown outcome ([`Step::Info`], [`Step::Strange`]) its number is not used again (as in Jepsen), because that call may still take effect at
 //! any later time. [`paired`] brings calls and their ends together.
 //!
 //! Values that are written are numbers; where a checker needs it, each is written only once (the workload says so).
@@ -369,6 +369,12 @@ pub enum Step {
         /// The error's code and text.
         error: String,
     },
+    /// Its call, if one is open, was answered with what nothing in the workloads can have caused; else its watch or consumer got such. That
+    /// is a broken promise, and leaves open whether the call was carried out.
+    Strange {
+        /// What is strange, in words.
+        what: String,
+    },
     /// Its watch or consumer got something.
     Seen {
         /// What.
@@ -441,7 +447,7 @@ pub fn paired(history: &[Event]) -> Vec<Operation> {
             Step::Seen { .. } => continue,
             Step::Ok { reply } => End::Ok(event.time, reply.clone()),
             Step::Fail { error } => End::Fail(event.time, error.clone()),
-            Step::Info { .. } => End::Unknown,
+            Step::Info { .. } | Step::Strange { .. } => End::Unknown,
         };
         if let Some(at) = open.remove(&event.process) {
             if end != End::Unknown {

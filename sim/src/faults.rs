@@ -309,18 +309,9 @@ impl Faults {
                     .iter()
                     .filter(move |active| active.victims.contains(&number))
             };
-            let mut rate = 1.0;
-            let mut offset = 0i64;
-            for active in on_it() {
-                match active.what {
-                    What::ClockRate { rate: of_it, .. } => rate *= of_it,
-                    What::WallClock { offset_ms, .. } => offset += offset_ms,
-                    _ => {}
-                }
-            }
-            // Leases are promised to hold for clocks that differ by this much at most.
-            node.clock().set_rate(f64::clamp(rate, 0.9, 1.1));
-            node.clock().set_wall_offset_ms(offset);
+            let (rate, offset_ms) = of_clock(on_it().map(|active| &active.what));
+            node.clock().set_rate(rate);
+            node.clock().set_wall_offset_ms(offset_ms);
             if on_it().any(|active| matches!(active.what, What::Pause { .. })) {
                 node.pause();
             } else {
@@ -443,6 +434,20 @@ impl Faults {
             });
         }
     }
+}
+
+/// The rate of a clock, and by how many milliseconds its wall clock is set ahead, while these are under way.
+pub(crate) fn of_clock<'a>(faults: impl Iterator<Item = &'a What>) -> (f64, i64) {
+    let (mut rate, mut offset) = (1.0, 0i64);
+    for what in faults {
+        match what {
+            What::ClockRate { rate: of_it, .. } => rate *= of_it,
+            What::WallClock { offset_ms, .. } => offset += offset_ms,
+            _ => {}
+        }
+    }
+    // Leases are promised to hold for clocks that differ by this much at most.
+    (f64::clamp(rate, 0.9, 1.1), offset)
 }
 
 fn operation_of(operation: DiskOperation) -> disk::Operation {

@@ -371,15 +371,6 @@ impl Plan {
         Duration::from_millis(self.length_ms)
     }
 
-    /// By how much wall clocks are set forward or back, all jumps together.
-    pub fn wall_clock_jumps(&self) -> Duration {
-        let jumps = self.faults.iter().map(|fault| match fault.what {
-            What::WallClock { offset_ms, .. } => offset_ms.unsigned_abs(),
-            _ => 0,
-        });
-        Duration::from_millis(jumps.sum())
-    }
-
     /// HOST:PORT of a machine.
     pub fn address(&self, node: usize) -> String {
         format!("node{}:7101", node + 1)

@@ -6,6 +6,7 @@
 //! 4. All is healed: all replicas must come to the same state, and the workloads read what must be there.
 //! 5. The checkers look at the history, with the committed log and the replicas' states.
 
+mod clocks;
 mod ends;
 mod look;
 mod replicas;
@@ -17,9 +18,9 @@ use std::{collections::BTreeSet, sync::Arc, time::Duration};
 use kvsvr_client::{Client, ClientConfig};
 use kvsvr_jepsen::{
     check::{self, check_all, committed::resolve},
-    history::Step,
+    history::{Nanos, Step},
     report::Judgement,
-    workload::{self, Env, Finished, Recorder, Run, Stop},
+    workload::{self, Clients, Env, Finished, Recorder, Run, Stop},
 };
 use kvsvr_proto::v1::BootstrapRequest;
 use madsim::runtime::{Handle, NodeHandle, Runtime};
@@ -46,6 +47,10 @@ const SETUP: Duration = Duration::from_secs(60);
 const SERVICE: Duration = Duration::from_secs(30);
 /// When all is healed, the final reads must be made, everything followed to its end, and the replicas alike within this time.
 const RECOVERY: Duration = Duration::from_secs(120);
+/// Nodes count in whole milliseconds.
+const CLOCK_ERROR: Nanos = 5_000_000;
+/// Clients of the library that the workloads' clients share, all on one host.
+const LIBRARIES: usize = 5;
 /// Host of the workloads' clients, and of the one that makes the cluster and probes it.
 pub(crate) const CLIENTS: [&str; 2] = [CLIENT, OPERATOR];
 const CLIENT: &str = "client";
@@ -71,7 +76,7 @@ struct World<'a> {
     net: SimNet,
     nodes: Vec<SimNode>,
     client_host: NodeHandle,
-    client: Client,
+    clients: Clients,
     operator_host: NodeHandle,
     operator: Client,
     recorder: Recorder,
@@ -94,17 +99,17 @@ impl<'a> World<'a> {
             })
             .collect();
         let addresses: Vec<String> = (0..plan.nodes).map(|number| plan.address(number)).collect();
-        let client = |name: &str| {
+        let clients = |name: &str, count: usize| {
             let host = Handle::current().create_node().name(name).build();
             let endpoint = Arc::new(net.boot(name, host.clone()));
-            let config = ClientConfig::new(addresses.clone());
-            (host, Client::with_transport(endpoint, config))
+            let client = || Client::with_transport(endpoint.clone(), ClientConfig::new(addresses.clone()));
+            (host, Clients::make(count, client))
         };
-        let (client_host, of_client) = client(CLIENT);
-        let (operator_host, of_operator) = client(OPERATOR);
+        let (client_host, of_clients) = clients(CLIENT, LIBRARIES);
+        let (operator_host, of_operator) = clients(OPERATOR, 1);
         let now = Arc::new(move || begin.elapsed().as_nanos() as u64);
-        let expect = |client: kvsvr_client::Result<Client>| match client {
-            Ok(client) => client,
+        let expect = |clients: kvsvr_client::Result<Clients>| match clients {
+            Ok(clients) => clients,
             // The addresses of a plan are well formed.
             Err(error) => panic!("no client: {error}"),
         };
@@ -113,8 +118,8 @@ impl<'a> World<'a> {
             plan,
             begin,
             traffic,
-            client: expect(of_client),
-            operator: expect(of_operator),
+            clients: expect(of_clients),
+            operator: expect(of_operator).next(),
             net,
             nodes,
             client_host,
@@ -189,6 +194,7 @@ impl<'a> World<'a> {
         let finished = faults.supervising(finishing).await.ok();
         let alike = replicas::once_alike(&self.nodes, self.plan.shards, until);
         let replicas = faults.supervising(alike).await;
+        self.seen.lock().record.bands = faults.bands().to_vec();
         match finished {
             Some((run, finished)) => failures.extend(self.check(&run, finished, replicas, &shard_of).await),
             None => failures.push(Failure::new(
@@ -228,7 +234,7 @@ impl<'a> World<'a> {
 
     async fn prepare(&self, shard_of: workload::ShardOf) -> Run {
         let env = Env {
-            client: self.client.clone(),
+            clients: self.clients.clone(),
             recorder: self.recorder.clone(),
             seed: self.plan.seed,
             shard_of,
@@ -305,11 +311,17 @@ impl<'a> World<'a> {
         let mut context = run.context(finished, &shard_of);
         context.committed = commits.as_deref();
         context.replicas = &replicas;
-        // A clock that is a tenth too fast or slow, over the longest span that is checked.
-        context.clock_error = 2_000_000_000;
-        context.stamps_ahead = self.plan.wall_clock_jumps().as_nanos() as u64;
+        let wrong_clocks = {
+            let bands = &self.seen.lock().record.bands;
+            clocks::wrong(&self.plan.faults, bands, self.plan.nodes)
+        };
+        context.clock_error = CLOCK_ERROR;
+        context.wrong_clocks = &wrong_clocks;
         failures.extend(unfinished(finished));
         for (name, verdict) in check_all(&self.plan.workload.checks(), &history, &context) {
+            if verdict.is_valid() && check::missing(name, &verdict).is_empty() {
+                self.seen.lock().sometimes.checked_in_full(name);
+            }
             let judgement = Judgement::new(name, &verdict);
             self.seen.lock().record.judgements.push(judgement);
             if !verdict.is_valid() {

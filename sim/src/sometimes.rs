@@ -16,7 +16,7 @@ use crate::{
 };
 
 /// Those of every sweep.
-pub const EVENTS: [&str; 50] = [
+pub const EVENTS: [&str; 59] = [
     "leader_changed",
     "two_leaders_of_different_terms",
     "leader_without_quorum_stepped_down",
@@ -67,6 +67,15 @@ pub const EVENTS: [&str; 50] = [
     "sent_to_the_leader",
     "retry_committed_twice_applied_once",
     "committed_log_known",
+    "checked_in_full_bank",
+    "checked_in_full_consumer",
+    "checked_in_full_counter",
+    "checked_in_full_lease",
+    "checked_in_full_linear",
+    "checked_in_full_revisions",
+    "checked_in_full_session",
+    "checked_in_full_set_list",
+    "checked_in_full_watch",
 ];
 
 /// Those of sweeps of nodes on RocksDB, besides.
@@ -110,6 +119,17 @@ impl Sometimes {
             .chain(happened)
             .map(|event| ((*event).to_owned(), count(event)))
             .collect()
+    }
+
+    /// A checker looked at all that it [needs](kvsvr_jepsen::check::needs): one that never does in a sweep is blind. Short runs and those
+    /// with many faults need not have it all.
+    pub fn checked_in_full(&mut self, checker: &str) {
+        let event = EVENTS
+            .iter()
+            .find(|event| event.strip_prefix("checked_in_full_") == Some(checker));
+        if let Some(event) = event {
+            self.count(event);
+        }
     }
 
     /// Looks at all replicas, of `running` of so many machines.

@@ -10,7 +10,7 @@ use kvsvr_client::{Client, ClientConfig};
 use kvsvr_jepsen::{
     check::{Replica, check_all},
     history::{Call, End, Event, paired},
-    workload::{Env, Finished, Program, Recorder, Run, Spec, Stop, replicas, shards},
+    workload::{Clients, Env, Finished, Program, Recorder, Run, Spec, Stop, replicas, shards},
 };
 use kvsvr_proto::v1::BootstrapRequest;
 use kvsvr_sim::{
@@ -139,12 +139,13 @@ async fn world(seed: u64, spec: Spec, length: Duration, faults: bool, least: &[(
     let (begun, recovered) = (Stop::new(), healed.clone());
     let client_begun = begun.clone();
     let client = host.spawn(async move {
-        let client = Client::with_transport(transport, ClientConfig::new(addresses.clone())).unwrap();
+        let make = || Client::with_transport(transport.clone(), ClientConfig::new(addresses.clone()));
+        let (client, clients) = (make().unwrap(), Clients::make(3, make).unwrap());
         bootstrap(&client, addresses).await;
         let shard_of = shards(&client).await.unwrap();
         let recorder = Recorder::new(Arc::new(move || begin.elapsed().as_nanos() as u64));
         let env = Env {
-            client: client.clone(),
+            clients,
             recorder: recorder.clone(),
             seed,
             shard_of: shard_of.clone(),

@@ -72,7 +72,7 @@ struct AllAccounts<'a> {
 }
 
 impl AllAccounts<'_> {
-    fn check(&self, ledger: &Ledger<'_>, context: &Context<'_>, findings: &mut Findings) {
+    fn check(&self, ledger: &Ledger, context: &Context<'_>, findings: &mut Findings) {
         let partition = self.partition;
         let accounts = context
             .accounts
@@ -124,7 +124,7 @@ fn one_balance(
     key: Key,
     revision: Revision,
     money: i128,
-    ledger: &Ledger<'_>,
+    ledger: &Ledger,
     findings: &mut Findings,
 ) {
     findings.count("balances", 1);
@@ -145,7 +145,7 @@ fn one_balance(
 }
 
 /// Who pays has enough, who is refused has not.
-fn payment(operation: &Operation, call: &Call, reply: &Reply, ledger: &Ledger<'_>, findings: &mut Findings) {
+fn payment(operation: &Operation, call: &Call, reply: &Reply, ledger: &Ledger, findings: &mut Findings) {
     let (from, amount) = match call {
         Call::Transfer {
             partition,

@@ -1,12 +1,14 @@
 //! Keys with a TTL or a lease: not gone before their time, gone after it.
 //!
 //! The time of an end is known within bounds: a TTL begins to run between the invocation and the end of the write, a lease between those of
-//! its grant or its last keep-alive, by a clock that may be off by [`Context::clock_error`], and come earlier by
-//! [`Context::stamps_ahead`] or later by [`Context::stamps_behind`]. Rules:
-//! - **early**: a linearizable read that finds nothing, or an event that a key expired, does not come before the earliest time at which
-//!   the key can have ended. Where a deletion, a revocation or an unknown outcome can explain it, nothing is said.
+//! its grant or its last keep-alive, by a clock that may be off by [`Context::clock_error`]. What else was wrong with clocks
+//! ([`Context::wrong_clocks`]) excuses only keys that lived at that time. Rules:
+//! - **early**: a linearizable read that finds nothing, an event that a key expired, or a call that is refused because its lease has ended
+//!   does not come before the earliest time at which the key or the lease can have ended. Where a deletion, a revocation or an unknown
+//!   outcome can explain it, nothing is said.
 //! - **late**: with [`Context::final_from`], a final linearizable read does not find a key that must have ended more than
-//!   [`Context::expiry_delay`] before the read began, counted from `final_from` at the earliest.
+//!   [`Context::expiry_delay`] before the read began, counted from `final_from` at the earliest. Where clocks were wrong, the TTL may have
+//!   begun to run only then: a shard's time never goes back, but it may have lagged.
 
 #[cfg(test)]
 mod tests;
@@ -21,12 +23,15 @@ use super::{
 use crate::history::{Call, End, Event, Key, Mode, Nanos, Operation, Reply, Revision, Seen};
 
 const NANOS_PER_MS: Nanos = 1_000_000;
+/// How the error begins that says that there is no such lease.
+const NOT_FOUND: &str = "not_found";
 
 /// Checks all keys that have had a TTL or a lease.
 pub fn check(history: &History<'_>, context: &Context<'_>) -> Verdict {
     let mut findings = Findings::default();
     let ends = Ends::new(history, context);
     for operation in &history.operations {
+        ends.refused(operation, &mut findings);
         if let (Call::Read { key, mode }, End::Ok(time, Reply::Row { row, .. })) =
             (&operation.call, &operation.end)
             && *mode == Mode::Linearizable
@@ -45,7 +50,6 @@ pub fn check(history: &History<'_>, context: &Context<'_>) -> Verdict {
                 continue;
             };
             for change in changes.iter().filter(|change| change.expired) {
-                findings.count("expiries seen", 1);
                 if let Some(mortal) = ends.keys.get(&change.key) {
                     ends.expired(change.key, mortal, change.revision, *place, &mut findings);
                 }
@@ -77,12 +81,25 @@ struct Lease<'a> {
     revocations: Vec<&'a Operation>,
 }
 
+/// When something was seen to be gone, and where in the history.
+struct Gone {
+    time: Nanos,
+    place: usize,
+}
+
 struct Ends<'a> {
     events: &'a [Event],
     context: &'a Context<'a>,
     keys: BTreeMap<Key, Mortal<'a>>,
     /// By shard and id.
     leases: BTreeMap<(u32, u64), Lease<'a>>,
+}
+
+fn ended(operation: &Operation) -> Option<Nanos> {
+    match operation.end {
+        End::Ok(time, _) | End::Fail(time, _) => Some(time),
+        End::Unknown => None,
+    }
 }
 
 fn is_put(call: &Call) -> bool {
@@ -179,59 +196,96 @@ impl<'a> Ends<'a> {
         }
     }
 
-    /// The earliest time at which what this put left can have ended by itself; `None` if it cannot be said.
-    fn earliest(&self, key: Key, mortal: &Mortal<'a>, revision: Revision, seen_at: usize) -> Option<Nanos> {
+    /// The earliest time at which what this put left can have ended by itself, if it was seen gone so; `None` if it cannot be said.
+    fn earliest(&self, key: Key, mortal: &Mortal<'a>, revision: Revision, gone: &Gone) -> Option<Nanos> {
         let (put, ttl, lease) = self.terms(mortal, revision)?;
-        let end = match (ttl, lease) {
-            (0, 0) => Nanos::MAX,
-            (ttl, 0) => put.invoked.saturating_add(ttl),
-            (_, id) => {
-                let lease = self.leases.get(&(self.context.shard(key), id))?;
-                if lease
-                    .revocations
-                    .iter()
-                    .any(|revocation| revocation.first < seen_at)
-                {
-                    return None;
-                }
-                let ends = lease
-                    .renewals
-                    .iter()
-                    .map(|(renewal, ttl)| renewal.invoked.saturating_add(*ttl));
-                ends.max()?
-            }
-        };
-        let early = self.context.clock_error.saturating_add(self.context.stamps_ahead);
-        Some(end.saturating_sub(early))
+        match (ttl, lease) {
+            (0, 0) => Some(Nanos::MAX),
+            (ttl, 0) => Some(self.least_end(put, ttl, gone)),
+            (_, id) => self.lease_earliest((self.context.shard(key), id), gone),
+        }
+    }
+
+    /// The same of a lease.
+    fn lease_earliest(&self, lease: (u32, u64), gone: &Gone) -> Option<Nanos> {
+        let lease = self.leases.get(&lease)?;
+        let mut revocations = lease.revocations.iter();
+        if revocations.any(|revocation| revocation.first < gone.place) {
+            return None;
+        }
+        // One that is renewed later lives now: an id is not used again.
+        let ends = lease
+            .renewals
+            .iter()
+            .map(|(renewal, ttl)| self.least_end(renewal, *ttl, gone));
+        ends.max()
+    }
+
+    /// The earliest end of what this operation gave so much time.
+    fn least_end(&self, operation: &Operation, ttl: Nanos, gone: &Gone) -> Nanos {
+        let ended = ended(operation).unwrap_or(gone.time);
+        let clocks = self.context.clocks();
+        let early = clocks.early((operation.invoked, ended), gone.time);
+        let end = operation.invoked.saturating_add(ttl);
+        end.saturating_sub(early.saturating_add(self.context.clock_error))
     }
 
     /// The latest time at which it ends by itself; `None` if it need not, or it cannot be said.
     fn latest(&self, key: Key, mortal: &Mortal<'a>, revision: Revision) -> Option<Nanos> {
         let (put, ttl, lease) = self.terms(mortal, revision)?;
-        let ended = |operation: &Operation| match operation.end {
-            End::Ok(time, _) | End::Fail(time, _) => Some(time),
-            End::Unknown => None,
+        // Where stamps lagged, the time began to run when they did no more, which was so when all faults were over.
+        let lagged = |ttl: Nanos| match self.context.clocks().any() {
+            true => self
+                .context
+                .final_from
+                .map_or(Nanos::MAX, |from| from.saturating_add(ttl)),
+            false => 0,
         };
+        let end_of =
+            |operation: &Operation, ttl: Nanos| Some(ended(operation)?.saturating_add(ttl).max(lagged(ttl)));
         let end = match (ttl, lease) {
             (0, 0) => return None,
-            (ttl, 0) => ended(put)?.saturating_add(ttl),
+            (ttl, 0) => end_of(put, ttl)?,
             (_, id) => {
                 let lease = self.leases.get(&(self.context.shard(key), id))?;
                 if !lease.unknown.is_empty() {
                     return None;
                 }
-                let ends = lease
-                    .renewals
-                    .iter()
-                    .map(|(renewal, ttl)| Some(ended(renewal)?.saturating_add(*ttl)));
+                let ends = lease.renewals.iter().map(|(renewal, ttl)| end_of(renewal, *ttl));
                 ends.max()??
             }
         };
-        let late = self
-            .context
-            .clock_error
-            .saturating_add(self.context.stamps_behind);
-        Some(end.saturating_add(late))
+        Some(end.saturating_add(self.context.clock_error))
+    }
+
+    /// A call was refused because its lease has ended.
+    fn refused(&self, operation: &Operation, findings: &mut Findings) {
+        let (partition, lease) = match operation.call {
+            Call::KeepAlive { partition, lease } => (partition, lease),
+            Call::Write { key, lease, .. } if lease != 0 => (key.partition, lease),
+            _ => return,
+        };
+        let End::Fail(time, error) = &operation.end else {
+            return;
+        };
+        if !error.starts_with(NOT_FOUND) {
+            return;
+        }
+        let gone = Gone {
+            time: *time,
+            place: operation.last,
+        };
+        let Some(end) = self.lease_earliest(((self.context.shard_of)(partition), lease), &gone) else {
+            return;
+        };
+        findings.count("refusals", 1);
+        if *time < end {
+            let text = format!(
+                "{} was refused, but lease {lease} lasts until {end} ns",
+                describe(operation)
+            );
+            findings.push(Witness::new("early", text).operations([operation.id]));
+        }
     }
 
     /// A read found nothing by some time.
@@ -249,12 +303,18 @@ impl<'a> Ends<'a> {
             .puts
             .range(*newest..)
             .filter(|(_, put)| put.first < read.last);
+        let gone = Gone {
+            time,
+            place: read.last,
+        };
         let ends: Option<Vec<_>> = candidates
-            .map(|(revision, _)| self.earliest(key, mortal, *revision, read.last))
+            .map(|(revision, _)| self.earliest(key, mortal, *revision, &gone))
             .collect();
-        if let Some(end) = ends.and_then(|ends| ends.into_iter().min())
-            && time < end
-        {
+        let Some(end) = ends.and_then(|ends| ends.into_iter().min()) else {
+            return;
+        };
+        findings.count("absences", 1);
+        if time < end {
             let text = format!(
                 "{} found nothing, but key {key} lasts until {end} ns by {}",
                 describe(read),
@@ -280,9 +340,11 @@ impl<'a> Ends<'a> {
             return;
         };
         let time = self.events[place].time;
-        if let Some(end) = self.earliest(key, mortal, *newest, place)
-            && time < end
-        {
+        let Some(end) = self.earliest(key, mortal, *newest, &Gone { time, place }) else {
+            return;
+        };
+        findings.count("expiries", 1);
+        if time < end {
             let text = format!(
                 "event {place} shows at {time} ns that key {key} expired, but it lasts until {end} ns by {}",
                 describe(put)
@@ -306,6 +368,7 @@ impl<'a> Ends<'a> {
         let Some(end) = self.latest(key, mortal, mod_rev) else {
             return;
         };
+        findings.count("left at the end", 1);
         // Nothing was promised while there was no leader.
         let due = end.max(self.context.final_from.unwrap_or_default());
         if read.invoked > due.saturating_add(self.context.expiry_delay) {

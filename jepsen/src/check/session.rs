@@ -7,7 +7,7 @@
 //! - **age**: the age that a read tells is true in the same sense.
 //! - **monotonic**: processes in [`Context::monotonic`] never see a smaller revision of a shard than before.
 //!
-//! Time is measured by clocks that may be off by [`Context::clock_error`]. That what was read is right for its revision is looked at by
+//! Time is measured by clocks that may be off by [`Context::clock_error`], and by what rates were wrong while it was measured. That what was read is right for its revision is looked at by
 //! `revisions`.
 
 #[cfg(test)]
@@ -177,9 +177,13 @@ impl<'a> Known<'a> {
         context: &Context<'_>,
         findings: &mut Findings,
     ) {
-        let age = age_ms
-            .saturating_mul(NANOS_PER_MS)
-            .saturating_add(context.clock_error);
+        let age = age_ms.saturating_mul(NANOS_PER_MS);
+        let ended = match read.operation.end {
+            End::Ok(ended, _) => ended,
+            _ => read.operation.invoked,
+        };
+        let error = context.clocks().age_error(ended, age);
+        let age = age.saturating_add(error).saturating_add(context.clock_error);
         let Some(time) = read.operation.invoked.checked_sub(age) else {
             return;
         };

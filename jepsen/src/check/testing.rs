@@ -37,8 +37,19 @@ impl Script {
     }
 
     /// A call that was not carried out.
-    pub(crate) fn fail(mut self, process: Process, (begin, end): (Nanos, Nanos), call: Call) -> Self {
-        let error = "REFUSED".to_owned();
+    pub(crate) fn fail(self, process: Process, span: (Nanos, Nanos), call: Call) -> Self {
+        self.fail_as("REFUSED", process, span, call)
+    }
+
+    /// The same, with the error's text.
+    pub(crate) fn fail_as(
+        mut self,
+        error: &str,
+        process: Process,
+        (begin, end): (Nanos, Nanos),
+        call: Call,
+    ) -> Self {
+        let error = error.to_owned();
         self.push(begin, process, Step::Invoke { call });
         self.push(end, process, Step::Fail { error });
         self
@@ -49,6 +60,14 @@ impl Script {
         let error = "TIMEOUT".to_owned();
         self.push(begin, process, Step::Invoke { call });
         self.push(end, process, Step::Info { error });
+        self
+    }
+
+    /// A call that was answered with what no workload makes.
+    pub(crate) fn strange(mut self, process: Process, (begin, end): (Nanos, Nanos), call: Call) -> Self {
+        let what = "a value that is not a number".to_owned();
+        self.push(begin, process, Step::Invoke { call });
+        self.push(end, process, Step::Strange { what });
         self
     }
 

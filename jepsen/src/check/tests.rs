@@ -2,7 +2,8 @@
 
 use std::collections::BTreeSet;
 
-use super::{Commit, Context, Replica, Workload, check_all, testing::*};
+use super::{Commit, Context, Replica, Verdict, Workload, check_all, testing::*};
+use crate::history::{Call, Mode, Reply};
 
 #[test]
 fn checkers_that_apply_are_run() {
@@ -34,12 +35,70 @@ fn checkers_that_apply_are_run() {
     let names: Vec<_> = verdicts.keys().copied().collect();
     assert_eq!(
         names,
-        ["committed", "convergence", "counter", "linear", "revisions"]
+        [
+            "answers",
+            "committed",
+            "convergence",
+            "counter",
+            "linear",
+            "revisions"
+        ]
     );
     for (name, verdict) in verdicts {
         // There is no counter in the history.
         assert_eq!(verdict.is_valid(), name != "counter", "{name}: {verdict}");
     }
+}
+
+#[test]
+fn a_long_run_in_which_a_rule_was_not_looked_at_is_unknown() {
+    let (call, mode) = (
+        Call::List {
+            list: k(1),
+            mode: Mode::Linearizable,
+        },
+        Mode::Linearizable,
+    );
+    let list = || {
+        let reply = Reply::Items {
+            revision: 1,
+            items: vec![(1, 10)],
+        };
+        let append = Call::Append {
+            list: k(1),
+            value: 10,
+        };
+        let appended = Reply::Appended { revision: 1, seq: 1 };
+        Script::new()
+            .ok(1, (1, 2), (append, appended))
+            .ok(1, (3, 4), (call.clone(), reply))
+    };
+    let verdict = |script: Script, demanding| {
+        let context = Context {
+            demanding,
+            ..Context::new(&shard_of)
+        };
+        let workloads = BTreeSet::from([Workload::SetList]);
+        check_all(&workloads, &script.events(), &context)["set_list"].clone()
+    };
+    valid(verdict(list(), false));
+    let Verdict::Unknown { why } = verdict(list(), true) else {
+        panic!("it is not unknown");
+    };
+    assert_eq!(why, "there is nothing to check of: scans");
+    let partition = 9;
+    let scanned = list().ok(
+        1,
+        (5, 6),
+        (
+            Call::Scan { partition, mode },
+            Reply::Items {
+                revision: 1,
+                items: Vec::new(),
+            },
+        ),
+    );
+    valid(verdict(scanned, true));
 }
 
 #[test]

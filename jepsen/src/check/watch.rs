@@ -8,8 +8,11 @@
 //! - **gap**: no known change between start and end is left out; and none at the end, if [`Context::drained`].
 //! - **content**: a change is what was asked for at that revision, nothing is shown that nobody asked for, or before it was asked for. (Keys
 //!   that no operation changes are left out in partitions with sends: these keep rows there.)
+//! - **removal**: with [`Context::drained`], a key that the final reads do not find has a deletion or an expiry after its last put, which
+//!   was shown where all revisions since were.
 //! - **compaction**: it says that changes are gone, and from where it goes on, never back.
 
+mod removals;
 #[cfg(test)]
 mod tests;
 
@@ -27,7 +30,8 @@ use crate::history::{Call, Change, Key, Revision, Seen};
 pub fn check(history: &History<'_>, context: &Context<'_>) -> Verdict {
     let mut findings = Findings::default();
     let truth = Truth::new(history, context);
-    for watch in &subscriptions(history, context) {
+    let watches = subscriptions(history, context);
+    for watch in &watches {
         if let Call::Watch { partition, .. } = watch.operation.call {
             let what = Followed {
                 subscription: watch,
@@ -38,6 +42,7 @@ pub fn check(history: &History<'_>, context: &Context<'_>) -> Verdict {
             truth.follow(&what, &mut findings);
         }
     }
+    truth.removals(&watches, &mut findings);
     findings.verdict()
 }
 

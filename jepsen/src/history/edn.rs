@@ -11,11 +11,11 @@
 //!
 //! | call | `:f` and `:value` | for |
 //! |---|---|---|
-//! | Read, Count | `:read [k v]`, `v` is nil in the invocation and when the key is not there | Knossos register, counter |
+//! | Read, Count | `:read [k v]`, `v` is nil in the invocation and when the key is not there | Knossos register |
 //! | Write | `:write [k v]`; `:ttl`, `:lease` if there is one | register |
 //! | Delete | `:write [k nil]` | register |
 //! | Cas | `:cas [k [from to]]` | cas-register |
-//! | Increment | `:add [k delta]`, `:result` in the reply | counter |
+//! | Increment | `:add [k delta]`, `:result` in the reply | none: Jepsen's counter never goes down, ours does |
 //! | Append | `:txn [[:append k v]]` | Elle list-append |
 //! | List | `:txn [[:r k nil]]`, in the reply `[[:r k [v ...]]]` | Elle list-append |
 //! | Transfer | `:transfer [partition {:from a :to b :amount n}]` | bank |
@@ -26,8 +26,9 @@
 //! | Watch, Consume, Ack | `:watch`, `:consume`, `:ack {...}`, in the reply `{:after r :epoch e}` or nil | |
 //!
 //! Reads that are not linearizable have `-weak` at the end of `:f` and their mode under `:mode`, so that no checker takes them for
-//! linearizable ones. What watches and consumers see is `:info` of `:seen`, of a process `:seen-N` that is not a number, which Jepsen does
-//! not pair with anything.
+//! linearizable ones. What watches and consumers see is `:info` of `:seen`, of a process `:seen-N` that is not a number. Jepsen takes these
+//! for operations of a nemesis, of which it pairs every two that follow each other: such pairs mean nothing. An answer that no workload can
+//! have caused is `:info` with `:error :strange`; one that a watch was shown is `:info` of `:strange`.
 
 use std::{
     collections::BTreeMap,
@@ -60,6 +61,11 @@ impl<W: Write> EdnWriter<W> {
     /// The writer's.
     pub fn write(&mut self, event: &Event) -> io::Result<()> {
         let Event { time, process, step } = event;
+        let is_call = match step {
+            Step::Seen { .. } => false,
+            Step::Strange { .. } => self.open.contains_key(process),
+            _ => true,
+        };
         let body = match step {
             Step::Invoke { call } => {
                 self.open.insert(*process, call.clone());
@@ -73,14 +79,14 @@ impl<W: Write> EdnWriter<W> {
                 .map(|call| body("fail", &call, None) + &format!(" :error {}", Text(error))),
             Step::Info { error } => (self.open.remove(process))
                 .map(|call| body("info", &call, None) + &format!(" :error {}", Text(error))),
+            Step::Strange { what } => Some(self.open.remove(process).map_or_else(
+                || format!(":type :info :f :strange :value {}", Text(what)),
+                |call| body("info", &call, None) + &format!(" :error :strange :what {}", Text(what)),
+            )),
             Step::Seen { seen } => Some(format!(":type :info :f :seen :value {}", seen_value(seen))),
         };
         let Some(body) = body else { return Ok(()) };
-        let watcher = if matches!(step, Step::Seen { .. }) {
-            ":seen-"
-        } else {
-            ""
-        };
+        let watcher = if is_call { "" } else { ":seen-" };
         let index = self.index;
         self.index += 1;
         writeln!(

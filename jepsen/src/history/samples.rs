@@ -183,6 +183,9 @@ pub(crate) fn one_of_each() -> Vec<Event> {
         Step::Info {
             error: "TIMEOUT".to_owned(),
         },
+        Step::Strange {
+            what: "a value that is not a number".to_owned(),
+        },
     ] {
         push(2, Step::Invoke { call: list.clone() });
         push(2, step);

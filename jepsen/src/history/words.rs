@@ -182,7 +182,7 @@ mod tests {
                 Step::Invoke { call } => call.to_string(),
                 Step::Ok { reply } => reply.to_string(),
                 Step::Seen { seen } => seen.to_string(),
-                Step::Fail { .. } | Step::Info { .. } => continue,
+                Step::Fail { .. } | Step::Info { .. } | Step::Strange { .. } => continue,
             };
             assert!(!text.contains("::") && !text.contains(": Key"), "{text}");
             assert!(!text.starts_with(char::is_uppercase), "{text}");

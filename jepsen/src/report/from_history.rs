@@ -27,7 +27,7 @@ fn unknown_ends(history: &[Event]) -> BTreeMap<usize, (Nanos, &str)> {
             Step::Ok { .. } | Step::Fail { .. } => {
                 open.remove(&event.process);
             }
-            Step::Info { error } => {
+            Step::Info { error } | Step::Strange { what: error } => {
                 let id = open.remove(&event.process);
                 ends.extend(id.map(|id| (id, (event.time, error.as_str()))));
             }

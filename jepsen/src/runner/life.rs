@@ -18,7 +18,7 @@ use super::{
     cluster::Cluster,
     judge::{About, Counts, Problem},
     logs,
-    nemesis::{Arsenal, Injected},
+    nemesis::{self, Arsenal, Injected},
     observe::Observer,
     plan::Plan,
     progress::{At, Progress},
@@ -26,10 +26,10 @@ use super::{
     service,
 };
 use crate::{
-    check::{Commit, Replica},
+    check::{Commit, Replica, WrongClock},
     history::{Event, Nanos, Process},
     report::{Mark, NodeState},
-    workload::{Env, Finished, Now, Program, Recorder, Run, ShardOf, Stop, replicas, shards},
+    workload::{Clients, Env, Finished, Now, Program, Recorder, Run, ShardOf, Stop, replicas, shards},
 };
 
 /// Time that one call of an operator may take.
@@ -48,6 +48,10 @@ const TICK: Duration = Duration::from_secs(1);
 const PARTITIONS: u32 = 100;
 /// By how much a clock of this machine may be off against itself, over the spans that are checked, and the rounding of milliseconds.
 const CLOCK_ERROR_MS: u64 = 20;
+/// In a load of so many milliseconds every rule of every checker meets something to look at.
+const DEMANDING_MS: u64 = 60_000;
+/// Clients of the library that the programs' clients share. Each has connections of its own to all nodes.
+const CLIENTS: usize = 8;
 
 /// What came of a run.
 #[derive(Debug)]
@@ -89,7 +93,6 @@ pub struct Outcome {
 impl Outcome {
     /// What the checkers need to know.
     pub fn facts(&self, plan: &Plan) -> Facts {
-        let nanos = |ms: u64| ms * 1_000_000;
         let replica = |one: &Replica| (one.node, one.shard, one.applied, one.hash);
         Facts {
             workload: plan.workload.clone(),
@@ -97,10 +100,30 @@ impl Outcome {
             final_from: self.finished.final_from,
             drained: self.finished.drained,
             monotonic: self.monotonic.clone(),
-            clock_error: nanos(CLOCK_ERROR_MS + plan.drift_ms()),
-            stamp_jump: nanos(plan.stamp_jump_ms()),
+            clock_error: CLOCK_ERROR_MS * 1_000_000,
+            wrong_clocks: self.wrong_clocks(plan),
+            demanding: plan.load_ms >= DEMANDING_MS,
             replicas: self.replicas.iter().map(replica).collect(),
         }
+    }
+}
+
+impl Outcome {
+    /// When clocks were wrong. A fault that may not have been undone holds for ever.
+    fn wrong_clocks(&self, plan: &Plan) -> Vec<WrongClock> {
+        let done = |one: &&Injected| !matches!(one.outcome, nemesis::Outcome::Skipped(_));
+        let wrong = |one: &Injected| {
+            let span = (one.from, one.to);
+            let wrong = plan.wrong_clock(one.fault, span)?;
+            Some(match one.outcome {
+                nemesis::Outcome::Installed => wrong,
+                _ => WrongClock {
+                    to: Nanos::MAX,
+                    ..wrong
+                },
+            })
+        };
+        self.injected.iter().filter(done).filter_map(wrong).collect()
     }
 }
 
@@ -162,8 +185,9 @@ impl Life {
             cluster.start(node)?;
         }
         let addresses: Vec<String> = cluster.nodes().iter().map(|node| node.address.clone()).collect();
-        let client = Client::new(ClientConfig::new(addresses.clone())).map_err(io::Error::other)?;
-        let admin = Client::new(ClientConfig::new(addresses)).map_err(io::Error::other)?;
+        let client = || Client::new(ClientConfig::new(addresses.clone()));
+        let clients = Clients::make(CLIENTS, client).map_err(io::Error::other)?;
+        let admin = client().map_err(io::Error::other)?;
         let admin = admin.with_timeout(ADMIN_TIMEOUT);
         service::bootstrap(cluster, &admin, self.plan.shards).await?;
         let parts = Parts {
@@ -176,7 +200,7 @@ impl Life {
         let mut run = Run::new(
             &self.plan.workload,
             Env {
-                client,
+                clients,
                 recorder: parts.recorder.clone(),
                 seed: self.plan.seed,
                 shard_of: Arc::clone(&parts.shard_of),

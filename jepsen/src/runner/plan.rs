@@ -12,7 +12,7 @@ use std::{fmt, str::FromStr};
 use serde::{Deserialize, Serialize};
 
 pub use self::draw::draw;
-use crate::{os::capabilities::Mechanism, workload::Spec};
+use crate::{check::WrongClock, history::Nanos, os::capabilities::Mechanism, workload::Spec};
 
 /// The host that clients are on, where a plan names hosts by number.
 pub const CLIENTS: u64 = 0;
@@ -348,24 +348,26 @@ pub struct Plan {
 }
 
 impl Plan {
-    /// Milliseconds by which a shard's time may be off, because wall clocks were set: ahead of true time after a leader was, and behind
-    /// while one is that lets it go on where the one before it had died.
-    pub fn stamp_jump_ms(&self) -> u64 {
-        let jump = |fault: &Planned| match fault.action {
-            Action::ClockJump { ms, .. } => ms.unsigned_abs(),
-            _ => 0,
-        };
-        self.faults.iter().map(jump).max().unwrap_or(0)
-    }
-
-    /// Milliseconds that clocks of nodes gain or lose over the run at most, by their rates.
-    pub fn drift_ms(&self) -> u64 {
-        let drift = |fault: &Planned| match fault.action {
-            Action::ClockDrift { percent, .. } => {
-                (fault.lasts_ms as f64 * (percent - 100.0).abs() / 100.0).ceil() as u64
+    /// What a fault did to clocks that was under way between two times of the history; `None`: nothing.
+    pub fn wrong_clock(&self, fault: usize, (from, to): (Nanos, Nanos)) -> Option<WrongClock> {
+        let (node, off, rate_off) = match self.faults.get(fault)?.action {
+            Action::ClockJump { node, ms } => (node, i128::from(ms) * 1_000_000, 0),
+            Action::ClockDrift { node, percent } => {
+                let rate_off = (percent - 100.0) / 100.0;
+                let off = to.saturating_sub(from) as f64 * rate_off;
+                (node, off as i128, (rate_off.abs() * 1e6).ceil() as u64)
             }
-            _ => 0,
+            _ => return None,
         };
-        self.faults.iter().map(drift).sum()
+        let amount = Nanos::try_from(off.unsigned_abs()).unwrap_or(Nanos::MAX);
+        let (ahead, behind) = if off > 0 { (amount, 0) } else { (0, amount) };
+        Some(WrongClock {
+            node,
+            from,
+            to,
+            ahead,
+            behind,
+            rate_off,
+        })
     }
 }

@@ -10,7 +10,7 @@ use std::{
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    check::{Commit, Context, Replica, Verdict, check_all},
+    check::{Commit, Context, Replica, Verdict, WrongClock, check_all},
     history::{Event, Nanos, Process, jsonl},
     workload::Spec,
 };
@@ -35,8 +35,10 @@ pub struct Facts {
     pub monotonic: BTreeSet<Process>,
     /// See [`Context::clock_error`].
     pub clock_error: Nanos,
-    /// See [`Context::stamps_ahead`] and [`Context::stamps_behind`].
-    pub stamp_jump: Nanos,
+    /// See [`Context::wrong_clocks`].
+    pub wrong_clocks: Vec<WrongClock>,
+    /// See [`Context::demanding`].
+    pub demanding: bool,
     /// Node, shard, index and hash of replicas at the end.
     pub replicas: Vec<(u64, u32, u64, u64)>,
 }
@@ -70,8 +72,8 @@ impl Facts {
             accounts: self.workload.accounts(),
             monotonic: self.monotonic.clone(),
             clock_error: self.clock_error,
-            stamps_ahead: self.stamp_jump,
-            stamps_behind: self.stamp_jump,
+            wrong_clocks: &self.wrong_clocks,
+            demanding: self.demanding,
             replicas: &replicas,
             committed: log,
             ..Context::new(&shard_of)
@@ -126,7 +128,8 @@ mod tests {
             drained: false,
             monotonic: BTreeSet::new(),
             clock_error: 0,
-            stamp_jump: 0,
+            wrong_clocks: Vec::new(),
+            demanding: false,
             replicas: vec![(1, 1, 7, 5), (2, 1, 7, 5)],
         }
     }

@@ -9,7 +9,7 @@
 use std::{collections::BTreeMap, ops::Range, time::Duration};
 
 use futures::future::BoxFuture;
-use kvsvr_client::{Code, Compare, Error, Event, EventKind, Op, Result, Txn};
+use kvsvr_client::{Code, Compare, Error, Event, EventKind, Op, Txn};
 use serde::{Deserialize, Serialize};
 use tokio::time::sleep;
 
@@ -19,7 +19,7 @@ use super::{
     join::join_all,
     names,
     owner::{self, Handler, Owner},
-    perform::Sent,
+    perform::{self, Failed, Result, Sent},
     place::Ends,
     random::Random,
     stop::Stop,
@@ -176,7 +176,7 @@ impl Load for Running {
                 let client = Client {
                     program,
                     partitions: place.partitions(program.partitions),
-                    caller: Caller::new(&place.env),
+                    caller: Caller::of_number(&place.env, number),
                     random: place.random(number),
                 };
                 Box::pin(client.work(stop))
@@ -231,8 +231,8 @@ async fn open(env: &Env, partition: u32, accounts: &BTreeMap<Key, u64>) {
     for (key, money) in accounts {
         txn = txn.then(Op::put(names::key(key.key), names::value(*money)));
     }
-    while env
-        .client
+    let client = env.clients.next();
+    while client
         .txn(&names::partition(partition), txn.clone())
         .await
         .is_err()
@@ -247,7 +247,7 @@ struct Receiver {
 }
 
 impl Receiver {
-    /// The send that the event shows, if it is one of this bank's.
+    /// The send that the event shows, if it is one of this bank's. One of another form is written down as strange by who was shown it.
     fn sent(&self, event: &Event) -> Option<Sent> {
         let partition = names::partition_number(&event.partition)?;
         let is_ours = self.partitions.contains(&partition) && event.kind == EventKind::Put;
@@ -340,7 +340,7 @@ impl Client<'_> {
 
     /// Reads both accounts, and writes them if they have not changed since.
     async fn transfer(&mut self, call: Call) -> Result<Reply> {
-        let client = self.caller.env.client.clone();
+        let client = self.caller.client.clone();
         let Call::Transfer {
             partition,
             from,
@@ -348,38 +348,39 @@ impl Client<'_> {
             amount,
         } = call
         else {
-            return Err(Error::definite(Code::Invalid, "no transfer"));
+            return Err(Error::definite(Code::Invalid, "no transfer").into());
         };
         let moving = async move {
             let partition = names::partition(partition);
             let read = |account| client.get(&partition, names::key(account));
             let (payer, payee) = (read(from).await, read(to).await);
             // Nothing has been sent that could change anything.
-            let definite = |error: Error| Error::definite(error.code, error.message);
+            let definite = |error: Error| match Failed::from(error) {
+                Failed::Error(error) => Error::definite(error.code, error.message).into(),
+                strange @ Failed::Strange(_) => strange,
+            };
             let (payer, payee) = (payer.map_err(definite)?, payee.map_err(definite)?);
             let (Some(payer_kv), Some(payee_kv)) = (&payer.value, &payee.value) else {
-                return Err(Error::definite(Code::NotFound, "an account is not there"));
+                return Err(Failed::Strange("an account is not there".into()));
             };
-            let money = |kv: &kvsvr_client::KeyValue| names::number(&kv.value).unwrap_or_default();
-            let Some(rest) = money(payer_kv).checked_sub(amount) else {
-                return Err(Error::definite(
-                    Code::Refused,
-                    "there was not enough when it was read",
-                ));
+            let (had, has) = (perform::number(payer_kv)?, perform::number(payee_kv)?);
+            let Some(rest) = had.checked_sub(amount) else {
+                let text = "there was not enough when it was read";
+                return Err(Error::definite(Code::Refused, text).into());
             };
             let unchanged = |account, revision| Compare::mod_rev(names::key(account)).equals(revision);
             let txn = Txn::new()
                 .when(unchanged(from, payer_kv.mod_rev))
                 .when(unchanged(to, payee_kv.mod_rev))
                 .then(Op::put(names::key(from), names::value(rest)))
-                .then(Op::put(names::key(to), names::value(money(payee_kv) + amount)));
+                .then(Op::put(names::key(to), names::value(has.saturating_add(amount))));
             let reply = client.txn(&partition, txn).await?;
             match reply.succeeded {
                 true => Ok(Reply::Written {
                     revision: reply.revision,
                     version: 0,
                 }),
-                false => Err(Error::definite(Code::Refused, "somebody else was faster")),
+                false => Err(Error::definite(Code::Refused, "somebody else was faster").into()),
             }
         };
         self.caller.call_as(call, moving).await

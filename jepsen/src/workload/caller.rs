@@ -1,17 +1,26 @@
 //! One logical client: carries calls out through the client library, and writes down what came of them.
 //!
 //! The library's certainty decides: a definite error is a failure, an unknown outcome stays unknown, and a read that got no answer has
-//! failed, since it changes nothing.
+//! failed, since it changes nothing. An answer that nothing in the workloads can have caused is neither: see
+//! [`Step::Strange`](crate::history::Step::Strange).
 
-use std::{collections::BTreeMap, future::Future, sync::Arc, time::Duration};
+use std::{
+    collections::BTreeMap,
+    future::Future,
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
+    time::Duration,
+};
 
-use kvsvr_client::{CallOptions, Certainty, Client, ReadFrom, Result};
+use kvsvr_client::{CallOptions, Certainty, Client, ReadFrom};
 use tokio::time::sleep;
 
 use super::{
     names,
     near::Near,
-    perform::perform,
+    perform::{Failed, Result, perform},
     recorder::{Ending, Logger, Recorder},
 };
 use crate::{
@@ -25,8 +34,8 @@ pub(super) const AGAIN: Duration = Duration::from_millis(100);
 /// What the parts of a workload share.
 #[derive(Clone)]
 pub struct Env {
-    /// Carries calls out.
-    pub client: Client,
+    /// Carry calls out.
+    pub clients: Clients,
     /// Writes them down.
     pub recorder: Recorder,
     /// Of all chance.
@@ -35,15 +44,59 @@ pub struct Env {
     pub shard_of: ShardOf,
 }
 
+/// Clients of the library that logical clients share, a few each: what one of them knows about who leads, the others have to find out by
+/// themselves.
+#[derive(Clone)]
+pub struct Clients {
+    all: Arc<[Client]>,
+    next: Arc<AtomicUsize>,
+}
+
+impl Clients {
+    /// So many as the transports make; at least one.
+    ///
+    /// # Errors
+    /// Those of making one.
+    pub fn make(
+        count: usize,
+        make: impl FnMut() -> kvsvr_client::Result<Client>,
+    ) -> kvsvr_client::Result<Self> {
+        let all: kvsvr_client::Result<Arc<[Client]>> =
+            std::iter::repeat_with(make).take(count.max(1)).collect();
+        Ok(Self {
+            all: all?,
+            next: Arc::default(),
+        })
+    }
+
+    /// One for a new logical client.
+    pub fn next(&self) -> Client {
+        let turn = self.next.fetch_add(1, Ordering::Relaxed);
+        self.all[turn % self.all.len()].clone()
+    }
+
+    /// The same, whose calls may take so long.
+    pub(super) fn with_timeout(&self, timeout: Duration) -> Self {
+        Self {
+            all: self
+                .all
+                .iter()
+                .map(|client| client.with_timeout(timeout))
+                .collect(),
+            next: Arc::clone(&self.next),
+        }
+    }
+}
+
 /// The shard of a partition, by its number.
 pub type ShardOf = Arc<dyn Fn(u32) -> u32 + Send + Sync>;
 
 impl Env {
     /// The newest revision of a partition's shard. Asks until it is answered.
     pub(super) async fn head(&self, partition: u32) -> Revision {
-        let partition = names::partition(partition);
+        let (client, partition) = (self.clients.next(), names::partition(partition));
         loop {
-            match self.client.get(&partition, names::key(names::MARKER)).await {
+            match client.get(&partition, names::key(names::MARKER)).await {
                 Ok(read) => return read.revision,
                 Err(_) => sleep(AGAIN).await,
             }
@@ -54,7 +107,7 @@ impl Env {
 /// One logical client.
 pub(super) struct Caller {
     pub(super) env: Env,
-    client: Client,
+    pub(super) client: Client,
     logger: Logger,
     /// The newest revision that it knows of each shard.
     known: BTreeMap<u32, Revision>,
@@ -65,7 +118,7 @@ impl Caller {
     pub(super) fn new(env: &Env) -> Self {
         Self {
             env: env.clone(),
-            client: env.client.clone(),
+            client: env.clients.next(),
             logger: env.recorder.client(),
             known: BTreeMap::new(),
             near: None,
@@ -78,9 +131,16 @@ impl Caller {
             timeout: None,
             read_from: Some(ReadFrom::Any),
         };
-        Self {
-            client: env.client.with_options(options),
-            ..Self::new(env)
+        let mut caller = Self::new(env);
+        caller.client = caller.client.with_options(options);
+        caller
+    }
+
+    /// The so manieth client of a program: every second one reads at any replica.
+    pub(super) fn of_number(env: &Env, number: u32) -> Self {
+        match number % 2 {
+            0 => Self::new(env),
+            _ => Self::anywhere(env),
         }
     }
 
@@ -94,10 +154,9 @@ impl Caller {
 
     /// One whose reads that need not be linearizable go through near-caches, whose hits are at most so old.
     pub(super) fn near(env: &Env, max_age: Duration) -> Self {
-        Self {
-            near: Some(Arc::new(Near::new(env.client.clone(), max_age))),
-            ..Self::new(env)
-        }
+        let mut caller = Self::new(env);
+        caller.near = Some(Arc::new(Near::new(caller.client.clone(), max_age)));
+        caller
     }
 
     /// The newest revision of the partition's shard that it was told.
@@ -109,7 +168,7 @@ impl Caller {
     /// Carries a call out, and records it.
     ///
     /// # Errors
-    /// Those of the client library.
+    /// Those of [`perform`].
     pub(super) async fn call(&mut self, call: Call) -> Result<Reply> {
         let (client, near) = (self.client.clone(), self.near.clone());
         let doing = call.clone();
@@ -204,10 +263,11 @@ fn is_read(call: &Call) -> bool {
 pub(super) fn ending(call: &Call, result: &Result<Reply>) -> Ending {
     match result {
         Ok(reply) => Ending::Ok(reply.clone()),
-        Err(error) if error.certainty == Certainty::Definite || is_read(call) => {
+        Err(Failed::Strange(what)) => Ending::Strange(what.clone()),
+        Err(Failed::Error(error)) if error.certainty == Certainty::Definite || is_read(call) => {
             Ending::Fail(error.to_string())
         }
-        Err(error) => Ending::Info(error.to_string()),
+        Err(Failed::Error(error)) => Ending::Info(error.to_string()),
     }
 }
 
@@ -222,8 +282,12 @@ mod tests {
         let key = Key { partition: 1, key: 1 };
         let mode = Mode::Linearizable;
         let (read, delete) = (Call::Read { key, mode }, Call::Delete { key });
-        let unknown = || Err(Error::unknown(Code::Timeout, "no answer"));
-        let definite = || Err(Error::definite(Code::NoLeader, "no leader"));
+        let unknown = || Err(Error::unknown(Code::Timeout, "no answer").into());
+        let definite = || Err(Error::definite(Code::NoLeader, "no leader").into());
+        let strange = || Err(Failed::Strange("no number".into()));
+        for call in [&read, &delete] {
+            assert_eq!(ending(call, &strange()), Ending::Strange("no number".into()));
+        }
         assert!(matches!(ending(&read, &unknown()), Ending::Fail(_)));
         assert!(matches!(ending(&delete, &unknown()), Ending::Info(_)));
         assert!(matches!(ending(&delete, &definite()), Ending::Fail(_)));

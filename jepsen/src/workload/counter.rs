@@ -80,7 +80,7 @@ impl Load for Running {
         Box::pin(async move {
             let keys = Keys::new(partitions, program.counters, program.hot_percent, program.rotate);
             let clients = (0..program.clients).map(|number| {
-                let (random, caller) = (place.random(number), Caller::new(&place.env));
+                let (random, caller) = (place.random(number), Caller::of_number(&place.env, number));
                 Box::pin(work(program, &keys, caller, random, stop))
             });
             join_all(clients).await;

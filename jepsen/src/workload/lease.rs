@@ -3,7 +3,6 @@
 use std::time::Duration;
 
 use futures::future::BoxFuture;
-use kvsvr_client::Result;
 use serde::{Deserialize, Serialize};
 use tokio::time::sleep;
 
@@ -12,6 +11,7 @@ use super::{
     caller::Caller,
     join::join_all,
     keys::Keys,
+    perform::{Failed, Result},
     place::Ends,
     random::Random,
     stop::Stop,
@@ -237,7 +237,7 @@ impl Client<'_> {
             (Call::Revoke { lease, .. }, _) | (Call::KeepAlive { lease, .. }, Err(_)) => {
                 self.leases.retain(|(_, held)| held != lease);
             }
-            (Call::Write { lease, .. }, Err(error)) if *lease != 0 && !error.is_unknown() => {
+            (Call::Write { lease, .. }, Err(Failed::Error(error))) if *lease != 0 && !error.is_unknown() => {
                 self.leases.retain(|(_, held)| held != lease);
             }
             _ => {}

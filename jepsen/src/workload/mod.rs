@@ -37,7 +37,7 @@ use tokio::time::{sleep, timeout};
 
 pub use self::{
     bank::Program as Bank,
-    caller::{Env, ShardOf},
+    caller::{Clients, Env, ShardOf},
     consumer::Program as Consumer,
     counter::Program as Counter,
     lease::Program as Lease,
@@ -112,8 +112,8 @@ pub struct Run {
 impl Run {
     /// Begins nothing yet.
     pub fn new(spec: &Spec, env: Env) -> Self {
-        let client = env.client.with_timeout(Duration::from_millis(spec.timeout_ms));
-        let env = Env { client, ..env };
+        let clients = env.clients.with_timeout(Duration::from_millis(spec.timeout_ms));
+        let env = Env { clients, ..env };
         let programs = spec.programs.iter().zip(0..);
         Self {
             loads: programs
@@ -171,7 +171,7 @@ impl Run {
         }
     }
 
-    /// How many calls of each kind ended how, by the names of both.
+    /// How many calls of each kind ended how, by the names of both: `ok`, `fail`, `info`, `strange`.
     pub fn counts(&self) -> BTreeMap<(&'static str, &'static str), u64> {
         self.env.recorder.counts()
     }

@@ -3,7 +3,7 @@
 //! A partition is `w` and its number. A key is a letter and its number in hexadecimal: `k` for what is one key (registers, elements,
 //! counters, accounts, leased keys), `l` for a list, whose items follow it as appends make them, `o` for the outbox row of a send and `r`
 //! for what remembers that it was received. A value is 8 bytes, big-endian: the form that increments know. Non-negative ones compare as
-//! bytes as they do as numbers. An outbox row has more after them.
+//! bytes as they do as numbers. An outbox row has [`OUTBOX_REST`] bytes more after them.
 
 use bytes::Bytes;
 use kvsvr_client::Partition;
@@ -15,6 +15,12 @@ const OUTBOX: u32 = 0x8000_0000;
 const RECEIVED: u32 = 0xC000_0000;
 /// Numbers of sends that are told apart.
 const SENDS: u32 = 0x4000_0000;
+
+/// Bytes of an outbox row after its number: two keys and an amount.
+pub const OUTBOX_REST: usize = 24;
+
+/// Partitions from here on are no workload's.
+pub const PARTITIONS_END: u32 = 1_000_000;
 
 /// The key to which a workload writes last, so that whoever follows a partition or a shard knows the end.
 pub const MARKER: u32 = 0x7fff_ffff;
@@ -60,10 +66,9 @@ pub fn value(number: u64) -> Bytes {
     Bytes::copy_from_slice(&number.to_be_bytes())
 }
 
-/// The number of a value; `None` if it is none.
+/// The number of a value; `None` if it is none, of exactly this form.
 pub fn number(value: &[u8]) -> Option<u64> {
-    let (number, _) = value.split_first_chunk()?;
-    Some(u64::from_be_bytes(*number))
+    Some(u64::from_be_bytes(value.try_into().ok()?))
 }
 
 /// What a stored key is.
@@ -75,6 +80,19 @@ pub enum Stored {
     Length(u32),
     /// An item of a list, and its place.
     Item(u32, u64),
+}
+
+impl Stored {
+    /// The number of a value that is stored there; `None` if it has another form than workloads give it.
+    pub fn number(self, value: &[u8]) -> Option<u64> {
+        match self {
+            Stored::Key(key) if (OUTBOX..RECEIVED).contains(&key) => {
+                let (id, rest) = value.split_first_chunk()?;
+                (rest.len() == OUTBOX_REST).then_some(u64::from_be_bytes(*id))
+            }
+            _ => number(value),
+        }
+    }
 }
 
 /// What a stored key is; `None` if no workload makes it.
@@ -92,29 +110,46 @@ pub fn stored(key: &[u8]) -> Option<Stored> {
     }
 }
 
-/// A change as histories have it; `None` if no workload makes such ones, or it is of a list's length.
+/// What is wrong with a change that is of no workload's form, in words.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Strange(pub String);
+
+/// A change as histories have it; `None` if it is in a partition that is no workload's, or of a list's length.
+///
+/// # Errors
+/// It is in a workload's partition, and no workload makes such ones.
 pub fn change(
     of: &Partition,
     key: &[u8],
     value: Option<&[u8]>,
     revision: Revision,
     expired: bool,
-) -> Option<Change> {
-    let partition = partition_number(of)?;
-    let key = match stored(key)? {
-        Stored::Key(key) | Stored::Item(key, _) => key,
-        Stored::Length(_) => return None,
+) -> Result<Option<Change>, Strange> {
+    let Some(partition) = partition_number(of).filter(|number| *number < PARTITIONS_END) else {
+        return Ok(None);
     };
-    let value = match value {
-        Some(value) => Some(number(value)?),
-        None => None,
+    let strange = |what: String| {
+        let key = key.escape_ascii();
+        Strange(format!(
+            "at revision {revision} key \"{key}\" of partition {partition} {what}"
+        ))
     };
-    Some(Change {
+    let stored = stored(key).ok_or_else(|| strange("changes, which is no workload's".into()))?;
+    let number = match (stored, value) {
+        (Stored::Length(_), _) => return Ok(None),
+        (_, None) => None,
+        (_, Some(value)) => {
+            let other = || strange(format!("becomes {:?}", value.escape_ascii().to_string()));
+            Some(stored.number(value).ok_or_else(other)?)
+        }
+    };
+    let (Stored::Key(key) | Stored::Item(key, _) | Stored::Length(key)) = stored;
+    Ok(Some(Change {
         revision,
         key: Key { partition, key },
-        value,
+        value: number,
         expired,
-    })
+    }))
 }
 
 #[cfg(test)]
@@ -149,21 +184,41 @@ mod tests {
     fn changes_are_as_histories_have_them() {
         let of = partition(4);
         let item = [&list(3)[..], &2u64.to_be_bytes()].concat();
-        let appended = change(&of, &item, Some(&value(9)), 7, false).unwrap();
+        let appended = change(&of, &item, Some(&value(9)), 7, false).unwrap().unwrap();
         let key = Key { partition: 4, key: 3 };
         assert_eq!(
             (appended.key, appended.value, appended.revision),
             (key, Some(9), 7)
         );
-        assert_eq!(change(&of, &list(3), Some(&value(2)), 7, false), None);
-        let gone = change(&of, &super::key(3), None, 8, true).unwrap();
+        assert_eq!(change(&of, &list(3), Some(&value(2)), 7, false), Ok(None));
+        let gone = change(&of, &super::key(3), None, 8, true).unwrap().unwrap();
         assert_eq!((gone.key, gone.value, gone.expired), (key, None, true));
+    }
+
+    #[test]
+    fn changes_that_no_workload_makes_are_strange() {
+        let (key, long) = (super::key(3), [&value(2)[..], b"x"].concat());
+        let row = [&value(5)[..], &[0; OUTBOX_REST]].concat();
+        let of = |number, key: &[u8], value: &[u8]| change(&partition(number), key, Some(value), 7, false);
+        assert!(of(4, &key, &value(2)).unwrap().is_some());
+        for (key, value) in [
+            (&key[..], &long[..]),
+            (&key, b"short"),
+            (&key, &row),
+            (b"other", &value(2)),
+            (&outbox(5), &value(5)),
+            (&received(5), &row),
+        ] {
+            assert!(of(4, key, value).is_err(), "{key:?} {value:?}");
+            assert_eq!(of(PARTITIONS_END, key, value), Ok(None));
+        }
+        assert_eq!(of(4, &outbox(5), &row).unwrap().unwrap().value, Some(5));
     }
 
     #[test]
     fn values_compare_as_bytes() {
         assert!(value(255) < value(256) && value(0) < value(1));
         assert_eq!(number(&value(u64::MAX)), Some(u64::MAX));
-        assert_eq!(number(b"short"), None);
+        assert_eq!((number(b"short"), number(b"nine byte")), (None, None));
     }
 }

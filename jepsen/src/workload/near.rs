@@ -2,10 +2,13 @@
 
 use std::{collections::BTreeMap, time::Duration};
 
-use kvsvr_client::{CachedGet, Client, NearCache, NearCacheOptions, Result};
+use kvsvr_client::{CachedGet, Client, NearCache, NearCacheOptions};
 use parking_lot::Mutex;
 
-use super::{names, perform};
+use super::{
+    names,
+    perform::{self, Result},
+};
 use crate::history::{Key, Mode, Reply};
 
 /// The near-caches of one client.

@@ -6,11 +6,12 @@
 use std::{pin::pin, time::Duration};
 
 use futures::future::{BoxFuture, Either, select};
-use kvsvr_client::{Consumer, ConsumerBatch, ConsumerStart, Event};
+use kvsvr_client::{Client, Consumer, ConsumerBatch, ConsumerStart, Event};
 use tokio::time::{sleep, timeout};
 
 use super::{
     caller::{AGAIN, Caller, Env, ending},
+    perform::Failed,
     place::Ends,
     random::Random,
     recorder::Logger,
@@ -52,7 +53,7 @@ pub(super) struct Manner {
 
 /// An owner.
 pub(super) struct Owner<H> {
-    env: Env,
+    client: Client,
     shard: u32,
     name: String,
     manner: Manner,
@@ -74,7 +75,7 @@ impl<H: Handler> Owner<H> {
         handler: H,
     ) -> Self {
         Self {
-            env: env.clone(),
+            client: env.clients.next(),
             shard,
             name,
             manner,
@@ -130,11 +131,10 @@ impl<H: Handler> Owner<H> {
         };
         self.logger.invoke(call.clone());
         let opening = self
-            .env
             .client
             .consumer_open(self.shard, &self.name, ConsumerStart::Now);
         let mut opened = None;
-        let result = opening.await.map(|consumer| {
+        let result = opening.await.map_err(Failed::from).map(|consumer| {
             let reply = Reply::Watching {
                 after: consumer.cursor(),
                 epoch: consumer.epoch(),
@@ -167,7 +167,10 @@ impl<H: Handler> Owner<H> {
                 epoch: consumer.epoch(),
                 revision: through,
             };
-            let acking = async { consumer.ack(through).await.map(|_| Reply::Acked) };
+            let acking = async {
+                consumer.ack(through).await?;
+                Ok(Reply::Acked)
+            };
             if self.caller.call_as(call, acking).await.is_err() {
                 return false;
             }
@@ -180,7 +183,7 @@ impl<H: Handler> Owner<H> {
     /// Writes a batch down and works it off. False: it was told to stop before it was done.
     async fn take(&mut self, batch: ConsumerBatch, stop: &Stop) -> bool {
         self.logger.seen(Seen::Changes {
-            changes: changes(&batch.events),
+            changes: changes(&batch.events, &self.logger),
             through: batch.revision,
         });
         for event in &batch.events {

@@ -6,16 +6,37 @@ use std::time::Duration;
 
 use kvsvr_client::{
     Client, Code, Compare, Error, GetOptions, KeyValue, LeaseReply, Op, OpReply, PutOptions, RangeOptions,
-    Read, ReadMode, Result, Txn, TxnReply,
+    Read, ReadMode, Txn, TxnReply,
 };
 
 use super::names::{self, Stored};
 use crate::history::{Call, Key, Mode, Reply, Revision, Row};
 
+/// Why a call has no answer that a history can take.
+#[derive(Debug)]
+pub(super) enum Failed {
+    /// The client library says so.
+    Error(Error),
+    /// There is one that nothing in the workloads can have caused. Whether a change happened cannot be said then.
+    Strange(String),
+}
+
+impl From<Error> for Failed {
+    fn from(error: Error) -> Self {
+        match error.is_unexpected_answer() {
+            true => Failed::Strange(error.to_string()),
+            false => Failed::Error(error),
+        }
+    }
+}
+
+/// What came of a call.
+pub(super) type Result<T> = std::result::Result<T, Failed>;
+
 /// Carries a call out.
 ///
 /// # Errors
-/// Those of the client library; an unknown one if the answer is not of the form that workloads make.
+/// Those of the client library; a strange one if the answer is not of the form that workloads make.
 pub(super) async fn perform(client: &Client, call: &Call) -> Result<Reply> {
     match call {
         Call::Read { key, mode } => read(client, *key, *mode).await,
@@ -26,7 +47,7 @@ pub(super) async fn perform(client: &Client, call: &Call) -> Result<Reply> {
         Call::Transfer { .. } | Call::Send { .. } | Call::Receive { .. } => move_money(client, call).await,
         Call::Grant { .. } | Call::KeepAlive { .. } | Call::Revoke { .. } => lease(client, call).await,
         Call::Watch { .. } | Call::Consume { .. } | Call::Ack { .. } => {
-            Err(Error::definite(Code::Invalid, "streams are opened elsewhere"))
+            Err(Error::definite(Code::Invalid, "streams are opened elsewhere").into())
         }
         Call::Write { .. }
         | Call::Cas { .. }
@@ -46,13 +67,14 @@ fn read_mode(mode: Mode) -> ReadMode {
     }
 }
 
-/// An answer that nothing in the workloads can have caused. Whether a change happened cannot be said then.
-fn strange(what: &str) -> Error {
-    Error::unknown(Code::Internal, format!("the answer is strange: {what}"))
+fn strange(what: &str, kv: &KeyValue) -> Failed {
+    let (key, value) = (kv.key.escape_ascii(), kv.value.escape_ascii());
+    Failed::Strange(format!("{what}: key \"{key}\", value \"{value}\""))
 }
 
-fn number(kv: &KeyValue) -> Result<u64> {
-    names::number(&kv.value).ok_or_else(|| strange("a value is not a number"))
+/// The number that a row holds.
+pub(super) fn number(kv: &KeyValue) -> Result<u64> {
+    names::number(&kv.value).ok_or_else(|| strange("a value is not a number", kv))
 }
 
 fn millis(time: Duration) -> u64 {
@@ -110,7 +132,7 @@ async fn range(
     mode: Mode,
 ) -> Result<Read<Vec<KeyValue>>> {
     let range = range.mode(read_mode(mode));
-    client.range_all(&names::partition(partition), range).await
+    Ok(client.range_all(&names::partition(partition), range).await?)
 }
 
 async fn scan(client: &Client, partition: u32, mode: Mode) -> Result<Reply> {
@@ -118,8 +140,11 @@ async fn scan(client: &Client, partition: u32, mode: Mode) -> Result<Reply> {
     let mut items = Vec::new();
     for kv in &read.value {
         match names::stored(&kv.key) {
-            Some(Stored::Key(key)) => items.push((u64::from(key), number(kv)?)),
-            _ => return Err(strange("a scan shows a key that is no workload's")),
+            Some(stored @ Stored::Key(key)) => match stored.number(&kv.value) {
+                Some(number) => items.push((u64::from(key), number)),
+                None => return Err(strange("a scan shows a value that is not a number", kv)),
+            },
+            _ => return Err(strange("a scan shows a key that is no workload's", kv)),
         }
     }
     Ok(Reply::Items {
@@ -136,7 +161,7 @@ async fn list_items(client: &Client, list: Key, mode: Mode) -> Result<Reply> {
         match names::stored(&kv.key) {
             Some(Stored::Item(of, seq)) if of == list.key => items.push((seq, number(kv)?)),
             Some(Stored::Length(of)) if of == list.key => {}
-            _ => return Err(strange("a list shows a key that is not its own")),
+            _ => return Err(strange("a list shows a key that is not its own", kv)),
         }
     }
     Ok(Reply::Items {
@@ -152,7 +177,7 @@ async fn balances(client: &Client, partition: u32) -> Result<Reply> {
     for kv in &read.value {
         match names::stored(&kv.key) {
             Some(Stored::Key(account)) => balances.push((account, number(kv)? as i64)),
-            _ => return Err(strange("an account has another form")),
+            _ => return Err(strange("an account has another form", kv)),
         }
     }
     Ok(Reply::Balances {
@@ -207,7 +232,7 @@ async fn change(client: &Client, call: &Call) -> Result<Reply> {
                 seq: appended.seq,
             })
         }
-        _ => Err(Error::definite(Code::Invalid, "no change of one key")),
+        _ => Err(Error::definite(Code::Invalid, "no change of one key").into()),
     }
 }
 
@@ -225,7 +250,7 @@ async fn cas(client: &Client, key: Key, from: u64, to: u64) -> Result<Reply> {
             revision: reply.revision,
             version: *version,
         }),
-        _ => Err(strange("a cas without the result of its put")),
+        _ => Err(Failed::Strange("a cas without the result of its put".into())),
     }
 }
 
@@ -255,7 +280,7 @@ impl Sent {
 
     /// From the row's value; `None` if it is none.
     pub(super) fn decode(bytes: &[u8]) -> Option<Self> {
-        let bytes: &[u8; 32] = bytes.try_into().ok()?;
+        let bytes: &[u8; 8 + names::OUTBOX_REST] = bytes.try_into().ok()?;
         let key = |at: usize| {
             let number = |at: usize| Some(u32::from_be_bytes(bytes.get(at..at + 4)?.try_into().ok()?));
             Some(Key {
@@ -264,7 +289,7 @@ impl Sent {
             })
         };
         Some(Self {
-            id: names::number(bytes)?,
+            id: names::number(&bytes[..8])?,
             from: key(8)?,
             to: key(16)?,
             amount: names::number(&bytes[24..])?,
@@ -311,7 +336,7 @@ async fn move_money(client: &Client, call: &Call) -> Result<Reply> {
                 .then(add(to.key, amount, 1));
             (to.partition, txn)
         }
-        _ => return Err(Error::definite(Code::Invalid, "no movement of money")),
+        _ => return Err(Error::definite(Code::Invalid, "no movement of money").into()),
     };
     Ok(moved(&client.txn(&names::partition(partition), txn).await?))
 }
@@ -336,7 +361,7 @@ async fn lease(client: &Client, call: &Call) -> Result<Reply> {
                 .await?
         }
         Call::Revoke { partition, lease } => client.lease_revoke(&names::partition(partition), lease).await?,
-        _ => return Err(Error::definite(Code::Invalid, "no call of a lease")),
+        _ => return Err(Error::definite(Code::Invalid, "no call of a lease").into()),
     };
     Ok(Reply::Lease {
         lease: reply.id,
@@ -357,7 +382,8 @@ mod tests {
             amount: 500,
         };
         assert_eq!(Sent::decode(&sent.encode()), Some(sent));
-        assert_eq!(names::number(&sent.encode()), Some(7));
+        let row = names::stored(&names::outbox(7)).unwrap();
+        assert_eq!(row.number(&sent.encode()), Some(7));
         assert_eq!(Sent::decode(&sent.encode()[1..]), None);
     }
 }

@@ -25,6 +25,8 @@ pub enum Ending {
     Fail(String),
     /// Nobody knows. With the error's code and text.
     Info(String),
+    /// The answer is none that a workload can have caused. Nobody knows whether it was carried out. With what is strange.
+    Strange(String),
 }
 
 /// A history that grows. Clones are the same one.
@@ -124,12 +126,12 @@ impl Recorder {
             .collect()
     }
 
-    /// How many calls ended `ok`, `fail` and `info` so far. Cheap.
+    /// How many calls ended `ok`, `fail` and `info` so far; strange answers count with the last. Cheap.
     pub fn ended(&self) -> [u64; 3] {
         self.0.state.lock().ended
     }
 
-    /// How many calls of each kind ended so: by the name of the call and `ok`, `fail` or `info`.
+    /// How many calls of each kind ended so: by the name of the call and `ok`, `fail`, `info` or `strange`.
     pub fn counts(&self) -> BTreeMap<(&'static str, &'static str), u64> {
         let state = self.0.state.lock();
         let mut open = BTreeMap::new();
@@ -144,6 +146,7 @@ impl Recorder {
                 Step::Ok { .. } => "ok",
                 Step::Fail { .. } => "fail",
                 Step::Info { .. } => "info",
+                Step::Strange { .. } => "strange",
             };
             if let Some(name) = open.remove(&event.process) {
                 *counts.entry((name, end)).or_default() += 1;
@@ -159,7 +162,7 @@ impl Recorder {
         match &step {
             Step::Ok { .. } => state.ended[0] += 1,
             Step::Fail { .. } => state.ended[1] += 1,
-            Step::Info { .. } => state.ended[2] += 1,
+            Step::Info { .. } | Step::Strange { .. } => state.ended[2] += 1,
             Step::Invoke { .. } | Step::Seen { .. } => {}
         }
         state.events.push(Event { time, process, step });
@@ -216,11 +219,17 @@ impl Logger {
             Ending::Ok(reply) => (Step::Ok { reply }, false),
             Ending::Fail(error) => (Step::Fail { error }, false),
             Ending::Info(error) => (Step::Info { error }, true),
+            Ending::Strange(what) => (Step::Strange { what }, true),
         };
         self.recorder.push(self.process, step);
         if is_unknown {
             self.process = self.recorder.process(self.monotonic);
         }
+    }
+
+    /// Its watch or consumer got something that no workload makes.
+    pub fn strange(&self, what: String) {
+        self.recorder.push(self.process, Step::Strange { what });
     }
 
     /// Its watch or consumer got something.
@@ -250,6 +259,7 @@ mod tests {
         for ending in [
             Ending::Info("timeout".into()),
             Ending::Fail("no_leader".into()),
+            Ending::Strange("no number".into()),
             Ending::Ok(Reply::Acked),
         ] {
             client.invoke(Call::Delete { key });
@@ -257,13 +267,15 @@ mod tests {
         }
         let operations = paired(&recorder.events());
         let processes: Vec<_> = operations.iter().map(|operation| operation.process).collect();
-        assert_eq!(processes, [0, 2, 2]);
+        assert_eq!(processes, [0, 2, 2, 3]);
         assert_eq!(other.process(), 1);
         assert_eq!(operations[0].end, End::Unknown);
-        assert_eq!(operations[2].end, End::Ok(5, Reply::Acked));
-        assert_eq!(recorder.monotonic(), BTreeSet::from([0, 2]));
+        assert_eq!(operations[2].end, End::Unknown);
+        assert_eq!(operations[3].end, End::Ok(7, Reply::Acked));
+        assert_eq!(recorder.monotonic(), BTreeSet::from([0, 2, 3]));
         assert_eq!(recorder.counts()[&("delete", "info")], 1);
-        assert_eq!(recorder.ended(), [1, 1, 1]);
+        assert_eq!(recorder.counts()[&("delete", "strange")], 1);
+        assert_eq!(recorder.ended(), [1, 1, 2]);
         assert_eq!(recorder.changed_keys(1..2), BTreeSet::from([key]));
         assert!(recorder.changed_keys(2..9).is_empty());
     }

@@ -3,10 +3,11 @@
 use std::{collections::BTreeMap, time::Duration};
 
 use futures::future::BoxFuture;
-use kvsvr_client::Result;
 use serde::{Deserialize, Serialize};
 
-use super::{Load, Place, caller::Caller, join::join_all, keys::Keys, random::Random, stop::Stop};
+use super::{
+    Load, Place, caller::Caller, join::join_all, keys::Keys, perform::Result, random::Random, stop::Stop,
+};
 use crate::{
     check,
     history::{Call, Key, Mode, Reply},

@@ -1,14 +1,21 @@
 //! Sets, whose elements are keys that are each written once, and lists that grow by appends.
 //!
-//! Sets are in partitions of their own. Each value is written once.
+//! Sets are in partitions of their own, and new ones are begun when they have become large: so there are always some that grow. Each value
+//! is written once.
 
-use std::{ops::Range, time::Duration};
+use std::{
+    collections::BTreeSet,
+    ops::Range,
+    sync::atomic::{AtomicU64, Ordering},
+    time::Duration,
+};
 
 use futures::future::BoxFuture;
 use serde::{Deserialize, Serialize};
 
 use super::{
-    Load, Place, caller::Caller, join::join_all, keys::Keys, random::Random, register::weak_mode, stop::Stop,
+    Load, Place, caller::Caller, join::join_all, keys::Keys, place::PARTITIONS, random::Random,
+    register::weak_mode, stop::Stop,
 };
 use crate::{
     check,
@@ -20,7 +27,7 @@ use crate::{
 pub struct Program {
     /// Clients.
     pub clients: u32,
-    /// Partitions with a set.
+    /// Partitions with a set that grows.
     pub sets: u32,
     /// Partitions with lists.
     pub partitions: u32,
@@ -28,7 +35,7 @@ pub struct Program {
     pub lists: u32,
     /// Draws of a list before it is left behind.
     pub length: u64,
-    /// Elements of all sets; then no more are added.
+    /// Elements of these sets; then others are begun.
     pub elements: u64,
     /// Mean microseconds between two operations of a client.
     pub pause_us: u64,
@@ -93,11 +100,58 @@ impl Running {
         Self { program, place }
     }
 
-    /// Partitions of the sets, and of the lists.
+    /// Partitions that sets may have, and those of the lists.
     fn partitions(&self) -> (Range<u32>, Range<u32>) {
-        let all = self.place.partitions(self.program.sets + self.program.partitions);
-        let middle = all.start + self.program.sets;
-        (all.start..middle, middle..all.end)
+        let all = self.place.partitions(PARTITIONS);
+        let middle = all.start + self.program.partitions.min(PARTITIONS - 1);
+        (middle..all.end, all.start..middle)
+    }
+}
+
+/// The sets of a program, one generation after the other.
+#[derive(Debug)]
+struct Sets {
+    partitions: Range<u32>,
+    /// Sets that grow at a time.
+    sets: u32,
+    /// Elements of a generation.
+    elements: u64,
+    added: AtomicU64,
+}
+
+impl Sets {
+    fn new(partitions: Range<u32>, program: &Program) -> Self {
+        Self {
+            sets: program.sets.clamp(1, partitions.len() as u32),
+            partitions,
+            elements: program.elements.max(1),
+            added: AtomicU64::new(0),
+        }
+    }
+
+    /// Those that grow now. The last ones grow for ever.
+    fn growing(&self) -> Range<u32> {
+        let generations = self.partitions.len() as u32 / self.sets;
+        let generation = self.added.load(Ordering::Relaxed) / self.elements;
+        let generation = generation.min(u64::from(generations) - 1) as u32;
+        let first = self.partitions.start + generation * self.sets;
+        first..first + self.sets
+    }
+
+    /// Where to add an element.
+    fn add(&self, random: &mut Random) -> u32 {
+        let growing = self.growing();
+        self.added.fetch_add(1, Ordering::Relaxed);
+        growing.start + random.below_u32(self.sets)
+    }
+
+    /// Which one to look at: one that grows, or now and then one that did.
+    fn look(&self, random: &mut Random) -> u32 {
+        let growing = self.growing();
+        match random.percent(25) {
+            true => self.partitions.start + random.below_u32(growing.end - self.partitions.start),
+            false => growing.start + random.below_u32(self.sets),
+        }
     }
 }
 
@@ -107,14 +161,14 @@ impl Load for Running {
         let (program, place) = (&self.program, &self.place);
         Box::pin(async move {
             let lists = Keys::new(lists, program.lists, 0, program.length);
+            let sets = Sets::new(sets, program);
             let clients = (0..program.clients).map(|number| {
                 let client = Client {
                     program,
-                    sets: sets.clone(),
+                    sets: &sets,
                     lists: &lists,
-                    caller: Caller::new(&place.env),
+                    caller: Caller::of_number(&place.env, number),
                     random: place.random(number),
-                    elements: program.elements / u64::from(program.clients.max(1)),
                 };
                 Box::pin(client.work(stop))
             });
@@ -127,7 +181,9 @@ impl Load for Running {
         let mode = Mode::Linearizable;
         Box::pin(async move {
             let mut caller = Caller::new(&self.place.env);
-            for partition in sets {
+            let elements = self.place.env.recorder.changed_keys(sets);
+            let begun: BTreeSet<u32> = elements.iter().map(|key| key.partition).collect();
+            for partition in begun {
                 caller.insist(&Call::Scan { partition, mode }).await;
             }
             for list in self.place.env.recorder.changed_keys(lists) {
@@ -139,12 +195,10 @@ impl Load for Running {
 
 struct Client<'a> {
     program: &'a Program,
-    sets: Range<u32>,
+    sets: &'a Sets,
     lists: &'a Keys,
     caller: Caller,
     random: Random,
-    /// Elements that it may still add.
-    elements: u64,
 }
 
 impl Client<'_> {
@@ -158,24 +212,20 @@ impl Client<'_> {
     }
 
     fn call(&mut self) -> Call {
-        let partition = self.sets.start + self.random.below_u32(self.sets.len() as u32);
         let list = self.lists.draw(&mut self.random);
         let value = self.caller.env.recorder.unique();
         match self.random.weighted(&self.program.mix) {
-            0 if self.elements > 0 => {
-                self.elements -= 1;
-                Call::Write {
-                    key: Key {
-                        partition,
-                        key: value as u32,
-                    },
-                    value,
-                    ttl_ms: 0,
-                    lease: 0,
-                }
-            }
+            0 => Call::Write {
+                key: Key {
+                    partition: self.sets.add(&mut self.random),
+                    key: value as u32,
+                },
+                value,
+                ttl_ms: 0,
+                lease: 0,
+            },
             1 => Call::Scan {
-                partition,
+                partition: self.sets.look(&mut self.random),
                 mode: Mode::Linearizable,
             },
             3 => Call::List {
@@ -188,5 +238,30 @@ impl Client<'_> {
             },
             _ => Call::Append { list, value },
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn new_sets_are_begun_when_they_are_large() {
+        let program = Program {
+            sets: 2,
+            elements: 10,
+            ..Program::default()
+        };
+        let sets = Sets::new(100..107, &program);
+        let mut random = Random::new(1, &[]);
+        for generation in [100..102, 102..104, 104..106] {
+            for _ in 0..10 {
+                let added = sets.add(&mut random);
+                assert!(generation.contains(&added), "{added} {generation:?}");
+            }
+        }
+        let looked: BTreeSet<u32> = (0..200).map(|_| sets.look(&mut random)).collect();
+        assert_eq!(looked, (100..106).collect());
+        assert!((104..106).contains(&sets.add(&mut random)));
     }
 }

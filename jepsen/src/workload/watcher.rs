@@ -1,24 +1,27 @@
-//! One watch of a partition: it is broken off and begun again, sometimes further back, reads slowly if told, and at the end goes on until it
-//! has seen everything.
+//! One watch of a partition: it is broken off and begun again, sometimes further back, now and then far behind what is compacted, reads
+//! slowly if told, and at the end goes on until it has seen everything.
 
 use std::time::Duration;
 
 use kvsvr_client::{
-    CallOptions, EventKind, ReadFrom, Watch, WatchBatch, WatchItem, WatchOptions, WatchStart,
+    CallOptions, Client, EventKind, ReadFrom, Watch, WatchBatch, WatchItem, WatchOptions, WatchStart,
 };
 use tokio::time::{sleep, timeout};
 
 use super::{
     caller::{AGAIN, Env, ending},
     names,
+    perform::Failed,
     random::Random,
     recorder::Logger,
     stop::Stop,
 };
 use crate::history::{Call, Change, Reply, Revision, Seen};
 
-/// How far back a new watch begins at most.
+/// How far back a new watch begins at most, as a rule.
 const BACK: u64 = 50;
+/// How far back it begins now and then: past what a shard keeps.
+const FAR_BACK: u64 = 10_000;
 
 /// How a watcher behaves.
 #[derive(Clone, Copy, Debug)]
@@ -33,7 +36,7 @@ pub(super) struct Manner {
 
 /// A watcher, one process of the history.
 pub(super) struct Watcher {
-    env: Env,
+    client: Client,
     logger: Logger,
     partition: u32,
     manner: Manner,
@@ -49,7 +52,7 @@ impl Watcher {
     /// One that sees what comes after a revision.
     pub(super) fn new(env: &Env, partition: u32, manner: Manner, random: Random, first: Revision) -> Self {
         Self {
-            env: env.clone(),
+            client: env.clients.next(),
             logger: env.recorder.client(),
             partition,
             manner,
@@ -63,9 +66,10 @@ impl Watcher {
     /// Watches until it is told to stop.
     pub(super) async fn work(&mut self, stop: &Stop) {
         while !stop.is_set() {
-            let back = match self.random.percent(25) {
-                true => self.random.below(BACK),
-                false => 0,
+            let back = match self.random.below(100) {
+                0..25 => self.random.below(BACK),
+                25..30 => self.random.below(FAR_BACK),
+                _ => 0,
             };
             let after = self.through.saturating_sub(back).max(self.first);
             let lasts = self.random.exponential(self.manner.lasts);
@@ -121,12 +125,12 @@ impl Watcher {
             true => ReadFrom::Any,
             false => ReadFrom::Leader,
         };
-        let client = self.env.client.with_options(CallOptions {
+        let client = self.client.with_options(CallOptions {
             timeout: None,
             read_from: Some(from),
         });
         let opened = client.watch(options.start(WatchStart::After(after))).await;
-        let result = opened.map(|watch| {
+        let result = opened.map_err(Failed::from).map(|watch| {
             self.watch = Some(watch);
             Reply::Watching { after, epoch: 0 }
         });
@@ -139,7 +143,7 @@ impl Watcher {
 
     fn take(&mut self, item: WatchItem) {
         let (changes, through) = match item {
-            WatchItem::Events(WatchBatch { revision, events }) => (changes(&events), revision),
+            WatchItem::Events(WatchBatch { revision, events }) => (changes(&events, &self.logger), revision),
             WatchItem::Progress { revision } => (Vec::new(), revision),
             WatchItem::Compacted { resume_from } => {
                 let resumed_after = resume_from.saturating_sub(1);
@@ -156,12 +160,18 @@ impl Watcher {
     }
 }
 
-/// Events as histories have them.
-pub(super) fn changes(events: &[kvsvr_client::Event]) -> Vec<Change> {
+/// Events as histories have them. Those that no workload makes are written down as strange.
+pub(super) fn changes(events: &[kvsvr_client::Event], logger: &Logger) -> Vec<Change> {
     let change = |event: &kvsvr_client::Event| {
         let value = (event.kind == EventKind::Put).then_some(&event.kv.value[..]);
         let expired = event.kind == EventKind::Expire;
-        names::change(&event.partition, &event.kv.key, value, event.revision(), expired)
+        match names::change(&event.partition, &event.kv.key, value, event.revision(), expired) {
+            Ok(change) => change,
+            Err(names::Strange(what)) => {
+                logger.strange(what);
+                None
+            }
+        }
     };
     events.iter().filter_map(change).collect()
 }

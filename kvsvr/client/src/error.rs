@@ -109,6 +109,9 @@ pub enum Certainty {
     Unknown,
 }
 
+/// How the message of an answer of another form ends.
+const UNEXPECTED: &str = ": client and server do not fit together, or this is a bug";
+
 /// A failed call.
 #[derive(Clone, Debug)]
 pub struct Error {
@@ -188,12 +191,14 @@ impl Error {
         }
     }
 
+    /// The node's answer was not of the form that was asked for.
+    pub fn is_unexpected_answer(&self) -> bool {
+        self.code == Code::Internal && self.message.contains(UNEXPECTED)
+    }
+
     /// An answer that is not what was asked for.
     pub(crate) fn unexpected(what: &str, address: &str) -> Self {
-        Self::unknown(
-            Code::Internal,
-            format!("node {address} sent {what}: client and server do not fit together, or this is a bug"),
-        )
+        Self::unknown(Code::Internal, format!("node {address} sent {what}{UNEXPECTED}"))
     }
 
     /// The same error, as the outcome of an operation of which a try may have taken effect.
@@ -264,6 +269,13 @@ mod tests {
         // Every code of the protocol has one here.
         let known = (1..).take_while(|n| v1::ErrorCode::try_from(*n).is_ok()).count();
         assert_eq!(known, Code::ALL.len());
+    }
+
+    #[test]
+    fn an_answer_of_another_form_is_told_from_other_errors() {
+        assert!(Error::unexpected("no session id", "n:1").is_unexpected_answer());
+        let internal = Error::unknown(Code::Internal, "the engine failed");
+        assert!(!internal.is_unexpected_answer());
     }
 
     #[test]

@@ -33,7 +33,7 @@ impl Mutant {
 }
 
 /// All of them, by name.
-pub const MUTANTS: [Mutant; 44] = [
+pub const MUTANTS: [Mutant; 46] = [
     Mutant {
         name: "ack-before-fsync",
         breaks: "The log acknowledges blocks that are in the page cache only.",
@@ -173,6 +173,12 @@ pub const MUTANTS: [Mutant; 44] = [
             "committed",
             "process",
         ],
+    },
+    Mutant {
+        name: "expire-without-event",
+        breaks: "Of the keys that expire at once, and of those of a lease that ends, only the first has an event.",
+        origin: "The rule that a watch shows every change.",
+        expected: &["watch"],
     },
     Mutant {
         name: "flush-not-atomic",
@@ -382,6 +388,12 @@ pub const MUTANTS: [Mutant; 44] = [
             "set_list",
             "process",
         ],
+    },
+    Mutant {
+        name: "stamps-jump-ahead",
+        breaks: "The first stamp that a replica gives when it leads is three seconds ahead.",
+        origin: "The rule that nothing ends before its TTL, by clocks that are right.",
+        expected: &["lease"],
     },
     Mutant {
         name: "stamps-stand-still",

@@ -59,6 +59,7 @@ impl Saga<'_> {
             .iter()
             .filter(|operation| is_done(operation))
             .collect();
+        findings.count("arrivals", done.len() as u64);
         if let [one, other, ..] = done[..] {
             let text = format!(
                 "transfer {id} arrived twice: {} and {}",

@@ -104,6 +104,35 @@ fn a_good_send() {
     valid(at_end(script));
 }
 
+/// A send that arrived at revision 3 of its shard, if at all: its reception's outcome is unknown, and tried again.
+fn received_perhaps(again: Reply) -> Script {
+    Script::new()
+        .ok(1, (1, 2), (call_send(), written(1, 0)))
+        .unknown(2, (3, 4), call_receive(30))
+        .ok(3, (5, 6), (call_receive(30), again))
+}
+
+#[test]
+fn a_reception_is_settled_by_a_later_answer() {
+    let mismatch = || received_perhaps(Reply::Mismatch { revision: 5 });
+    // It arrived by revision 5, nobody knows when.
+    valid(verdict(mismatch().ok(2, (7, 8), all(10, 4, 100, 100))));
+    valid(verdict(mismatch().ok(2, (7, 8), all(10, 4, 130, 100))));
+    valid(verdict(mismatch().ok(2, (7, 8), all(10, 5, 130, 100))));
+    broken("sum", verdict(mismatch().ok(2, (7, 8), all(10, 5, 100, 100))));
+    // The second try gave the money, so the first did not.
+    let given = || received_perhaps(written(5, 0));
+    valid(verdict(given().ok(2, (7, 8), all(10, 5, 130, 100))));
+    broken("sum", verdict(given().ok(2, (7, 8), all(10, 5, 160, 100))));
+    broken("sum", verdict(given().ok(2, (7, 8), all(10, 4, 130, 100))));
+    // Two unknown ones give it once.
+    let twice = Script::new()
+        .ok(1, (1, 2), (call_send(), written(1, 0)))
+        .unknown(2, (3, 4), call_receive(30))
+        .unknown(3, (5, 6), call_receive(30));
+    broken("sum", verdict(twice.ok(2, (7, 8), all(10, 5, 160, 100))));
+}
+
 #[test]
 fn money_that_is_made() {
     broken("sum", verdict(Script::new().ok(1, (1, 2), all(0, 0, 100, 101))));

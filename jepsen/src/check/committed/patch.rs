@@ -35,7 +35,7 @@ impl<'a> Patch<'a> {
                     invocations.entry(event.process).or_default().push(place);
                     operation += 1;
                 }
-                Step::Info { .. } => {
+                Step::Info { .. } | Step::Strange { .. } => {
                     if let Some(operation) = open.remove(&event.process) {
                         infos.insert(operation, place);
                     }

@@ -2,7 +2,7 @@
 
 use super::{super::testing::*, check};
 use crate::{
-    check::{Context, Verdict},
+    check::{Context, History, Verdict, WrongClock},
     history::{Call, Change, Reply},
 };
 
@@ -92,9 +92,93 @@ fn keys_that_end_in_time() {
 #[test]
 fn a_key_that_is_gone_too_early() {
     broken("early", verdict(gone_at(with_ttl(), 100)));
-    let late_clock = || gone_at(with_ttl(), 100);
-    valid(late_clock().check_with(check, |context| context.clock_error = 2 * MS));
-    valid(late_clock().check_with(check, |context| context.stamps_ahead = 2 * MS));
+    valid(gone_at(with_ttl(), 100).check_with(check, |context| context.clock_error = 2 * MS));
+}
+
+/// One node's clock was a minute ahead, or behind, from 30 to 40 ms.
+fn jump(ahead: bool) -> WrongClock {
+    let (minute, none) = (60_000 * MS, 0);
+    let (ahead, behind) = if ahead { (minute, none) } else { (none, minute) };
+    WrongClock {
+        node: 1,
+        from: 30 * MS,
+        to: 40 * MS,
+        ahead,
+        behind,
+        rate_off: 0,
+    }
+}
+
+fn with_jump(script: Script, ahead: bool) -> Verdict {
+    let jumps = [jump(ahead)];
+    let events = script.events();
+    let mut context = Context::new(&shard_of);
+    context.wrong_clocks = &jumps;
+    check(&History::new(&events), &context)
+}
+
+#[test]
+fn a_clock_that_is_ahead_excuses_only_what_lives_then() {
+    valid(with_jump(gone_at(with_ttl(), 35), true));
+    valid(with_jump(gone_at(with_ttl(), 90), true));
+    valid(with_jump(gone_at(with_lease(), 35), true));
+    // Gone before it, written after it.
+    broken("early", with_jump(gone_at(with_ttl(), 29), true));
+    broken("early", with_jump(gone_at(with_lease(), 29), true));
+    let later = || Script::new().ok(1, (41 * MS, 42 * MS), put(100, 0, 1));
+    broken("early", with_jump(gone_at(later(), 140), true));
+    valid(with_jump(gone_at(later(), 141), true));
+    // A renewal begins a new life.
+    let renewed = || with_lease().ok(1, (41 * MS, 42 * MS), keep_alive());
+    broken("early", with_jump(gone_at(renewed(), 140), true));
+}
+
+#[test]
+fn a_clock_that_is_behind_excuses_only_what_is_written_then() {
+    broken("early", with_jump(gone_at(with_ttl(), 100), false));
+    let then = Script::new().ok(1, (35 * MS, 36 * MS), put(100, 0, 1));
+    valid(with_jump(gone_at(then, 50), false));
+}
+
+#[test]
+fn a_jump_does_not_excuse_a_key_that_stays() {
+    let jumps = [jump(true)];
+    let script = |found_at: u64| {
+        let script = with_ttl().ok(2, (found_at * MS, (found_at + 1) * MS), found(1));
+        script.events()
+    };
+    let verdict = |events: &[crate::history::Event]| {
+        let mut context = Context::new(&shard_of);
+        at_end(&mut context);
+        context.wrong_clocks = &jumps;
+        check(&History::new(events), &context)
+    };
+    // Its time may have begun to run at 200 ms only.
+    valid(verdict(&script(349)));
+    broken("late", verdict(&script(351)));
+}
+
+fn refused_at(script: Script, error: &str, ms: u64) -> Script {
+    let (call, _) = keep_alive();
+    script.fail_as(error, 1, (ms * MS - MS / 2, ms * MS), call)
+}
+
+#[test]
+fn a_lease_that_is_said_to_have_ended_too_early() {
+    let error = "not_found: there is no lease 5";
+    broken("early", verdict(refused_at(with_lease(), error, 100)));
+    valid(verdict(refused_at(with_lease(), error, 101)));
+    let renewed = with_lease().ok(1, (50 * MS, 51 * MS), keep_alive());
+    broken("early", verdict(refused_at(renewed, error, 149)));
+    let revoked = with_lease().unknown(1, (50 * MS, 51 * MS), revoke());
+    valid(verdict(gone_at(refused_at(revoked, error, 60), 150)));
+    valid(verdict(gone_at(
+        refused_at(with_lease(), "no_leader: none", 60),
+        150,
+    )));
+    let (call, _) = put(0, 5, 2);
+    let write = with_lease().fail_as(error, 1, (50 * MS, 51 * MS), call);
+    broken("early", verdict(write));
 }
 
 #[test]

@@ -3,7 +3,10 @@
 use std::collections::BTreeSet;
 
 use super::{super::testing::*, check};
-use crate::history::{Call, Mode, Reply, Row};
+use crate::{
+    check::{Context, History, WrongClock},
+    history::{Call, Mode, Reply, Row},
+};
 
 const MS: u64 = 1_000_000;
 
@@ -64,6 +67,28 @@ fn a_bounded_read_that_is_too_old() {
     let script = || two_writes().ok(2, (30 * MS + 1, 31 * MS), old_row(Mode::Bounded(10), 10));
     broken("bounded", script().check(check));
     valid(script().check_with(check, |context| context.clock_error = 2 * MS));
+}
+
+#[test]
+fn a_wrong_rate_excuses_only_ages_that_it_measured() {
+    let wrong = |from: u64, to: u64| WrongClock {
+        node: 1,
+        from: from * MS,
+        to: to * MS,
+        rate_off: 100_000,
+        ..WrongClock::default()
+    };
+    let verdict = |wrong_clocks: &[WrongClock]| {
+        let read = old_row(Mode::Bounded(10), 10);
+        let events = two_writes().ok(2, (30 * MS + 1, 31 * MS), read).events();
+        let context = Context {
+            wrong_clocks,
+            ..Context::new(&shard_of)
+        };
+        check(&History::new(&events), &context)
+    };
+    valid(verdict(&[wrong(15, 40)]));
+    broken("bounded", verdict(&[wrong(0, 5), wrong(35, 40)]));
 }
 
 #[test]

@@ -260,6 +260,45 @@ fn compaction_that_goes_back() {
     broken("compaction", script.check(check));
 }
 
+/// A key with a TTL that is put at revision 1, not found by the last read, and a watch that is shown what is said, and the mark at 3.
+fn ended(removed: &[Change], compacted: bool) -> crate::check::Verdict {
+    let put = Call::Write {
+        key: k(1),
+        value: 10,
+        ttl_ms: 100,
+        lease: 0,
+    };
+    let mark = write(k(9), 30, 3, 1);
+    let mut script = Script::new()
+        .ok(9, (1, 2), watch(0))
+        .ok(1, (3, 4), (put, written(1, 1)))
+        .seen(9, 5, changes(&[ONE], 1))
+        .ok(1, (11, 12), read(k(1), 2, None))
+        .ok(1, (13, 14), mark);
+    if compacted {
+        script = script.seen(9, 6, Seen::Compacted { resumed_after: 2 });
+    }
+    let last = [removed, &[change(3, k(9), Some(30))]].concat();
+    let script = script.seen(9, 15, changes(&last, 3));
+    script.check_with(check, |context| {
+        context.drained = true;
+        context.final_from = Some(10);
+    })
+}
+
+#[test]
+fn an_end_that_no_watch_shows() {
+    let expired = Change {
+        expired: true,
+        ..change(2, k(1), None)
+    };
+    valid(ended(&[expired], false));
+    let witness = broken("removal", ended(&[], false));
+    assert_eq!(witness.operations, [0, 1, 2]);
+    // What is compacted need not be shown.
+    valid(ended(&[], true));
+}
+
 #[test]
 fn no_watch_is_unknown() {
     unknown(Script::new().ok(1, (3, 4), write(k(1), 10, 1, 1)).check(check));

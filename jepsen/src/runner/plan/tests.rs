@@ -151,7 +151,17 @@ fn clocks_that_were_set_bound_the_error() {
             ),
         ],
     };
-    assert_eq!((plan.stamp_jump_ms(), plan.drift_ms()), (700, 150));
+    let wrong = |fault| {
+        let wrong = plan.wrong_clock(fault, (SECOND, 3 * SECOND)).unwrap();
+        assert_eq!((wrong.from, wrong.to), (SECOND, 3 * SECOND));
+        (wrong.node, wrong.ahead, wrong.behind, wrong.rate_off)
+    };
+    const SECOND: u64 = 1_000_000_000;
+    assert_eq!(wrong(0), (1, 0, 700_000_000, 0));
+    assert_eq!(wrong(1), (1, 500_000_000, 0, 0));
+    assert_eq!(wrong(2), (1, 100_000_000, 0, 50_000));
+    assert_eq!(wrong(3), (2, 0, 100_000_000, 50_000));
+    assert_eq!(plan.wrong_clock(4, (0, 1)), None);
 }
 
 #[test]

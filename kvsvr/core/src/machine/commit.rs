@@ -59,7 +59,9 @@ impl Machine {
         #[cfg(feature = "mutants")]
         let tx = by_hash(tx);
         for touched in tx.touched.into_iter().filter(Touched::is_changed) {
-            self.commit_key(step, touched, deleted_as);
+            let is_told =
+                changed == 0 || deleted_as != EventKind::Expire || !crate::mutant!("expire-without-event");
+            self.commit_key(step, touched, deleted_as, is_told);
             changed += 1;
         }
         if step.log.len() >= LOG_ROW_BYTES {
@@ -75,7 +77,8 @@ impl Machine {
         }
     }
 
-    fn commit_key(&mut self, step: &mut Step<'_>, touched: Touched, deleted_as: EventKind) {
+    /// `is_told`: with an event, as always but for a planted bug.
+    fn commit_key(&mut self, step: &mut Step<'_>, touched: Touched, deleted_as: EventKind, is_told: bool) {
         let revision = self.head.revision;
         let Touched { data_key, old, new } = touched;
         let (partition, key) = keys::data_key_parts(&data_key);
@@ -85,7 +88,9 @@ impl Machine {
             deleted_as
         };
         let previous = old.as_ref().map_or(0, |(_, row)| row.mod_rev);
-        step.log.push(revision, kind, &partition, &key, previous);
+        if is_told {
+            step.log.push(revision, kind, &partition, &key, previous);
+        }
         let new = match new {
             Change::Put(stored, row) => Some((stored, row)),
             Change::Delete | Change::None => None,
@@ -103,8 +108,10 @@ impl Machine {
             Some(row) => Event::put(partition, key, row),
             None => Event::deletion(revision, kind, partition, key),
         };
-        self.head.event_bytes += event.size();
-        step.events.push(event);
+        if is_told {
+            self.head.event_bytes += event.size();
+            step.events.push(event);
+        }
     }
 
     /// Keeps the ttl rows and the attachments to leases.

@@ -2,7 +2,7 @@
 
 use std::sync::{
     Arc,
-    atomic::{AtomicBool, Ordering},
+    atomic::{AtomicBool, AtomicU64, Ordering},
 };
 
 use openraft::{Raft, async_runtime::WatchReceiver as _, metrics::RaftMetrics};
@@ -18,6 +18,7 @@ use crate::raft::{
 pub struct LeaderView {
     me: u64,
     is_me: AtomicBool,
+    times_led: AtomicU64,
     leader: RwLock<Option<(u64, PeerNode)>>,
 }
 
@@ -27,6 +28,7 @@ impl LeaderView {
         Self {
             me,
             is_me: AtomicBool::new(false),
+            times_led: AtomicU64::new(0),
             leader: RwLock::new(None),
         }
     }
@@ -34,6 +36,11 @@ impl LeaderView {
     /// This node leads.
     pub fn is_me(&self) -> bool {
         self.is_me.load(Ordering::Acquire)
+    }
+
+    /// How often this node has begun to lead.
+    pub fn times_led(&self) -> u64 {
+        self.times_led.load(Ordering::Acquire)
     }
 
     /// The leader's id and address, if one is known.
@@ -47,6 +54,9 @@ impl LeaderView {
             Some((id, node.clone()))
         });
         let is_me = metrics.current_leader == Some(self.me);
+        if is_me && !self.is_me() {
+            self.times_led.fetch_add(1, Ordering::AcqRel);
+        }
         let changed = self.is_me.swap(is_me, Ordering::AcqRel) != is_me
             || self.leader.read().as_ref().map(|l| l.0) != leader.as_ref().map(|l| l.0);
         *self.leader.write() = leader;

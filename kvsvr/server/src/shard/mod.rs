@@ -197,7 +197,7 @@ impl Shard {
             scans: Arc::new(Semaphore::new(MAX_SCANS)),
             fresh_at: Mutex::new(None),
         });
-        let clock = Arc::new(StampClock::new(machine.head().clone()));
+        let clock = Arc::new(StampClock::new(machine.head().clone(), leader.clone()));
         Ok(Arc::new(Self {
             id,
             incarnation: parts.incarnation,
