@@ -98,7 +98,7 @@ enum Command {
         #[arg(long, default_value_t = 5.0)]
         minutes: f64,
         /// Seconds that one run may take
-        #[arg(long, default_value_t = 120)]
+        #[arg(long, default_value_t = PATIENCE)]
         patience: u64,
     },
     /// Three nodes under random trouble; prints what happened
@@ -158,7 +158,7 @@ struct Limits {
     #[arg(long)]
     jobs: Option<usize>,
     /// Seconds that one seed may take
-    #[arg(long, default_value_t = 300)]
+    #[arg(long, default_value_t = PATIENCE)]
     patience: u64,
     #[command(flatten)]
     how: How,
@@ -179,6 +179,8 @@ fn seeds(text: &str) -> Result<Range<u64>, String> {
         .ok_or_else(|| "write A..B, as in 0..1000".into())
 }
 
+/// Seconds that one run may take, if nothing else is said.
+const PATIENCE: u64 = 300;
 /// Most messages of a report.
 const MESSAGES: usize = 10_000;
 /// From so many seeds on every event must have happened: the rarest one happens in about one of a hundred.

@@ -15,6 +15,8 @@ pub struct Outcome {
     pub failures: Vec<Failure>,
     /// Simulated time.
     pub simulated: Duration,
+    /// The part of it before the load and the faults began.
+    pub setup: Duration,
     /// Operations of clients that succeeded, failed, and whose outcome is unknown.
     pub operations: [u64; 3],
     /// How often the invariants looked.
@@ -37,6 +39,9 @@ pub struct Failure {
     pub found_by: String,
     /// In words.
     pub text: String,
+    /// When, in simulated time, if it has a moment.
+    #[serde(default)]
+    pub at: Option<Duration>,
 }
 
 impl Failure {
@@ -45,20 +50,50 @@ impl Failure {
         Self {
             found_by: found_by.to_owned(),
             text,
+            at: None,
         }
     }
 
-    /// Who found it and which rule is broken, without what differs from run to run: what shrinking must keep.
+    /// Of this moment.
+    #[must_use]
+    pub fn at(self, at: Duration) -> Self {
+        Self {
+            at: Some(at),
+            ..self
+        }
+    }
+
+    /// Who found it and which rule is broken, without what differs from run to run: what shrinking must keep. The rule is the checker's,
+    /// or the place of a panic, or the words of the text that are no names and no numbers.
     pub fn property(&self) -> String {
         let rule = self
             .text
             .strip_prefix("invalid: ")
             .and_then(|text| text.split(':').next());
-        match rule {
-            Some(rule) => format!("{}: {rule}", self.found_by),
-            None => self.found_by.clone(),
+        let panicked = self.text.split_once("panicked at ").map(|(_, place)| {
+            let place = place.split_whitespace().next().unwrap_or_default();
+            format!("panicked at {}", place.trim_end_matches(':'))
+        });
+        let rule = rule.map(str::to_owned).or(panicked);
+        format!("{}: {}", self.found_by, rule.unwrap_or_else(|| words(&self.text)))
+    }
+}
+
+/// The words in small letters that are not in brackets: what somebody has written of a rule, not what was seen.
+fn words(text: &str) -> String {
+    let mut depth = 0_usize;
+    let mut outside = String::new();
+    for c in text.chars() {
+        match c {
+            '(' | '[' | '{' => depth += 1,
+            ')' | ']' | '}' => depth = depth.saturating_sub(1),
+            _ if depth == 0 => outside.push(c),
+            _ => {}
         }
     }
+    let is_word = |word: &&str| !word.is_empty() && word.chars().all(|c| c.is_ascii_lowercase() || c == '_');
+    let words = outside.split(|c: char| !c.is_alphanumeric() && c != '_');
+    words.filter(is_word).collect::<Vec<_>>().join(" ")
 }
 
 impl Outcome {
@@ -93,5 +128,46 @@ impl fmt::Display for Outcome {
             writeln!(f, "FAILED       {}: {}", failure.found_by, failure.text)?;
         }
         write!(f, "hash         {:016x} {:016x}", self.hash, self.unseed)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn property(found_by: &str, text: &str) -> String {
+        Failure::new(found_by, text.to_owned()).property()
+    }
+
+    #[test]
+    fn a_property_has_the_rule_and_no_numbers() {
+        let vote = "monotonic at 12.5s: shard 1, node 2: the vote was Some(VoteRecord { term: 3 }), is None";
+        assert_eq!(
+            property("monotonic", vote),
+            "monotonic: monotonic at shard node the vote was is"
+        );
+        let flushed = "monotonic at 9ms: shard 4, node 1: flushed index was Some(5), is Some(3)";
+        assert_ne!(property("monotonic", vote), property("monotonic", flushed));
+        let later = flushed.replace("Some(3)", "None").replace("9ms", "1.25s");
+        assert_eq!(property("monotonic", flushed), property("monotonic", &later));
+        assert_eq!(property("bank", "invalid: total: 3 is not 4"), "bank: total");
+    }
+
+    #[test]
+    fn the_end_of_a_process_has_its_place_or_its_reason() {
+        let died = |place: &str| {
+            format!("no outcome, exit status: 101: thread 'main' (77) panicked at {place}: index 7")
+        };
+        let here = property("process", &died("src/a.rs:12:5"));
+        assert_eq!(here, "process: panicked at src/a.rs:12:5");
+        assert_ne!(here, property("process", &died("src/a.rs:13:5")));
+        assert_eq!(property("no_end", "no end within 300s"), "no_end: no end within");
+        let ended = |why: &str| {
+            property(
+                "process",
+                &format!("process 3 of node 2 ended by itself: {why}"),
+            )
+        };
+        assert_ne!(ended("the log failed: EIO"), ended("the engine cannot flush"));
     }
 }

@@ -172,6 +172,7 @@ impl<'a> World<'a> {
             let writing = ballast::write(self.operator.clone(), ballast, chance, stop.clone());
             self.operator_host.spawn(writing);
         }
+        self.seen.lock().setup = self.begin.elapsed();
         faults.run(self.plan).await;
         let mut failures = Vec::new();
         failures.extend(self.serve_again(faults).await);
@@ -351,7 +352,7 @@ impl<'a> World<'a> {
         let broken = seen.watcher.broken().iter();
         failures.splice(
             0..0,
-            broken.map(|broken| Failure::new(broken.invariant, broken.to_string())),
+            broken.map(|broken| Failure::new(broken.invariant, broken.to_string()).at(broken.at)),
         );
         if record.history.is_empty() {
             record.history = self.recorder.events();
@@ -376,6 +377,7 @@ impl<'a> World<'a> {
             origin: self.plan.origin.clone(),
             failures,
             simulated: self.begin.elapsed(),
+            setup: seen.setup,
             operations,
             looks: seen.looks,
             unknown: seen.unknown,

@@ -1,7 +1,8 @@
 //! Makes a failing plan smaller as long as it fails in the same way.
 //!
-//! Delta debugging (Zeller, Hildebrandt: Simplifying and Isolating Failure-Inducing Input, TSE 2002, section 3) over the faults, then
-//! over programs, clients, shards, nodes and the length; again until nothing more can go. It works because what is left to chance comes
+//! First the time after the failure goes, if it has a moment, then halves of the length. Then delta debugging (Zeller, Hildebrandt:
+//! Simplifying and Isolating Failure-Inducing Input, TSE 2002, section 3) over the faults, then over programs, clients, shards, nodes and the
+//! length; again until nothing more can go. It works because what is left to chance comes
 //! from streams by name: taking a fault away leaves the rest much as it was. A smaller plan counts only if the same checker finds the same
 //! rule broken ([`Failure::property`](crate::outcome::Failure::property)).
 
@@ -20,6 +21,9 @@ use crate::{
     plan::{Fault, Plan, Victims, What},
     sweep::{self, child::child},
 };
+
+/// A run goes on for so long after its failure: the invariants look at it a few times.
+const AFTER_MS: u64 = 100;
 
 /// How far shrinking may go.
 pub struct Shrink<'a> {
@@ -65,6 +69,7 @@ pub fn shrink(plan: &Plan, how: &Shrink<'_>) -> io::Result<Option<Shrunk>> {
     search.property = first.property();
     loop {
         let before = search.best.clone();
+        search.length()?;
         search.faults()?;
         search.rest()?;
         if search.best == before || search.is_over() {
@@ -121,6 +126,28 @@ impl Search<'_> {
         }
         (self.how.progress)(self.tried, fails, &self.best);
         Ok(fails)
+    }
+
+    /// Takes away what comes after the failure, and then halves of the length. What comes before stays as it was.
+    fn length(&mut self) -> io::Result<()> {
+        loop {
+            let moment = self.moment();
+            let cut = match moment {
+                Some(moment) => self.attempt_if(|plan| end_at(plan, moment))?,
+                None => false,
+            };
+            if !cut && !self.attempt_if(|plan| cut_length(plan, 1, 2))? {
+                return Ok(());
+            }
+        }
+    }
+
+    /// When the failure is, in milliseconds since the load began.
+    fn moment(&self) -> Option<u64> {
+        let mut failures = self.outcome.failures.iter();
+        let failure = failures.find(|failure| failure.property() == self.property)?;
+        let since = failure.at?.checked_sub(self.outcome.setup)?;
+        Some(since.as_millis() as u64)
     }
 
     /// Takes faults away: halves, quarters, and so on down to single ones.
@@ -229,6 +256,15 @@ fn without_a_node(plan: &mut Plan) -> bool {
         })
 }
 
+/// Ends soon after this moment, with the faults that had begun by then.
+fn end_at(plan: &mut Plan, moment_ms: u64) -> bool {
+    let shorter = moment_ms + AFTER_MS;
+    let is_shorter = shorter < plan.length_ms;
+    plan.length_ms = shorter;
+    plan.faults.retain(|fault| fault.at_ms <= moment_ms);
+    is_shorter
+}
+
 fn cut_length(plan: &mut Plan, part: u64, of: u64) -> bool {
     let shorter = plan.length_ms * part / of;
     let is_shorter = shorter >= 1_000 && shorter < plan.length_ms;
@@ -252,6 +288,7 @@ fn shorten(fault: &mut Fault) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::outcome::Failure;
 
     #[test]
     fn a_plan_gets_smaller_in_each_way() {
@@ -280,6 +317,52 @@ mod tests {
         plan.length_ms = 1_400;
         assert!(!cut_length(&mut plan.clone(), 2, 3));
         assert!(cut_length(&mut plan, 9, 10) && plan.length_ms == 1_260);
+    }
+
+    #[test]
+    fn what_comes_after_the_failure_goes() {
+        let mut plan = (0..)
+            .map(Plan::from_seed)
+            .find(|plan| plan.faults.len() > 9)
+            .unwrap();
+        let at_ms = plan.faults[4].at_ms;
+        let until = plan
+            .faults
+            .iter()
+            .filter(|fault| fault.at_ms <= at_ms)
+            .count();
+        assert!(end_at(&mut plan, at_ms) && plan.faults.len() == until);
+        assert_eq!(plan.length_ms, at_ms + AFTER_MS);
+        assert!(!end_at(&mut plan.clone(), at_ms), "nothing is left to cut");
+    }
+
+    #[test]
+    fn a_failure_has_a_moment_in_the_load() {
+        let at = |at, setup| {
+            let failure = Failure::new("monotonic", "it went back".into()).at(Duration::from_secs(at));
+            let outcome = Outcome {
+                failures: vec![Failure::new("bank", "a sum".into()), failure.clone()],
+                setup: Duration::from_secs(setup),
+                ..Outcome::default()
+            };
+            let how = Shrink {
+                budget: Duration::ZERO,
+                patience: Duration::ZERO,
+                progress: &|_, _, _| {},
+            };
+            let search = Search {
+                how: &how,
+                until: Instant::now(),
+                file: PathBuf::new(),
+                property: failure.property(),
+                best: Plan::from_seed(1),
+                outcome,
+                tried: 0,
+            };
+            search.moment()
+        };
+        assert_eq!(at(7, 2), Some(5_000));
+        assert_eq!(at(1, 2), None);
     }
 
     #[test]

@@ -35,7 +35,7 @@ pub(super) fn unexplained(plan: &Plan, bands: &[Band], ended: &[(usize, Ended)])
                     ended.reason
                 ),
             };
-            failures.push(Failure::new("process", text));
+            failures.push(Failure::new("process", text).at(ended.at));
         }
     }
     failures

@@ -36,6 +36,8 @@ pub(super) struct Seen {
     pub(super) record: Record,
     /// How often the invariants looked.
     pub(super) looks: u64,
+    /// How long it took until the load began.
+    pub(super) setup: Duration,
     /// What could not be known, in words.
     pub(super) unknown: Vec<String>,
     last: BTreeMap<(u32, usize), invariants::Replica>,
