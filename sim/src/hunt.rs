@@ -2,8 +2,10 @@
 //!
 //! A failure counts only if the seed holds without the bug. What failed without it is kept too: that is a bug nobody planted.
 
+pub mod matrix;
+
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     io,
     ops::Range,
     sync::{Mutex, PoisonError},
@@ -31,16 +33,33 @@ pub struct Found {
     pub mutant: &'static str,
     /// What it breaks.
     pub breaks: &'static str,
-    /// Seeds that were run, those without the bug left out.
+    /// Seeds that were run until it was found as expected, those without the bug left out.
     pub seeds: u64,
-    /// Real time, with the runs without the bug.
+    /// Real time until then, with the runs without the bug.
     pub seconds: f64,
-    /// Runs that passed the bug's place.
+    /// Runs until then that passed the bug's place.
     pub reached: u64,
+    /// In how many runs each finder found it first, those after the expected one counted too.
+    pub first: BTreeMap<String, u64>,
+    /// In how many runs each finder found it at all.
+    pub at_all: BTreeMap<String, u64>,
     /// The seed that failed, and how. `None`: none did.
     pub by: Option<(u64, Failure)>,
     /// It was found by one of those whom the bug names.
     pub expected: bool,
+}
+
+impl Found {
+    /// Counts who found it in a run.
+    fn note(&mut self, failures: &[Failure]) {
+        if let Some(first) = failures.first() {
+            *self.first.entry(first.found_by.clone()).or_default() += 1;
+        }
+        let finders: BTreeSet<&str> = failures.iter().map(|failure| failure.found_by.as_str()).collect();
+        for finder in finders {
+            *self.at_all.entry(finder.to_owned()).or_default() += 1;
+        }
+    }
 }
 
 /// Runs a seed in this process with the bug that is chosen, if one is.
@@ -62,6 +81,8 @@ pub struct Hunt {
     pub seeds: Range<u64>,
     /// Real time for one seed.
     pub patience: Duration,
+    /// Seeds that are run after the one that found it as expected: who else finds it?
+    pub more: u64,
     /// The nodes'.
     pub engine: EngineKind,
     /// What is wrong without a planted bug, by seed.
@@ -74,12 +95,13 @@ impl Hunt {
         Self {
             seeds,
             patience,
+            more: 0,
             engine,
             clean: Mutex::default(),
         }
     }
 
-    /// Runs seeds until the bug is found by whom it should be, else keeps the first that found it at all.
+    /// Runs seeds until the bug is found by whom it should be, and some more if they are asked for; else keeps the first that found it at all.
     ///
     /// # Errors
     /// The processes cannot be started.
@@ -91,13 +113,22 @@ impl Hunt {
             seeds: 0,
             seconds: 0.0,
             reached: 0,
+            first: BTreeMap::new(),
+            at_all: BTreeMap::new(),
             by: None,
             expected: false,
         };
+        let mut more = self.more;
         for seed in self.seeds.clone() {
+            if found.expected {
+                let Some(left) = more.checked_sub(1) else { break };
+                more = left;
+            }
             let (reached, failures) = self.run(seed, Some(mutant.name))?;
-            found.seeds += 1;
-            found.reached += u64::from(reached);
+            if !found.expected {
+                found.seeds += 1;
+                found.reached += u64::from(reached);
+            }
             let is_expected = |failure: &Failure| mutant.expected.contains(&failure.found_by.as_str());
             let told = failures.iter().find(|failure| is_expected(failure));
             let Some(failure) = told.or(failures.first()) else {
@@ -106,15 +137,19 @@ impl Hunt {
             if !self.holds_without(seed)? {
                 continue;
             }
+            found.note(&failures);
+            if found.expected {
+                continue;
+            }
             found.expected = is_expected(failure);
             if found.by.is_none() || found.expected {
                 found.by = Some((seed, failure.clone()));
             }
-            if found.expected {
-                break;
-            }
+            found.seconds = begin.elapsed().as_secs_f64();
         }
-        found.seconds = begin.elapsed().as_secs_f64();
+        if !found.expected {
+            found.seconds = begin.elapsed().as_secs_f64();
+        }
         Ok(found)
     }
 

@@ -57,10 +57,7 @@ impl Failure {
     /// Of this moment.
     #[must_use]
     pub fn at(self, at: Duration) -> Self {
-        Self {
-            at: Some(at),
-            ..self
-        }
+        Self { at: Some(at), ..self }
     }
 
     /// Who found it and which rule is broken, without what differs from run to run: what shrinking must keep. The rule is the checker's,
@@ -162,12 +159,7 @@ mod tests {
         assert_eq!(here, "process: panicked at src/a.rs:12:5");
         assert_ne!(here, property("process", &died("src/a.rs:13:5")));
         assert_eq!(property("no_end", "no end within 300s"), "no_end: no end within");
-        let ended = |why: &str| {
-            property(
-                "process",
-                &format!("process 3 of node 2 ended by itself: {why}"),
-            )
-        };
+        let ended = |why: &str| property("process", &format!("process 3 of node 2 ended by itself: {why}"));
         assert_ne!(ended("the log failed: EIO"), ended("the engine cannot flush"));
     }
 }

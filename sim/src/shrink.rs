@@ -326,11 +326,7 @@ mod tests {
             .find(|plan| plan.faults.len() > 9)
             .unwrap();
         let at_ms = plan.faults[4].at_ms;
-        let until = plan
-            .faults
-            .iter()
-            .filter(|fault| fault.at_ms <= at_ms)
-            .count();
+        let until = plan.faults.iter().filter(|fault| fault.at_ms <= at_ms).count();
         assert!(end_at(&mut plan, at_ms) && plan.faults.len() == until);
         assert_eq!(plan.length_ms, at_ms + AFTER_MS);
         assert!(!end_at(&mut plan.clone(), at_ms), "nothing is left to cut");

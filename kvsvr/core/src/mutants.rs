@@ -20,7 +20,7 @@ pub struct Mutant {
     pub breaks: &'static str,
     /// Where such a bug was, or which rule it breaks.
     pub origin: &'static str,
-    /// Checkers of histories and invariants of the simulator of which one must find it first; `process`: the process ends by itself;
+    /// Checkers of histories and invariants of the simulator of which one must be among those that find it; `process`: a process ends by itself;
     /// `service`: the cluster does not serve when it should. None: only unit tests look there.
     pub expected: &'static [&'static str],
 }

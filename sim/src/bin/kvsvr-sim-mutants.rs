@@ -1,7 +1,8 @@
 //! `kvsvr-sim-mutants`: whether the simulator finds bugs that are planted in the product on purpose, and how soon.
 //!
 //! Each planted bug (see [`kvsvr_core::mutants`]) gets seeds, each in a process of its own, until a run fails. A failure counts if the
-//! seed holds without the bug, and is the expected one if its finder is among those that the bug names. Prints a table.
+//! seed holds without the bug, and is the expected one if its finder is among those that the bug names. Prints a table of the bugs, and one of
+//! who found which.
 
 use std::{
     fmt,
@@ -20,7 +21,7 @@ use indicatif::{ProgressBar, ProgressStyle};
 use kvsvr_core::mutants::{self, MUTANTS, Mutant};
 use kvsvr_sim::{
     engine::EngineKind,
-    hunt::{self, Found, Hunt},
+    hunt::{self, Found, Hunt, matrix::Matrix},
     outcome::Failure,
 };
 use serde::Serialize;
@@ -50,13 +51,16 @@ struct Arguments {
     /// Seconds that one seed may take
     #[arg(long, default_value_t = 300)]
     patience: u64,
+    /// Seeds to go on for after a bug is found: who else finds it?
+    #[arg(long, default_value_t = 0)]
+    more: u64,
     /// What keeps the nodes' rows
     #[arg(long, default_value = "memory")]
     engine: EngineKind,
     #[arg(short, long, default_value = "text")]
     output: Format,
     /// Sweeps one seed that must fail with a planted bug and hold without: whether failures are seen at all
-    #[arg(long, conflicts_with_all = ["only", "seeds", "jobs", "engine"])]
+    #[arg(long, conflicts_with_all = ["only", "seeds", "jobs", "more", "engine"])]
     canary: bool,
 }
 
@@ -182,7 +186,8 @@ fn canary(arguments: &Arguments) -> Result<bool, String> {
 fn all(todo: &[&'static Mutant], arguments: &Arguments) -> Result<Report, String> {
     let begin = Instant::now();
     let patience = Duration::from_secs(arguments.patience);
-    let hunt = Hunt::new(arguments.seeds.clone(), patience, arguments.engine);
+    let mut hunt = Hunt::new(arguments.seeds.clone(), patience, arguments.engine);
+    hunt.more = arguments.more;
     let cores = || std::thread::available_parallelism().map_or(1, usize::from);
     let next = AtomicUsize::new(0);
     let error = Mutex::new(None);
@@ -320,6 +325,7 @@ impl fmt::Display for Report {
                 failure.found_by, failure.text
             )?;
         }
+        writeln!(f, "{}", Matrix(&self.mutants))?;
         write!(
             f,
             "{} of {} found as expected; median seeds {}, max {}; {:.0} s",
@@ -334,6 +340,8 @@ impl fmt::Display for Report {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeMap;
+
     use clap::CommandFactory as _;
 
     use super::*;
@@ -345,6 +353,8 @@ mod tests {
             seeds,
             seconds: 1.5,
             reached: seeds,
+            first: BTreeMap::new(),
+            at_all: BTreeMap::new(),
             by: by.map(|by| (7, Failure::new(by, "in words".into()))),
             expected,
         }
@@ -368,7 +378,8 @@ mod tests {
         assert!(Row(&all[3]).to_string().ends_with("\n  seed 7: in words"));
         let failed = vec![(5, Failure::new("bank", "a sum".into()))];
         let report = Report::new(all, failed, Duration::from_secs(60)).to_string();
-        let lines: Vec<&str> = report.lines().collect();
+        // Between them: who found what.
+        let lines = [report.lines().next().unwrap(), report.lines().last().unwrap()];
         let last = "3 of 5 found as expected; median seeds 3, max 9; 60 s";
         assert_eq!(lines, ["SEED 5 FAILS WITHOUT A PLANTED BUG: bank: a sum", last]);
     }
