@@ -7,12 +7,14 @@ pub mod child;
 
 use std::{
     collections::BTreeMap,
-    fmt, io,
+    fmt,
+    io::{self, IsTerminal as _},
     ops::Range,
     path::PathBuf,
     sync::{
         Mutex,
         atomic::{AtomicU64, Ordering},
+        mpsc::{self, RecvTimeoutError},
     },
     time::{Duration, Instant},
 };
@@ -21,6 +23,9 @@ use indicatif::{ProgressBar, ProgressStyle};
 
 use self::child::{NoOutcome, child};
 use crate::outcome::{Failure, Outcome};
+
+/// Between two lines that say how it is going, where there is no terminal.
+const PROGRESS: Duration = Duration::from_secs(30);
 
 /// What one process runs.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -146,6 +151,24 @@ impl Summary {
         self.simulated.as_secs_f64() / self.elapsed.as_secs_f64().max(1e-9)
     }
 
+    /// How it is going.
+    fn progress(&self) -> String {
+        format!(
+            "{:.0} seeds/h, {:.0} simulated h/h, {} failed",
+            self.seeds_per_hour(),
+            self.speed(),
+            self.failed.len()
+        )
+    }
+
+    /// How long it takes until all of so many seeds are done, or the time for it is up, after this long a time.
+    fn left(&self, seeds: u64, length: Option<Duration>, elapsed: Duration) -> Option<Duration> {
+        let of_time = length.map(|length| length.saturating_sub(elapsed));
+        let each = (self.seeds > 0).then(|| elapsed.div_f64(self.seeds as f64));
+        let of_seeds = each.map(|each| each.mul_f64(seeds.saturating_sub(self.seeds) as f64));
+        [of_time, of_seeds].into_iter().flatten().min()
+    }
+
     /// Events of this list that never happened.
     pub fn missing<'a>(&self, events: &'a [&'a str]) -> Vec<&'a str> {
         let happened = |event: &str| self.sometimes.get(event).is_some_and(|(times, _)| *times > 0);
@@ -198,15 +221,21 @@ pub fn sweep(sweep: &Sweep) -> io::Result<Summary> {
             summary.add(outcome);
             bar.set_position(summary.seeds);
             summary.elapsed = begin.elapsed();
-            bar.set_message(format!(
-                "{:.0} seeds/h, {:.0} simulated h/h, {} failed",
-                summary.seeds_per_hour(),
-                summary.speed(),
-                summary.failed.len()
-            ));
+            bar.set_message(summary.progress());
         }
     };
+    let (ended, end) = mpsc::channel::<()>();
     std::thread::scope(|scope| {
+        // Where nobody sees a bar.
+        if !io::stderr().is_terminal() {
+            let summary = &summary;
+            scope.spawn(move || {
+                while end.recv_timeout(PROGRESS) == Err(RecvTimeoutError::Timeout) {
+                    tell_progress(&lock(summary), sweep, begin.elapsed());
+                }
+            });
+        }
+        let _ended = ended;
         let workers: Vec<_> = (0..sweep.jobs.max(1)).map(|_| scope.spawn(worker)).collect();
         workers.into_iter().try_for_each(|worker| {
             let ended = worker.join();
@@ -231,6 +260,18 @@ fn tell(item: &Item, outcome: &Outcome) {
     for failure in &outcome.failures {
         eprintln!("{item}: {}: {}", failure.found_by, failure.text);
     }
+}
+
+#[expect(clippy::print_stderr, reason = "progress is for people")]
+fn tell_progress(summary: &Summary, sweep: &Sweep, elapsed: Duration) {
+    let seeds = sweep.work.len();
+    let left = summary.left(seeds, sweep.length, elapsed);
+    let left = left.map_or_else(String::new, |left| format!(", ETA {} s", left.as_secs()));
+    let (done, elapsed) = (summary.seeds, elapsed.as_secs());
+    eprintln!(
+        "{elapsed} s: {done} of {seeds} seeds, {}{left}",
+        summary.progress()
+    );
 }
 
 #[expect(clippy::print_stderr, reason = "a failure is told at once")]

@@ -47,3 +47,15 @@ fn a_run_without_an_outcome_is_equal_to_none() {
     let died = Err(NoOutcome::Died("it panicked".into()));
     assert_eq!(finders(Ok(outcome(1, &[])), died), ["determinism", "process"]);
 }
+
+#[test]
+fn what_is_left_is_the_time_for_the_seeds_or_the_time_that_there_is() {
+    let secs = Duration::from_secs;
+    let summary = Summary {
+        seeds: 10,
+        ..Summary::default()
+    };
+    assert_eq!(summary.left(40, None, secs(20)), Some(secs(60)));
+    assert_eq!(summary.left(40, Some(secs(50)), secs(20)), Some(secs(30)));
+    assert_eq!(Summary::default().left(40, None, secs(20)), None);
+}
