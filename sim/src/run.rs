@@ -76,7 +76,7 @@ struct World<'a> {
     operator: Client,
     recorder: Recorder,
     seen: Mutex<Seen>,
-    shadow: tokio::sync::Mutex<Shadow>,
+    shadow: Mutex<Shadow>,
     traffic: Arc<Mutex<Traffic>>,
 }
 
@@ -121,7 +121,7 @@ impl<'a> World<'a> {
             operator_host,
             recorder: Recorder::new(now),
             seen: Mutex::default(),
-            shadow: tokio::sync::Mutex::default(),
+            shadow: Mutex::default(),
         }
     }
 

@@ -14,6 +14,7 @@ use kvsvr_core::{
     types::{META_SHARD, ShardId},
 };
 use kvsvr_jepsen::{check::Commit, committed_log::CommittedLog};
+use parking_lot::Mutex;
 
 /// Payload bytes of one reading.
 const READ_BYTES: usize = 1 << 20;
@@ -84,29 +85,21 @@ impl Shadow {
         }
     }
 
-    /// Reads what a replica knows to be committed, up to this index, as far as it is new. Can be given up and begun again.
-    pub async fn follow(&mut self, shard: ShardId, committed: u64, wal: &Wal) {
-        if shard == META_SHARD {
+    /// The entry of a data shard that is wanted; `None` after one that could not be applied.
+    fn next(&mut self, shard: ShardId) -> Option<u64> {
+        self.log(shard).and_then(|log| log.next())
+    }
+
+    /// Takes committed entries in. Those that are known already are passed by; after a gap another replica may have what is missing.
+    fn take(&mut self, shard: ShardId, mut records: Vec<EntryRecord>) {
+        let Some(next) = self.next(shard) else { return };
+        records.retain(|record| record.position.index >= next);
+        if records.first().is_none_or(|first| first.position.index > next) {
             return;
         }
-        let Some(log) = self.log(shard) else {
-            return;
-        };
-        let mut wanted = log.next();
-        while let Some(next) = wanted.filter(|next| *next <= committed) {
-            // A disk that fails now may work later, and there are other replicas.
-            let Ok(records) = wal.read(shard, next..committed + 1, READ_BYTES).await else {
-                return;
-            };
-            let Some(first) = records.first() else { return };
-            if first.position.index > next {
-                // Another replica may still have it.
-                return;
-            }
-            self.note_repetitions(shard, &records);
-            let Some(log) = self.log(shard) else { return };
+        self.note_repetitions(shard, &records);
+        if let Some(log) = self.log(shard) {
             log.apply(records.into_iter().map(entry));
-            wanted = log.next();
         }
     }
 
@@ -133,6 +126,20 @@ impl Shadow {
             return Ok(commits.collect());
         }
         Err(gaps)
+    }
+}
+
+/// Reads what a replica knows to be committed, up to this index, as far as it is new. Several may do so at a time.
+pub async fn follow(shadow: &Mutex<Shadow>, shard: ShardId, committed: u64, wal: &Wal) {
+    let next = || shadow.lock().next(shard);
+    let mut wanted = next().filter(|_| shard != META_SHARD);
+    while let Some(from) = wanted.filter(|from| *from <= committed) {
+        // A disk that fails now may work later, and there are other replicas.
+        let Ok(records) = wal.read(shard, from..committed + 1, READ_BYTES).await else {
+            return;
+        };
+        shadow.lock().take(shard, records);
+        wanted = next().filter(|next| *next > from);
     }
 }
 
@@ -164,6 +171,26 @@ mod tests {
             },
             payload: payload.map_or(Payload::Blank, |payload| Payload::Batch(payload.into())),
         }
+    }
+
+    #[test]
+    fn entries_are_taken_once_and_in_order() {
+        let shard = ShardId(1);
+        let mut shadow = Shadow::default();
+        let records = |indexes: std::ops::Range<u64>| -> Vec<EntryRecord> {
+            let record = |index| EntryRecord {
+                position: record(index, None).position,
+                kind: EntryKind::Blank,
+                payload: Default::default(),
+            };
+            indexes.map(record).collect()
+        };
+        shadow.take(shard, records(0..3));
+        shadow.take(shard, records(5..6));
+        assert_eq!(shadow.next(shard), Some(3));
+        shadow.take(shard, records(1..5));
+        shadow.take(shard, records(2..4));
+        assert_eq!(shadow.next(shard), Some(5));
     }
 
     #[test]

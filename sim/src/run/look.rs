@@ -4,6 +4,7 @@
 
 use std::{collections::BTreeMap, time::Duration};
 
+use futures::future::join_all;
 use kvsvr::wal::ShardLog;
 use kvsvr_core::types::{META_SHARD, ShardId};
 use kvsvr_jepsen::check::Commit;
@@ -14,19 +15,20 @@ use crate::{
     invariants::{self, Log, Moment, Watcher},
     node::SimNode,
     outcome::Failure,
+    shadow,
     sometimes::Sometimes,
 };
 
 /// Between two looks of the invariants.
 const LOOK: Duration = Duration::from_millis(10);
+/// Between two looks at whether a log has grown: where little of it is kept, an entry may be purged within milliseconds of its commit.
+const FOLLOW: Duration = Duration::from_millis(2);
 /// At every so manieth look they look into the replicas' states.
 const CONTENTS: u64 = 25;
 /// There must have been a look in every so long a time, all in all.
 const LEAST: Duration = Duration::from_millis(20);
-/// For reading the log of one replica: others have it too.
-const READ: Duration = Duration::from_millis(50);
-/// The same when all is healed.
-const LAST_READ: Duration = Duration::from_secs(10);
+/// For reading the log of one replica: as long as a disk stalls.
+const READ: Duration = Duration::from_secs(5);
 
 /// What was seen from outside.
 #[derive(Default)]
@@ -52,13 +54,13 @@ impl World<'_> {
                 sleep(LOOK).await;
             }
         };
-        let following = async {
+        let following = join_all(self.nodes.iter().map(async |node| {
             loop {
-                self.follow(READ).await;
-                sleep(LOOK).await;
+                self.follow(node, READ).await;
+                sleep(FOLLOW).await;
             }
-        };
-        let ((), ()) = futures::join!(looking, following);
+        }));
+        futures::join!(looking, following);
     }
 
     pub(super) fn look(&self) {
@@ -93,16 +95,14 @@ impl World<'_> {
         }
     }
 
-    /// Reads what is new in the committed logs, of each replica for so long.
-    async fn follow(&self, within: Duration) {
-        for node in self.nodes.iter().filter_map(SimNode::node) {
-            for shard in node.shards().iter().map(|shard| shard.id()) {
-                let Some(committed) = node.wal().shard(shard).committed else {
-                    continue;
-                };
-                let mut shadow = self.shadow.lock().await;
+    /// Reads what is new in the committed logs of a node, of each for so long.
+    async fn follow(&self, node: &SimNode, within: Duration) {
+        let Some(node) = node.node() else { return };
+        for shard in node.shards().iter().map(|shard| shard.id()) {
+            if let Some(committed) = node.wal().shard(shard).committed {
+                let following = shadow::follow(&self.shadow, shard, committed.index, node.wal());
                 // Whose disk takes longer is passed by.
-                let _ = timeout(within, shadow.follow(shard, committed.index, node.wal())).await;
+                let _ = timeout(within, following).await;
             }
         }
     }
@@ -110,13 +110,13 @@ impl World<'_> {
     /// The committed logs of all shards; else what failed. Nothing has failed if an entry is not known because all replicas had purged it
     /// before it could be read: that is noted only.
     pub(super) async fn committed_log(&self) -> Result<Vec<Commit>, Vec<Failure>> {
-        self.follow(LAST_READ).await;
+        join_all(self.nodes.iter().map(|node| self.follow(node, READ))).await;
         let logs = self.logs();
         let committed = logs
             .iter()
             .filter_map(|(shard, log)| Some((*shard, log.committed?.index)));
         let committed = merged(committed, u64::max);
-        let gaps = match self.shadow.lock().await.commits(&committed) {
+        let gaps = match self.shadow.lock().commits(&committed) {
             Ok(commits) => {
                 self.seen.lock().sometimes.count("committed_log_known");
                 return Ok(commits);
