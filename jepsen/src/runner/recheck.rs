@@ -39,6 +39,9 @@ pub struct Facts {
     pub stamp_jump: Nanos,
     /// Node, shard, index and hash of replicas at the end.
     pub replicas: Vec<(u64, u32, u64, u64)>,
+    /// See [`Context::placement`].
+    #[serde(default)]
+    pub placement: Option<Vec<(u64, u32)>>,
 }
 
 impl Facts {
@@ -73,6 +76,7 @@ impl Facts {
             stamps_ahead: self.stamp_jump,
             stamps_behind: self.stamp_jump,
             replicas: &replicas,
+            placement: self.placement.as_deref(),
             committed: log,
             ..Context::new(&shard_of)
         };
@@ -128,6 +132,7 @@ mod tests {
             clock_error: 0,
             stamp_jump: 0,
             replicas: vec![(1, 1, 7, 5), (2, 1, 7, 5)],
+            placement: Some(vec![(1, 1), (2, 1)]),
         }
     }
 
