@@ -521,4 +521,9 @@ fn a_sweep_removes_what_a_dead_run_left_and_nothing_else() {
     assert!(Path::new("/run/netns").join(ours.name()).exists());
     assert!(fs::write(disk.data().join("file"), "x").is_ok());
     assert_eq!(ours.address(), Ipv4Addr::new(10, 78, 0, 3));
+    // What a living process says that it has given up is not its own any more.
+    let given_up = |other: Run| other.is_of(std::process::id());
+    let _ = fs::remove_dir(dir.path().join("other"));
+    assert_eq!(disk::sweep(dir.path(), given_up).unwrap(), [run.to_string()]);
+    assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 0);
 }

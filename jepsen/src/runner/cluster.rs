@@ -293,6 +293,7 @@ impl Cluster {
         })?;
         self.world.set_process(node.host, Some(process.pid()));
         state.process = Some(process);
+        state.ended = None;
         state.started = Some(Instant::now());
         self.mark(node, "started");
         Ok(())

@@ -72,6 +72,8 @@ impl Counts {
 pub struct Seen {
     /// Transfers of snapshots.
     pub snapshots: usize,
+    /// Compactions of shards.
+    pub compactions: usize,
     /// Times that a client was told that what it asked for is compacted.
     pub compacted: usize,
 }
@@ -211,8 +213,11 @@ fn weaknesses(evidence: &Evidence<'_>) -> Vec<String> {
         if seen.snapshots == 0 {
             weak.push("no snapshot was sent".into());
         }
+        if seen.compactions == 0 {
+            weak.push("nothing was compacted".into());
+        }
         if seen.compacted == 0 {
-            weak.push("nobody asked for what was compacted".into());
+            weak.push("no client asked for what was compacted".into());
         }
     }
     if evidence.counts.ok < evidence.least_ok {
@@ -283,6 +288,7 @@ mod tests {
             calls: &NO_CALLS,
             seen: Some(Seen {
                 snapshots: 1,
+                compactions: 1,
                 compacted: 1,
             }),
             load_ms: LONG_MS,
@@ -350,12 +356,20 @@ mod tests {
     #[test]
     fn a_long_run_must_have_seen_snapshots_and_compaction() {
         let (happened, valid) = ([injected(Nemesis::Kill, Outcome::Installed)], valid());
-        let seen = |snapshots, compacted| Some(Seen { snapshots, compacted });
+        let seen = |snapshots, compactions, compacted| {
+            Some(Seen {
+                snapshots,
+                compactions,
+                compacted,
+            })
+        };
         let mut evidence = good(&happened, &valid);
-        evidence.seen = seen(0, 1);
+        evidence.seen = seen(0, 1, 1);
         assert_eq!(ruling(&evidence, "no snapshot"), Ruling::Rejected);
-        evidence.seen = seen(1, 0);
-        assert_eq!(ruling(&evidence, "compacted"), Ruling::Rejected);
+        evidence.seen = seen(1, 0, 1);
+        assert_eq!(ruling(&evidence, "nothing was compacted"), Ruling::Rejected);
+        evidence.seen = seen(1, 1, 0);
+        assert_eq!(ruling(&evidence, "no client"), Ruling::Rejected);
         evidence.load_ms -= 1;
         assert_eq!(ruling(&evidence, ""), Ruling::Passed);
         (evidence.seen, evidence.load_ms) = (None, LONG_MS);

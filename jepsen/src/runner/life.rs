@@ -207,6 +207,7 @@ impl Life {
         Ok(Outcome {
             seen: Seen {
                 snapshots: parts.observer.snapshots(),
+                compactions: parts.observer.compactions(),
                 compacted: events.iter().filter(|event| tells_of_compaction(event)).count(),
             },
             events,

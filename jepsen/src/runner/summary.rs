@@ -220,9 +220,13 @@ impl fmt::Display for Summary {
         )?;
         writeln!(
             f,
-            "seen        {} changes of leader, {} snapshots, {} times that something was compacted, {} flipped bits that the node's check \
-             does not notice",
-            self.elections, self.seen.snapshots, self.seen.compacted, self.bits_unnoticed
+            "seen        {} changes of leader, {} snapshots, {} compactions, of which clients were told {} times; {} flipped bits that the \
+             node's check does not notice",
+            self.elections,
+            self.seen.snapshots,
+            self.seen.compactions,
+            self.seen.compacted,
+            self.bits_unnoticed
         )?;
         match &self.no_log {
             None => writeln!(f, "log         is whole: unknown outcomes were resolved from it")?,
@@ -348,6 +352,7 @@ mod tests {
             elections: 4,
             seen: Seen {
                 snapshots: 1,
+                compactions: 5,
                 compacted: 2,
             },
             bits_unnoticed: 6,
@@ -366,7 +371,7 @@ mod tests {
             "rejected (seed 7)\n  pause never happened",
             "p50 1.0, p99 12.3, max 12.3 ms",
             "200 ok, 3 failed, 1 unknown (0.50 %); 20/s over 10 s",
-            "4 changes of leader, 1 snapshots, 2 times that something was compacted, 6 flipped bits",
+            "4 changes of leader, 1 snapshots, 5 compactions, of which clients were told 2 times; 6 flipped bits",
             "not covered power: no root",
             "out/report.html",
         ] {

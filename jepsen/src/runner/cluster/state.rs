@@ -23,7 +23,7 @@ pub struct State {
     pub(super) holder: Option<usize>,
     /// Until when its disk excuses an end; for ever while that is `None`.
     excuse: Option<Option<Instant>>,
-    /// It ended by itself since it was excused, with this code.
+    /// It ended by itself since it was started, with this code.
     pub ended: Option<ExitStatus>,
     /// How often it ended without an excuse.
     pub(super) problems: usize,
@@ -37,7 +37,6 @@ impl State {
     /// From now on its disk excuses an end.
     pub fn excuse(&mut self) {
         self.excuse = Some(None);
-        self.ended = None;
     }
 
     /// The disk is good again.

@@ -58,15 +58,18 @@ pub(super) fn full<'a>(fault: &Fault<'a>, node: u64, leave_mib: u64) -> Install<
         undo: Some(Box::new(move || {
             let mut stopped = "";
             if leave_mib == 0 && seen()? == 0 {
-                cluster.terminate(node)?;
-                stopped = " when it was stopped";
+                stopped = match cluster.terminate(node)? {
+                    true => " when it was stopped",
+                    false => " when it was stopped, and it ended otherwise",
+                };
             }
             let seen = seen()?;
             drop(ballast);
             let text = start_if_ended(cluster, node)?;
+            let text = if stopped.is_empty() { &text } else { stopped };
             match (leave_mib, seen) {
                 (0, 0) => Err(Trouble::Skipped("no write saw the full disk".into())),
-                (_, seen) => Ok(format!(", {seen} writes saw it full{stopped}{text}")),
+                (_, seen) => Ok(format!(", {seen} writes saw it full{text}")),
             }
         })),
     })

@@ -129,7 +129,6 @@ fn damage(
 /// Starts a node whose check finds nothing, and stops it again. Nothing excuses its end.
 fn live_with(arsenal: &Arsenal, node: &Node, damaged: &Damaged) -> Result<(), Trouble> {
     let cluster = &*arsenal.cluster;
-    node.state().ended = None;
     cluster.start(node)?;
     if !arsenal.serves_or_ends(node)? && !arsenal.stop.is_set() {
         let text = format!(

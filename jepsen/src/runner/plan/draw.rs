@@ -142,19 +142,27 @@ fn lay_out(
         let room = (at + start, length - start);
         add(mode, room, cluster.node(random), cluster, random, faults);
     }
-    let in_turn =
-        holders.iter().any(|mode| mode.nemesis.holds_all()) || holders.len() as u64 > cluster.minority();
-    let turns = if in_turn { holders.len() as u64 } else { 1 };
+    // As many at a time as leave a majority, or one.
+    let at_a_time = match holders.iter().any(|mode| mode.nemesis.holds_all()) {
+        true => 1,
+        false => cluster.minority().max(1),
+    };
+    let turns = (holders.len() as u64).div_ceil(at_a_time).max(1);
     let cluster = Cluster {
-        shared: !in_turn && holders.len() > 1,
+        shared: holders.len() as u64 > turns,
         ..cluster
     };
-    let mut victims = cluster.some(cluster.minority().max(1), random);
-    for (turn, mode) in (0..turns).cycle().zip(holders) {
+    let all: Vec<u64> = (1..=cluster.nodes).collect();
+    let (mut deck, mut victims) = (Vec::new(), Vec::new());
+    while victims.len() < all.len() {
+        victims.extend(deal(&mut deck, &all, random));
+    }
+    for (number, mode) in (0..).zip(holders) {
+        let (round, turn) = (number / turns, number % turns);
         let slot = length / turns;
         let start = random.below(slot / 4);
-        let victim = if in_turn { None } else { victims.pop() };
-        let victim = victim.unwrap_or_else(|| cluster.node(random));
+        // Those of one turn are in different rounds, so that they have different victims.
+        let victim = victims[((round + turn) % cluster.nodes) as usize];
         let room = (at + turn * slot + start, slot - start);
         add(mode, room, victim, cluster, random, faults);
     }
