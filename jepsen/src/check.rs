@@ -80,6 +80,9 @@ pub struct Context<'a> {
     pub committed: Option<&'a [Commit]>,
     /// States of replicas.
     pub replicas: &'a [Replica],
+    /// The node and shard of each replica that there is, all of whose states are to be in `replicas`; empty: nobody could be asked.
+    /// `None`: it is not said.
+    pub placement: Option<&'a [(u64, u32)]>,
     /// Memory that the search of one key may use in `linear`.
     pub cache_bytes: usize,
     /// The run was long enough that each checker must have had all of what it [needs](needs): one that had not says that it does not know.
@@ -100,6 +103,7 @@ impl<'a> Context<'a> {
             monotonic: BTreeSet::new(),
             committed: None,
             replicas: &[],
+            placement: None,
             cache_bytes: 1 << 30,
             demanding: false,
         }
@@ -208,7 +212,7 @@ pub fn check_all(
     let history = History::new(resolved.as_deref().unwrap_or(events));
     verdicts.insert("answers", answers::check(&History::new(events), context));
     verdicts.insert("revisions", revisions::check(&history, context));
-    if !context.replicas.is_empty() {
+    if !context.replicas.is_empty() || context.placement.is_some() {
         verdicts.insert("convergence", convergence::check(&history, context));
     }
     for (name, check) in workloads.iter().flat_map(|workload| workload.checkers()) {

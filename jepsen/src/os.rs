@@ -8,12 +8,14 @@
 //! | [`process`] | starts, pauses, ends and kills a node | nothing |
 //! | [`disk`], [`corrupt`] | power loss, a full disk, flipped bits | root, `mkfs.ext4`, `mount` with loop devices |
 //! | [`shim`], [`clock`] | errors of reads, writes and syncs; wrong clocks | a C compiler |
+//! | [`cache`] | what a loss of power takes from a disk besides | both of the last two |
 //! | [`capabilities`] | finds out which of these work here | |
 //!
 //! Everything is taken down when its value is dropped. A run that is killed leaves no process behind ([`process`] sees to that), but
 //! namespaces and mounts: their names tell whose they are ([`owner`]), and the `sweep` of [`netns`] and of [`disk`] removes those
 //! whose owner is gone. No schedule of faults is here, and no opinion about what a node should do.
 
+pub mod cache;
 pub mod capabilities;
 pub mod capture;
 pub mod clock;

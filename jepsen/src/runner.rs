@@ -81,7 +81,7 @@ impl fmt::Display for Failure {
 /// There is no result; what was made is taken down all the same.
 pub fn run(options: &Options, interrupt: &Stop, progress: &mut Progress) -> Result<Summary, Failure> {
     fs::create_dir_all(&options.scratch)?;
-    for left in world::sweep(&options.scratch)? {
+    for left in world::sweep(&options.scratch, None)? {
         progress.phase(&format!("removed {left}, which a killed run has left"));
     }
     let capabilities = probe(&options.scratch);
@@ -105,14 +105,16 @@ pub fn run(options: &Options, interrupt: &Stop, progress: &mut Progress) -> Resu
         scratch: &options.scratch,
         capture: &files.capture(),
     })?;
-    let not_covered = world.not_covered(&prepared.left_out);
+    let not_covered = world.not_covered(&prepared);
     let life = Life::new(plan.clone(), interrupt.clone());
     let cluster = Cluster::new(world, machines, &options.binary, &files.logs(), life.now())
         .with_mutant(options.mutant.as_ref().map(|mutant| &*mutant.name))
         .with_log_kept(options.keep_log);
     let (outcome, ended) = live(life, cluster, progress);
+    // What went wrong first tells more.
+    let outcome = outcome?;
     ended?;
-    conclude(options, &prepared, outcome?, not_covered, &files, progress)
+    conclude(options, &prepared, outcome, not_covered, &files, progress)
 }
 
 /// Lives on a thread of its own, which is where clients are; takes the cluster down after it.
@@ -124,6 +126,8 @@ fn live(life: Life, cluster: Cluster, progress: &mut Progress) -> (io::Result<Ou
             .join()
             .unwrap_or_else(|_| Err(io::Error::other("the thread of the clients panicked")))
     });
+    // A part that did not end has it still: then nodes end here, and the guard removes the rest.
+    cluster.kill_all();
     let ended = match std::sync::Arc::into_inner(cluster) {
         Some(cluster) => cluster.end(),
         None => Err(io::Error::other("a part of the run did not end")),
@@ -146,9 +150,12 @@ fn conclude(
     files.history(&outcome.events, &facts, outcome.log.as_deref().ok())?;
     let verdicts = facts.check(&outcome.events, outcome.log.as_deref().ok());
     let judged = judge(&Evidence {
-        required: &plan.nemeses,
+        required: &plan.modes(),
         injected: &outcome.injected,
         counts: outcome.counts,
+        calls: &outcome.calls,
+        seen: (!plan.faults.is_empty() && !options.keep_log).then_some(outcome.seen),
+        load_ms: plan.load_ms,
         least_ok: options.least_ok(plan),
         most_unknown: options.most_unknown,
         verdicts: &verdicts,

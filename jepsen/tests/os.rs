@@ -25,6 +25,7 @@ use kvsvr_jepsen::os::{
     netns::{self, Namespace},
     owner::Run,
     process::{Launch, Process},
+    shim::{Library, Shim},
     switch::Switch,
 };
 use rustix::fs::OFlags;
@@ -334,6 +335,75 @@ fn power_loss_loses_what_was_not_synced_and_nothing_else() {
     assert_eq!(fs::read(disk.data().join("replaced")).unwrap(), b"new");
 }
 
+/// Overwrites four sectors of a file of zeros past the page cache, as a node writes its log, and syncs it then or does not.
+fn overwrite(shim: &Shim, data: &Path, name: &str, sync: bool) {
+    let content = data.join("content");
+    fs::write(&content, [7; 2048]).unwrap();
+    let done = Command::new("dd")
+        .args(["bs=2048", "count=1", "seek=1", "conv=notrunc", "oflag=direct"])
+        .args(sync.then_some("conv=notrunc,fdatasync"))
+        .arg(format!("if={}", content.display()))
+        .arg(format!("of={}", data.join(name).display()))
+        .envs(shim.env())
+        .stderr(Stdio::null())
+        .status()
+        .unwrap();
+    assert!(done.success());
+}
+
+#[test]
+fn power_loss_loses_direct_writes_over_what_was_there() {
+    if !root("power_loss_loses_direct_writes_over_what_was_there") {
+        return;
+    }
+    let dir = tempfile::tempdir().unwrap();
+    let run = Run::new().unwrap();
+    let disk = Disk::image(&run, dir.path(), "n1", 64 << 20, FileSystem::Ext4).unwrap();
+    let library = Library::build(dir.path()).unwrap();
+    let shim = Shim::create(&library, &dir.path().join("control"), &disk.data()).unwrap();
+    let shim = shim.with_cache(&dir.path().join("undo")).unwrap();
+    let content = |name: &str| fs::read(disk.data().join(name)).unwrap();
+    let lose = |seed| {
+        disk.cut_power().unwrap();
+        disk.restore_power().unwrap();
+        // Without the cache it is there: the device had it at once.
+        assert_eq!(content("log")[2048..4096], [7; 2048]);
+        shim.cache().unwrap().lose(&disk.data(), seed).unwrap()
+    };
+    let zeros = || {
+        for name in ["log", "synced"] {
+            fs::write(disk.data().join(name), [0; 8192]).unwrap();
+            File::open(disk.data().join(name)).unwrap().sync_all().unwrap();
+        }
+        File::open(disk.data()).unwrap().sync_all().unwrap();
+    };
+    let (mut whole, mut torn) = (0, 0);
+    for seed in 0..8 {
+        zeros();
+        overwrite(&shim, &disk.data(), "synced", true);
+        overwrite(&shim, &disk.data(), "log", false);
+        fs::rename(disk.data().join("log"), disk.data().join("renamed")).unwrap();
+        fs::rename(disk.data().join("renamed"), disk.data().join("log")).unwrap();
+        let lost = lose(seed);
+        assert_eq!((lost.unsynced, lost.lost), (1, 1));
+        assert_eq!(content("synced")[2048..4096], [7; 2048]);
+        let kept = content("log")[2048..4096]
+            .iter()
+            .filter(|byte| **byte == 7)
+            .count();
+        assert!(kept < 2048 && kept.is_multiple_of(512));
+        whole += u32::from(kept == 0);
+        torn += u32::from(kept > 0);
+    }
+    assert!(whole > 0 && torn > 0);
+    // A second process goes on with what the first one left, which its sync covers.
+    zeros();
+    overwrite(&shim, &disk.data(), "log", false);
+    overwrite(&shim, &disk.data(), "log", true);
+    assert_eq!(lose(0).unsynced, 0);
+    assert_eq!(content("log")[2048..4096], [7; 2048]);
+}
+
 #[test]
 fn all_nodes_lose_power_with_their_disks() {
     if !root("all_nodes_lose_power_with_their_disks") {
@@ -441,13 +511,19 @@ fn a_sweep_removes_what_a_dead_run_left_and_nothing_else() {
     assert!(mounted.success());
     fs::create_dir(dir.path().join("other")).unwrap();
 
-    netns::sweep().unwrap();
+    let is_over = |run: Run| !run.is_alive();
+    netns::sweep(is_over).unwrap();
     assert!(!Path::new("/run/netns").join(&left).exists());
-    assert_eq!(disk::sweep(dir.path()).unwrap(), [DEAD]);
+    assert_eq!(disk::sweep(dir.path(), is_over).unwrap(), [DEAD]);
     assert!(!home.exists() && dir.path().join("other").exists());
     let mounts = fs::read_to_string("/proc/self/mountinfo").unwrap();
     assert!(!mounts.contains(mount.to_str().unwrap()));
     assert!(Path::new("/run/netns").join(ours.name()).exists());
     assert!(fs::write(disk.data().join("file"), "x").is_ok());
     assert_eq!(ours.address(), Ipv4Addr::new(10, 78, 0, 3));
+    // What a living process says that it has given up is not its own any more.
+    let given_up = |other: Run| other.is_of(std::process::id());
+    let _ = fs::remove_dir(dir.path().join("other"));
+    assert_eq!(disk::sweep(dir.path(), given_up).unwrap(), [run.to_string()]);
+    assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 0);
 }

@@ -22,6 +22,7 @@ use kvsvr_jepsen::{
         progress::Progress,
         recheck::recheck,
         run,
+        summary::Summary,
     },
     workload::Stop,
 };
@@ -31,7 +32,8 @@ const EXIT_CODES: &str = "Exit codes:
   0  passed: everything that had to happen happened, and every checker says valid
   1  invalid: a checker says invalid or unknown, or a node panicked, ended without reason or did not recover
   2  flags that cannot be used, or a fault that is not possible on this machine
-  3  rejected: a fault never happened, too few operations were carried out, or too many have an unknown outcome
+  3  rejected: a fault never happened in one of its ways, too few operations were carried out or too many have an unknown outcome, a kind
+     of call never succeeded, or a long run has seen no snapshot or no compaction
   4  the harness itself failed, which says nothing about the cluster
   5  interrupted";
 
@@ -53,6 +55,8 @@ enum Command {
     Sweep {
         /// Where disks of nodes are.
         scratch: PathBuf,
+        /// The process of the run.
+        guarded: u32,
     },
     /// Checks the history of an earlier run again. Needs the context.json beside it.
     Check {
@@ -226,7 +230,7 @@ fn main() -> ExitCode {
     }
     let code = match Cli::parse().command {
         Command::Run(args) => run_it(*args),
-        Command::Sweep { scratch } => match sweep_at_the_end(&scratch) {
+        Command::Sweep { scratch, guarded } => match sweep_at_the_end(&scratch, guarded) {
             Ok(()) => 0,
             Err(error) => complain(&error.to_string(), 4),
         },
@@ -246,11 +250,19 @@ fn run_it(args: RunArgs) -> u8 {
         return complain(&format!("cannot listen for signals: {error}"), 4);
     }
     let guard = std::env::current_exe().and_then(|program| Guard::start(&program, &options.scratch));
-    let _guard = match guard {
+    let guard = match guard {
         Ok(guard) => guard,
         Err(error) => return complain(&format!("cannot start the guard: {error}"), 4),
     };
-    match run(&options, &interrupt, &mut Progress::new(quiet)) {
+    let code = show(run(&options, &interrupt, &mut Progress::new(quiet)), output);
+    match guard.end() {
+        Ok(()) => code,
+        Err(error) => complain(&error.to_string(), code),
+    }
+}
+
+fn show(result: Result<Summary, Failure>, output: Output) -> u8 {
+    match result {
         Ok(summary) => {
             match output {
                 Output::Table => print(&summary.to_string()),

@@ -1,6 +1,8 @@
 //! Replicas that have applied the same entries have the same state.
 //!
-//! Only looks at [`Context::replicas`]. A shard of which no two states are of one index is unknown: nothing could be compared.
+//! Only looks at [`Context::replicas`]. A shard of which no two states are of one index is unknown: nothing could be compared. If it is known
+//! where replicas are ([`Context::placement`]), so is one of which a replica has told nothing or is at another index than the others: it
+//! may never catch up.
 
 #[cfg(test)]
 mod tests;
@@ -52,5 +54,36 @@ pub fn check(_: &History<'_>, context: &Context<'_>) -> Verdict {
             ));
         }
     }
+    if let Some(placement) = context.placement {
+        look_for_all(placement, context.replicas, &mut findings);
+    }
     findings.verdict()
+}
+
+/// Every replica of each shard is at one index.
+fn look_for_all(placement: &[(u64, u32)], replicas: &[Replica], findings: &mut Findings) {
+    if placement.is_empty() {
+        findings.unknown("nobody knows where replicas are");
+    }
+    let mut shards: BTreeMap<u32, BTreeMap<u64, Option<u64>>> = BTreeMap::new();
+    for (node, shard) in placement {
+        let mut states = replicas.iter().rev();
+        let state = states.find(|one| (one.node, one.shard) == (*node, *shard));
+        let applied = state.map(|one| one.applied);
+        shards.entry(*shard).or_default().insert(*node, applied);
+    }
+    for (shard, nodes) in shards {
+        let indexes: BTreeSet<Option<u64>> = nodes.values().copied().collect();
+        if indexes.len() > 1 || indexes.contains(&None) {
+            let of = |(node, applied): (&u64, &Option<u64>)| match applied {
+                Some(applied) => format!("node {node} has applied {applied}"),
+                None => format!("node {node} has told nothing"),
+            };
+            let nodes: Vec<String> = nodes.iter().map(of).collect();
+            findings.unknown(format!(
+                "shard {shard}: not all replicas are at one index: {}",
+                nodes.join(", ")
+            ));
+        }
+    }
 }

@@ -4,11 +4,11 @@
 use std::{fmt, fs, io, path::Path};
 
 use super::{
-    command::context,
     disk::{Disk, FileSystem},
     link::HostId,
     netns::Namespace,
     owner::Run,
+    proxy,
     shim::Library,
 };
 
@@ -63,9 +63,7 @@ pub fn probe(scratch: &Path) -> Vec<Capability> {
                 (Ok(run), Mechanism::Namespaces) => Namespace::create(run, HostId::CLIENTS).map(drop),
                 (Ok(run), Mechanism::DiskImages) => try_image(run, scratch),
                 (Ok(run), Mechanism::Shim) => try_shim(run, scratch),
-                (Ok(_), Mechanism::PeerLookup) => fs::read_to_string("/proc/net/tcp")
-                    .map(drop)
-                    .map_err(context("read /proc/net/tcp")),
+                (Ok(_), Mechanism::PeerLookup) => proxy::try_lookup(),
             };
             Capability {
                 mechanism,

@@ -4,8 +4,8 @@
 //! **Power loss** is the file system's own shutdown (`FS_IOC_SHUTDOWN` without flushing its log, what xfstests uses for crash tests; in
 //! the stock kernel): from one moment on nothing reaches the device any more, and what was only in memory is gone at the next mount,
 //! which replays the journal. So data and names that were not synced are lost, also those written past the page cache into space that
-//! was not written before, and what was synced stays. It does not lose or tear what the file system has handed to the device: the
-//! device has no volatile cache. The simulator covers that.
+//! was not written before, and what was synced stays. It does not lose or tear what the file system has handed to the device, such as a
+//! direct write of blocks that were written before: that a device loses from its cache is done by the [`cache`](super::cache).
 //!
 //! A **full disk** is a real one: a file takes the space.
 
@@ -31,6 +31,8 @@ use super::{
 /// How long killed processes may take to let go of a disk: children of what was waited for may still be ending.
 const RELEASE: Duration = Duration::from_secs(10);
 const RETRY: Duration = Duration::from_millis(10);
+/// Bytes that a file system gives at a time.
+const BLOCK: u64 = 4096;
 
 /// What is in a disk's image.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -133,12 +135,14 @@ impl Disk {
             .open(&path)
             .map_err(context("create ballast"))?;
         let ballast = Ballast { path };
-        let mut len = file.metadata()?.len();
+        let (mut len, mut most) = (file.metadata()?.len(), u64::MAX);
         // A node may write at the same time; then there is less to take than there was.
         while let Some(take) = self.free()?.checked_sub(leave).filter(|take| *take > 0) {
+            let take = take.min(most);
             match fallocate(&file, FallocateFlags::empty(), len, take) {
                 Ok(()) => len += take,
-                // The file system's own records of the file need space too.
+                // The file system's own records of the file need space too, so in the end it takes less than there is.
+                Err(rustix::io::Errno::NOSPC) if take > BLOCK => most = (take / 2).next_multiple_of(BLOCK),
                 Err(rustix::io::Errno::NOSPC) => break,
                 Err(error) => return Err(context("take disk space")(error.into())),
             }
@@ -251,39 +255,49 @@ fn text(path: &Path) -> io::Result<&str> {
         .ok_or_else(|| io::Error::other(format!("{} is not UTF-8", path.display())))
 }
 
-/// Unmounts the disks under `base` of runs whose process is gone, removes them, and returns the runs' names.
-pub fn sweep(base: &Path) -> io::Result<Vec<String>> {
+/// Unmounts the disks under `base` of runs that are over, removes them, and returns the runs' names.
+///
+/// # Errors
+/// One of them cannot be removed; the others are.
+pub fn sweep(base: &Path, is_over: impl Fn(Run) -> bool) -> io::Result<Vec<String>> {
     let entries = match fs::read_dir(base) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
         other => other.map_err(context(format!("list {}", base.display())))?,
     };
     let mounts = fs::read_to_string("/proc/self/mountinfo").map_err(context("read the list of mounts"))?;
-    let mut removed = Vec::new();
+    let (mut removed, mut result) = (Vec::new(), Ok(()));
     for entry in entries {
         let entry = entry?;
         let name = entry.file_name().to_string_lossy().into_owned();
-        if Run::of_name(&name).is_none_or(|owner| owner.is_alive()) {
+        if !Run::of_name(&name).is_some_and(&is_over) {
             continue;
         }
-        // Another sweep may be at it too.
-        let home = match fs::canonicalize(entry.path()) {
-            Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
-            other => other?,
-        };
-        // Field 5 of each line (proc(5)); a name with spaces is escaped there, and no name of a run has any.
-        let points = mounts
-            .lines()
-            .filter_map(|line| line.split(' ').nth(4))
-            .map(Path::new);
-        for root in points.filter(|root| root.starts_with(&home)) {
-            unmount(root);
+        match remove(&entry.path(), &mounts) {
+            Ok(()) => removed.push(name),
+            Err(error) => result = Err(error),
         }
-        match fs::remove_dir_all(&home) {
-            Err(_) if !home.exists() => {}
-            other => other.map_err(context(format!("remove {}", home.display())))?,
-        }
-        removed.push(name);
     }
     removed.sort_unstable();
-    Ok(removed)
+    result.map(|()| removed)
+}
+
+/// Unmounts all disks of a run, and removes its directory.
+fn remove(home: &Path, mounts: &str) -> io::Result<()> {
+    // Another sweep may be at it too.
+    let home = match fs::canonicalize(home) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+        other => other?,
+    };
+    // Field 5 of each line (proc(5)); a name with spaces is escaped there, and no name of a run has any.
+    let points = mounts
+        .lines()
+        .filter_map(|line| line.split(' ').nth(4))
+        .map(Path::new);
+    for root in points.filter(|root| root.starts_with(&home)) {
+        unmount(root);
+    }
+    match fs::remove_dir_all(&home) {
+        Err(_) if !home.exists() => Ok(()),
+        other => other.map_err(context(format!("remove {}", home.display()))),
+    }
 }

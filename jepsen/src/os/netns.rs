@@ -163,8 +163,11 @@ pub(super) fn open_tun(name: &str) -> io::Result<File> {
 
 const _: () = assert!(size_of::<InterfaceRequest>() == 40);
 
-/// Removes the namespaces of runs whose process is gone, and returns their names.
-pub fn sweep() -> io::Result<Vec<String>> {
+/// Removes the namespaces of runs that are over, and returns their names.
+///
+/// # Errors
+/// One of them cannot be removed; the others are.
+pub fn sweep(is_over: impl Fn(Run) -> bool) -> io::Result<Vec<String>> {
     // Who may not remove them has made none.
     if !rustix::process::geteuid().is_root() {
         return Ok(Vec::new());
@@ -173,19 +176,19 @@ pub fn sweep() -> io::Result<Vec<String>> {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
         other => other.map_err(context(format!("list {NAMES}")))?,
     };
-    let mut removed = Vec::new();
+    let (mut removed, mut result) = (Vec::new(), Ok(()));
     for entry in entries {
         let name = entry?.file_name().to_string_lossy().into_owned();
-        if Run::of_name(&name).is_none_or(|owner| owner.is_alive()) {
+        if !Run::of_name(&name).is_some_and(&is_over) {
             continue;
         }
         match run("ip", &["netns", "delete", &name], "") {
             Ok(_) => removed.push(name),
             // Its owner, or another sweep, has removed it since it was listed.
             Err(_) if !Path::new(NAMES).join(&name).exists() => {}
-            Err(error) => return Err(error),
+            Err(error) => result = Err(error),
         }
     }
     removed.sort_unstable();
-    Ok(removed)
+    result.map(|()| removed)
 }

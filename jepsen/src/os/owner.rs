@@ -43,6 +43,11 @@ impl Run {
         })
     }
 
+    /// It is of this process, or of an earlier one of the same number.
+    pub fn is_of(&self, pid: u32) -> bool {
+        self.pid == pid
+    }
+
     /// Whether its process still runs. One that has ended and that its parent has not waited for does not.
     pub fn is_alive(&self) -> bool {
         let ended = || {

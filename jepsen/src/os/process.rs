@@ -8,7 +8,7 @@
 use std::{
     collections::BTreeMap,
     ffi::OsString,
-    fs::OpenOptions,
+    fs::{self, OpenOptions},
     io,
     os::{
         fd::{AsFd as _, OwnedFd},
@@ -166,6 +166,17 @@ impl Process {
                 }
             }
         }
+    }
+
+    /// It has a handler for a signal: until it has one, SIGTERM ends it as it ends any process. False if it has ended.
+    pub fn catches(&mut self, signal: Signal) -> io::Result<bool> {
+        if self.status()?.is_some() {
+            return Ok(false);
+        }
+        let status = fs::read_to_string(format!("/proc/{}/status", self.pid()))?;
+        let caught = status.lines().find_map(|line| line.strip_prefix("SigCgt:"));
+        let caught = caught.and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok());
+        Ok(caught.unwrap_or(0) >> (signal.as_raw() - 1) & 1 == 1)
     }
 
     /// SIGCONT.

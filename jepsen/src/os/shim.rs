@@ -21,17 +21,18 @@ use std::{
 use parking_lot::Mutex;
 
 use super::{
+    cache::Cache,
     clock::ClockState,
     command::{context, run},
 };
 
 const SOURCE: &str = include_str!("shim/shim.c");
 /// Bytes of the control file: `struct control` in the source.
-const CONTROL_BYTES: u64 = 64;
+const CONTROL_BYTES: u64 = 80;
 /// Where its parts are.
 const CLOCKS_AT: u64 = 8;
 const FAULTS_AT: u64 = 40;
-const INJECTED_AT: u64 = 56;
+const COUNTS_AT: u64 = 56;
 
 /// The compiled library.
 #[derive(Clone, Debug)]
@@ -91,6 +92,17 @@ pub struct DiskFaults {
     pub read: Option<Failure>,
 }
 
+/// How often something happened to a node's calls so far.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Counts {
+    /// They failed, or lied, as was told.
+    pub failed: u64,
+    /// Syncs that were slow, as was told.
+    pub delayed: u64,
+    /// The disk itself had no space left.
+    pub full: u64,
+}
+
 /// The faults of one node, over all its starts.
 #[derive(Debug)]
 pub struct Shim {
@@ -98,6 +110,7 @@ pub struct Shim {
     control_path: PathBuf,
     control: File,
     root: PathBuf,
+    cache: Option<Cache>,
     pub(super) clock: Mutex<ClockState>,
 }
 
@@ -117,21 +130,39 @@ impl Shim {
             control_path: fs::canonicalize(control)?,
             control: file,
             root: fs::canonicalize(root).map_err(context(format!("find {}", root.display())))?,
+            cache: None,
             clock: Mutex::new(ClockState::default()),
         };
         shim.write_clock(&shim.clock.lock())?;
         Ok(shim)
     }
 
+    /// The node's disk gets a cache that a loss of power empties, with a file at this path that says what is in it. The file is not to be
+    /// on that disk.
+    pub fn with_cache(self, path: &Path) -> io::Result<Self> {
+        Ok(Self {
+            cache: Some(Cache::create(path)?),
+            ..self
+        })
+    }
+
+    /// What its disk loses with the power, if it can.
+    pub fn cache(&self) -> Option<&Cache> {
+        self.cache.as_ref()
+    }
+
     /// What the node's environment needs.
     pub fn env(&self) -> BTreeMap<OsString, OsString> {
-        [
+        let mut env: BTreeMap<OsString, OsString> = [
             ("LD_PRELOAD", &self.library),
             ("FAULT_SHIM_CONTROL", &self.control_path),
             ("FAULT_SHIM_ROOT", &self.root),
         ]
         .map(|(name, value)| (name.into(), value.into()))
-        .into()
+        .into();
+        let cache = self.cache.as_ref().map(|cache| cache.path.clone().into());
+        env.extend(cache.map(|path| ("FAULT_SHIM_UNDO".into(), path)));
+        env
     }
 
     /// Changes how the node's files fail, from the next call on.
@@ -152,11 +183,18 @@ impl Shim {
             .write_all_at(&words.map(u32::to_ne_bytes).concat(), FAULTS_AT)
     }
 
-    /// How often a call has failed, lied or been slow so far.
-    pub fn injected(&self) -> io::Result<u64> {
-        let mut count = [0; 8];
-        self.control.read_exact_at(&mut count, INJECTED_AT)?;
-        Ok(u64::from_ne_bytes(count))
+    /// What has happened so far.
+    pub fn counts(&self) -> io::Result<Counts> {
+        let number = |at: u64| {
+            let mut count = [0; 8];
+            self.control.read_exact_at(&mut count, COUNTS_AT + 8 * at)?;
+            Ok::<_, io::Error>(u64::from_ne_bytes(count))
+        };
+        Ok(Counts {
+            failed: number(0)?,
+            delayed: number(1)?,
+            full: number(2)?,
+        })
     }
 
     /// Gives the node's clocks their numbers, which it reads all or none of.

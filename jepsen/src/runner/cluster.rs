@@ -9,11 +9,13 @@ mod state;
 use std::{
     io,
     path::{Path, PathBuf},
+    sync::atomic::{AtomicUsize, Ordering},
     thread,
     time::{Duration, Instant},
 };
 
 use parking_lot::{Mutex, MutexGuard};
+use rustix::process::Signal;
 
 use self::state::STORAGE_FAILED;
 pub use self::state::State;
@@ -40,6 +42,10 @@ const MOST_PROBLEMS: usize = 5;
 const RESTART_PAUSE: Duration = Duration::from_millis(500);
 /// Time that an orderly stop may take.
 pub const STOP: Duration = Duration::from_secs(30);
+/// A node listens to signals so soon after its start, on a slow machine too.
+const DEAF: Duration = Duration::from_secs(10);
+/// Between two looks whether it does.
+const LISTEN_PAUSE: Duration = Duration::from_millis(10);
 /// What a node writes when it dies of a bug.
 const PANIC_MARKERS: [&str; 5] = [
     "panicked at",
@@ -57,7 +63,7 @@ const SETTINGS: [&str; 8] = [
     "memory.block_cache=16MiB",
     "memory.row_cache=1MiB",
     "disk_reserve=64MiB",
-    "history.revisions=50000",
+    "history.revisions=2000",
 ];
 
 /// So little that a node which was down for seconds is sent a snapshot.
@@ -94,6 +100,7 @@ pub struct Cluster {
     problems: Mutex<Vec<Problem>>,
     mutant: Option<String>,
     keep_log: bool,
+    unnoticed: AtomicUsize,
 }
 
 impl Cluster {
@@ -119,6 +126,7 @@ impl Cluster {
             problems: Mutex::default(),
             mutant: None,
             keep_log: false,
+            unnoticed: AtomicUsize::new(0),
         }
     }
 
@@ -187,6 +195,16 @@ impl Cluster {
             time: self.time(),
             text: text.into(),
         });
+    }
+
+    /// A flipped bit was not noticed by a node's check.
+    pub fn bit_unnoticed(&self) {
+        self.unnoticed.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// How many were not.
+    pub fn bits_unnoticed(&self) -> usize {
+        self.unnoticed.load(Ordering::Relaxed)
     }
 
     /// What makes the run invalid so far.
@@ -275,6 +293,7 @@ impl Cluster {
         })?;
         self.world.set_process(node.host, Some(process.pid()));
         state.process = Some(process);
+        state.ended = None;
         state.started = Some(Instant::now());
         self.mark(node, "started");
         Ok(())
@@ -293,7 +312,7 @@ impl Cluster {
         Ok(())
     }
 
-    /// SIGTERM, and an end with exit code 0. `Ok(false)` if it was down, or ended otherwise, which is a problem unless it is excused.
+    /// SIGTERM as soon as it is listened to, and an end with exit code 0. `Ok(false)` if it was down, or ended otherwise, which is a problem unless it is excused.
     ///
     /// # Errors
     /// Those of the system.
@@ -301,7 +320,10 @@ impl Cluster {
         let Some(mut process) = node.state().process.take() else {
             return Ok(false);
         };
-        let told = Instant::now();
+        let deadline = Instant::now() + DEAF;
+        while process.status()?.is_none() && !process.catches(Signal::TERM)? && Instant::now() < deadline {
+            thread::sleep(LISTEN_PAUSE);
+        }
         let ended = process.terminate(STOP)?;
         let state = node.state();
         let clean = ended.status.success() && !ended.forced;
@@ -313,7 +335,7 @@ impl Cluster {
             true => format!("did not stop within {} s of SIGTERM", STOP.as_secs()),
             false => format!("ended with {} at SIGTERM", ended.status),
         };
-        if !state.is_excused(ended.status) && !state.was_deaf(ended.status, told.elapsed()) {
+        if !state.is_excused(ended.status) {
             self.problem(About::Process, format!("node {} {how}", node.id));
         }
         self.is_down(node, how);
@@ -438,6 +460,14 @@ impl Cluster {
                 output.status,
                 words.trim()
             ))),
+        }
+    }
+
+    /// SIGKILL of all that still run.
+    pub fn kill_all(&self) {
+        for node in &self.nodes {
+            // Dropping it kills it.
+            node.state().process = None;
         }
     }
 

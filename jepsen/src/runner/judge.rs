@@ -11,7 +11,7 @@ use serde::Serialize;
 
 use super::{
     nemesis::{Injected, Outcome},
-    plan::Nemesis,
+    plan::Mode,
 };
 use crate::{check::Verdict, history::Nanos};
 
@@ -40,6 +40,11 @@ impl fmt::Display for Ruling {
     }
 }
 
+/// Calls of one kind that were made so often and never succeeded prove nothing of it.
+const MANY_CALLS: u64 = 20;
+/// Milliseconds of load from which on a run must have sent snapshots and compacted what somebody still wanted.
+const LONG_MS: u64 = 300_000;
+
 /// How many operations ended how.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct Counts {
@@ -60,6 +65,17 @@ impl Counts {
             asked => self.info as f64 * 100.0 / asked as f64,
         }
     }
+}
+
+/// What was seen of what nodes do by themselves.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct Seen {
+    /// Transfers of snapshots.
+    pub snapshots: usize,
+    /// Compactions of shards.
+    pub compactions: usize,
+    /// Times that a client was told that what it asked for is compacted.
+    pub compacted: usize,
 }
 
 /// What went wrong with a node, in the words of [`Planted::expected`](super::planted::Planted::expected).
@@ -99,11 +115,17 @@ pub struct Problem {
 #[derive(Debug)]
 pub struct Evidence<'a> {
     /// What had to happen at least once.
-    pub required: &'a [Nemesis],
+    pub required: &'a BTreeSet<Mode>,
     /// What happened.
     pub injected: &'a [Injected],
     /// How operations ended.
     pub counts: Counts,
+    /// The same of each kind of call.
+    pub calls: &'a BTreeMap<&'static str, Counts>,
+    /// What nodes did; `None` if it does not have to be seen: without faults, or with the whole log kept, no snapshot is sent.
+    pub seen: Option<Seen>,
+    /// Milliseconds of load.
+    pub load_ms: u64,
     /// Operations that must have been carried out.
     pub least_ok: u64,
     /// Percent of unknown outcomes that are too many.
@@ -166,24 +188,36 @@ pub fn judge(evidence: &Evidence<'_>) -> Judged {
 /// Why a run proves too little.
 fn weaknesses(evidence: &Evidence<'_>) -> Vec<String> {
     let mut weak = Vec::new();
-    let installed = evidence
-        .injected
-        .iter()
-        .filter(|one| one.outcome == Outcome::Installed);
-    let happened: BTreeSet<Nemesis> = installed.map(|one| one.nemesis).collect();
-    for nemesis in evidence.required {
-        if !happened.contains(nemesis) {
+    for mode in evidence.required {
+        if !evidence.injected.iter().any(|one| one.shows(*mode)) {
             let why = evidence
                 .injected
                 .iter()
-                .filter(|one| one.nemesis == *nemesis)
+                .filter(|one| one.is_of(*mode))
                 .filter_map(|one| match &one.outcome {
                     Outcome::Skipped(why) | Outcome::Indeterminate(why) => Some(why.as_str()),
                     Outcome::Installed => None,
                 });
             let why: BTreeSet<&str> = why.collect();
             let why: Vec<&str> = why.into_iter().collect();
-            weak.push(format!("{nemesis} never happened: {}", why.join("; ")));
+            weak.push(format!("{mode} never happened: {}", why.join("; ")));
+        }
+    }
+    for (call, counts) in evidence.calls {
+        let tried = counts.ok + counts.fail + counts.info;
+        if counts.ok == 0 && tried >= MANY_CALLS {
+            weak.push(format!("{call} was called {tried} times and never succeeded"));
+        }
+    }
+    if let Some(seen) = evidence.seen.filter(|_| evidence.load_ms >= LONG_MS) {
+        if seen.snapshots == 0 {
+            weak.push("no snapshot was sent".into());
+        }
+        if seen.compactions == 0 {
+            weak.push("nothing was compacted".into());
+        }
+        if seen.compacted == 0 {
+            weak.push("no client asked for what was compacted".into());
         }
     }
     if evidence.counts.ok < evidence.least_ok {
@@ -204,13 +238,23 @@ fn weaknesses(evidence: &Evidence<'_>) -> Vec<String> {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::LazyLock;
+
     use super::*;
-    use crate::{check::Stats, report::Place};
+    use crate::{check::Stats, report::Place, runner::plan::Nemesis};
+
+    static NO_CALLS: BTreeMap<&'static str, Counts> = BTreeMap::new();
+    static KILL: LazyLock<BTreeSet<Mode>> = LazyLock::new(|| BTreeSet::from([mode(Nemesis::Kill, "")]));
+
+    fn mode(nemesis: Nemesis, way: &'static str) -> Mode {
+        Mode { nemesis, way }
+    }
 
     fn injected(nemesis: Nemesis, outcome: Outcome) -> Injected {
         Injected {
             fault: 0,
             nemesis,
+            way: String::new(),
             text: String::new(),
             place: Place::All,
             from: 0,
@@ -234,13 +278,20 @@ mod tests {
 
     fn good<'a>(injected: &'a [Injected], verdicts: &'a BTreeMap<String, Verdict>) -> Evidence<'a> {
         Evidence {
-            required: &[Nemesis::Kill],
+            required: &KILL,
             injected,
             counts: Counts {
                 ok: 100,
                 fail: 1_000,
                 info: 5,
             },
+            calls: &NO_CALLS,
+            seen: Some(Seen {
+                snapshots: 1,
+                compactions: 1,
+                compacted: 1,
+            }),
+            load_ms: LONG_MS,
             least_ok: 100,
             most_unknown: 5.0,
             verdicts,
@@ -277,12 +328,52 @@ mod tests {
             ruling(&nothing, "kill never happened: no node is free"),
             Ruling::Rejected
         );
+        let both = BTreeSet::from([mode(Nemesis::Kill, ""), mode(Nemesis::Kill, "twice")]);
+        let mut one_way = good(&happened, &valid);
+        one_way.required = &both;
+        assert_eq!(ruling(&one_way, "kill (twice) never happened"), Ruling::Rejected);
         let mut few = good(&happened, &valid);
         few.least_ok = 101;
         assert_eq!(ruling(&few, "only 100 operations"), Ruling::Rejected);
         let mut vague = good(&happened, &valid);
         vague.counts.info = 6;
         assert_eq!(ruling(&vague, "5.7 %"), Ruling::Rejected);
+    }
+
+    #[test]
+    fn a_kind_of_call_that_never_succeeds_is_rejected() {
+        let (happened, valid) = ([injected(Nemesis::Kill, Outcome::Installed)], valid());
+        let counts = |ok, fail, info| Counts { ok, fail, info };
+        let calls = BTreeMap::from([("ack", counts(0, 10, 9)), ("send", counts(1, 90, 9))]);
+        let mut evidence = good(&happened, &valid);
+        evidence.calls = &calls;
+        assert_eq!(ruling(&evidence, ""), Ruling::Passed, "few calls may all fail");
+        let calls = BTreeMap::from([("ack", counts(0, 10, 10))]);
+        evidence.calls = &calls;
+        assert_eq!(ruling(&evidence, "ack was called 20 times"), Ruling::Rejected);
+    }
+
+    #[test]
+    fn a_long_run_must_have_seen_snapshots_and_compaction() {
+        let (happened, valid) = ([injected(Nemesis::Kill, Outcome::Installed)], valid());
+        let seen = |snapshots, compactions, compacted| {
+            Some(Seen {
+                snapshots,
+                compactions,
+                compacted,
+            })
+        };
+        let mut evidence = good(&happened, &valid);
+        evidence.seen = seen(0, 1, 1);
+        assert_eq!(ruling(&evidence, "no snapshot"), Ruling::Rejected);
+        evidence.seen = seen(1, 0, 1);
+        assert_eq!(ruling(&evidence, "nothing was compacted"), Ruling::Rejected);
+        evidence.seen = seen(1, 1, 0);
+        assert_eq!(ruling(&evidence, "no client"), Ruling::Rejected);
+        evidence.load_ms -= 1;
+        assert_eq!(ruling(&evidence, ""), Ruling::Passed);
+        (evidence.seen, evidence.load_ms) = (None, LONG_MS);
+        assert_eq!(ruling(&evidence, ""), Ruling::Passed);
     }
 
     #[test]

@@ -1,13 +1,13 @@
 //! One run: make the cluster, load under faults, recover, finish, stop.
 
 use std::{
-    collections::BTreeSet,
+    collections::{BTreeMap, BTreeSet},
     io,
     sync::Arc,
     time::{Duration, SystemTime},
 };
 
-use kvsvr_client::{Client, ClientConfig};
+use kvsvr_client::{Client, ClientConfig, Code};
 use tokio::{
     runtime::{Builder, Handle},
     task::{JoinHandle, block_in_place},
@@ -16,7 +16,7 @@ use tokio::{
 
 use super::{
     cluster::Cluster,
-    judge::{About, Counts, Problem},
+    judge::{About, Counts, Problem, Seen},
     logs,
     nemesis::{self, Arsenal, Injected},
     observe::Observer,
@@ -27,7 +27,7 @@ use super::{
 };
 use crate::{
     check::{Commit, Replica, WrongClock},
-    history::{Event, Nanos, Process},
+    history::{self, Event, Nanos, Process, Step},
     report::{Mark, NodeState},
     workload::{Clients, Env, Finished, Now, Program, Recorder, Run, ShardOf, Stop, replicas, shards},
 };
@@ -60,6 +60,8 @@ pub struct Outcome {
     pub events: Vec<Event>,
     /// How calls ended.
     pub counts: Counts,
+    /// The same of each kind of call.
+    pub calls: BTreeMap<&'static str, Counts>,
     /// What was done to the cluster.
     pub injected: Vec<Injected>,
     /// States of replicas.
@@ -70,8 +72,10 @@ pub struct Outcome {
     pub problems: Vec<Problem>,
     /// Changes of leader that were seen.
     pub elections: u64,
-    /// Transfers of snapshots that were seen.
-    pub snapshots: usize,
+    /// What was seen of what nodes do by themselves.
+    pub seen: Seen,
+    /// Flipped bits that a node's check did not notice.
+    pub bits_unnoticed: usize,
     /// From the end of all faults until all was served; `None`: it was not.
     pub final_recovery: Option<Duration>,
     /// It was told to end.
@@ -87,7 +91,8 @@ pub struct Outcome {
     finished: Finished,
     monotonic: BTreeSet<Process>,
     replicas: Vec<Replica>,
-    shards: std::collections::BTreeMap<u32, u32>,
+    placement: Option<Vec<(u64, u32)>>,
+    shards: BTreeMap<u32, u32>,
 }
 
 impl Outcome {
@@ -104,6 +109,7 @@ impl Outcome {
             wrong_clocks: self.wrong_clocks(plan),
             demanding: plan.load_ms >= DEMANDING_MS,
             replicas: self.replicas.iter().map(replica).collect(),
+            placement: self.placement.clone(),
         }
     }
 }
@@ -181,14 +187,7 @@ impl Life {
 
     async fn all(self, cluster: &Arc<Cluster>, progress: &mut Progress) -> io::Result<Outcome> {
         progress.phase("making the cluster");
-        for node in cluster.nodes() {
-            cluster.start(node)?;
-        }
-        let addresses: Vec<String> = cluster.nodes().iter().map(|node| node.address.clone()).collect();
-        let client = || Client::new(ClientConfig::new(addresses.clone()));
-        let clients = Clients::make(CLIENTS, client).map_err(io::Error::other)?;
-        let admin = client().map_err(io::Error::other)?;
-        let admin = admin.with_timeout(ADMIN_TIMEOUT);
+        let (clients, admin) = start(cluster)?;
         service::bootstrap(cluster, &admin, self.plan.shards).await?;
         let parts = Parts {
             cluster,
@@ -219,10 +218,7 @@ impl Life {
         progress.phase("load under faults");
         let (load, injected) = self.load(&parts, &mut run, progress).await;
         let (final_recovery, finished) = self.recover(&parts, &mut run, progress).await?;
-        let replicas = match finished.final_from {
-            Some(_) => replicas(&parts.admin).await.unwrap_or_default(),
-            None => Vec::new(),
-        };
+        let (placement, replicas) = at_the_end(&parts.admin, finished).await;
         progress.phase("stopping the nodes");
         stop.set();
         end(observing).await?;
@@ -230,15 +226,22 @@ impl Life {
         block_in_place(|| stop_and_look(cluster))?;
         let log = committed_log(cluster, self.plan.shards, &replicas).await;
         let [ok, fail, info] = parts.recorder.ended();
+        let events = parts.recorder.events();
         Ok(Outcome {
-            events: parts.recorder.events(),
+            seen: Seen {
+                snapshots: parts.observer.snapshots(),
+                compactions: parts.observer.compactions(),
+                compacted: events.iter().filter(|event| tells_of_compaction(event)).count(),
+            },
+            events,
             counts: Counts { ok, fail, info },
+            calls: calls(&parts.recorder),
             injected,
             states: parts.observer.states(),
             marks: cluster.marks(),
             problems: cluster.problems(),
             elections: parts.observer.elections(),
-            snapshots: parts.observer.snapshots(),
+            bits_unnoticed: cluster.bits_unnoticed(),
             final_recovery,
             interrupted: self.interrupt.is_set(),
             load,
@@ -248,6 +251,7 @@ impl Life {
             finished,
             monotonic: parts.recorder.monotonic(),
             replicas,
+            placement,
             shards: shard_map(&self.plan, &parts.shard_of),
         })
     }
@@ -328,6 +332,50 @@ impl Life {
     }
 }
 
+/// Starts all nodes; clients of them for programs and for operators.
+fn start(cluster: &Cluster) -> io::Result<(Clients, Client)> {
+    for node in cluster.nodes() {
+        cluster.start(node)?;
+    }
+    let addresses: Vec<String> = cluster.nodes().iter().map(|node| node.address.clone()).collect();
+    let client = || Client::new(ClientConfig::new(addresses.clone()));
+    let clients = Clients::make(CLIENTS, client).map_err(io::Error::other)?;
+    let admin = client().map_err(io::Error::other)?;
+    Ok((clients, admin.with_timeout(ADMIN_TIMEOUT)))
+}
+
+/// Where replicas are, and their states, when all is over. Who cannot be asked then leaves it unknown.
+async fn at_the_end(admin: &Client, finished: Finished) -> (Option<Vec<(u64, u32)>>, Vec<Replica>) {
+    if finished.final_from.is_none() {
+        return (None, Vec::new());
+    }
+    let (placement, states) = replicas(admin).await.unwrap_or_default();
+    (Some(placement), states)
+}
+
+fn calls(recorder: &Recorder) -> BTreeMap<&'static str, Counts> {
+    let mut calls: BTreeMap<&'static str, Counts> = BTreeMap::new();
+    for ((call, end), count) in recorder.counts() {
+        let counts = calls.entry(call).or_default();
+        match end {
+            "ok" => counts.ok += count,
+            "fail" => counts.fail += count,
+            _ => counts.info += count,
+        }
+    }
+    calls
+}
+
+/// A client was told that what it asked for is not there any more.
+fn tells_of_compaction(event: &Event) -> bool {
+    let code = Code::Compacted.to_string();
+    match &event.step {
+        Step::Seen { seen } => matches!(seen, history::Seen::Compacted { .. }),
+        Step::Fail { error } => error.starts_with(&code),
+        _ => false,
+    }
+}
+
 async fn end<T>(task: JoinHandle<T>) -> io::Result<T> {
     task.await.map_err(io::Error::other)
 }
@@ -369,7 +417,7 @@ async fn committed_log(cluster: &Cluster, shards: u32, replicas: &[Replica]) -> 
 }
 
 /// The shard of each partition that a program may have.
-fn shard_map(plan: &Plan, shard_of: &ShardOf) -> std::collections::BTreeMap<u32, u32> {
+fn shard_map(plan: &Plan, shard_of: &ShardOf) -> BTreeMap<u32, u32> {
     let programs: &[Program] = &plan.workload.programs;
     let partitions = PARTITIONS..(programs.len() as u32 + 1) * PARTITIONS;
     partitions

@@ -22,7 +22,7 @@ pub fn host(number: u64) -> Result<HostId, String> {
     HostId::node(number).ok_or_else(|| format!("there is no host {number}"))
 }
 
-/// The links of a cut, as pairs of nodes. `leader` is who leads the shard that the cut names, if it names one.
+/// The links of a cut, as pairs of hosts. `leader` is who leads the shard that the cut names, if it names one.
 pub fn cut_links(cut: &Cut, nodes: u64, leader: Option<u64>) -> Vec<(u64, u64)> {
     let all = || 1..=nodes;
     let between = |one: &BTreeSet<u64>, other: &BTreeSet<u64>, both: bool| {
@@ -49,6 +49,18 @@ pub fn cut_links(cut: &Cut, nodes: u64, leader: Option<u64>) -> Vec<(u64, u64)> 
         Cut::Leader { .. } => {
             let side: BTreeSet<u64> = leader.into_iter().collect();
             between(&side, &rest(&side), true)
+        }
+        Cut::LeaderWithClients { .. } => {
+            let mut side: BTreeSet<u64> = leader.into_iter().collect();
+            let rest = rest(&side);
+            if !side.is_empty() {
+                side.insert(CLIENTS);
+            }
+            between(&side, &rest, true)
+        }
+        Cut::LeaderWithoutClients { .. } => {
+            let side = leader.into_iter().collect();
+            between(&side, &BTreeSet::from([CLIENTS]), true)
         }
     }
 }
@@ -88,6 +100,16 @@ impl Links {
             control,
             effects: Mutex::default(),
         }
+    }
+
+    /// What became so far of what was sent over these links: lost since they are cut, and all.
+    pub fn carried(&self, links: &[Link]) -> (u64, u64) {
+        let stats = self.control.stats();
+        let of = links.iter().filter_map(|link| stats.get(link));
+        of.fold((0, 0), |(cut, all), one| {
+            let sent = one.delivered + one.lost + one.cut + one.overflowed;
+            (cut + one.cut, all + sent)
+        })
     }
 
     /// What carries them.
@@ -204,6 +226,15 @@ mod tests {
         let leader = Cut::Leader { shard: 1 };
         assert_eq!(cut_links(&leader, 2, Some(2)), [(2, 1), (1, 2)]);
         assert_eq!(cut_links(&leader, 2, None), []);
+        let mut kept = cut_links(&Cut::LeaderWithClients { shard: 1 }, 3, Some(2));
+        kept.sort_unstable();
+        let all = [(0, 1), (0, 3), (1, 0), (1, 2), (2, 1), (2, 3), (3, 0), (3, 2)];
+        assert_eq!(kept, all, "clients and node 2 are one side");
+        let without = Cut::LeaderWithoutClients { shard: 1 };
+        assert_eq!(cut_links(&without, 3, Some(2)), [(2, 0), (0, 2)]);
+        for cut in [Cut::LeaderWithClients { shard: 1 }, without] {
+            assert_eq!(cut_links(&cut, 3, None), []);
+        }
     }
 
     #[test]

@@ -31,7 +31,7 @@ use tokio::{
 use super::{
     cluster::{Cluster, Node},
     observe::Observer,
-    plan::{Action, Nemesis, Plan, Planned, Victim},
+    plan::{Action, Mode, Nemesis, Plan, Planned, Victim},
 };
 use crate::{history::Nanos, report, workload::Stop};
 
@@ -64,6 +64,8 @@ pub struct Injected {
     pub fault: usize,
     /// Its kind.
     pub nemesis: Nemesis,
+    /// In which way; empty if there is only one.
+    pub way: String,
     /// What was done, in words.
     pub text: String,
     /// Where.
@@ -78,6 +80,16 @@ pub struct Injected {
 }
 
 impl Injected {
+    /// It happened in this way.
+    pub fn shows(&self, mode: Mode) -> bool {
+        self.outcome == Outcome::Installed && self.is_of(mode)
+    }
+
+    /// It was to happen in this way.
+    pub fn is_of(&self, mode: Mode) -> bool {
+        self.nemesis == mode.nemesis && self.way == mode.way
+    }
+
     /// As a band of the picture.
     pub fn band(&self) -> report::Fault {
         let text = match &self.outcome {
@@ -184,8 +196,8 @@ impl Arsenal {
         all
     }
 
-    /// Carries out a plan whose load began at `begun`. Kinds that never happened, since others were in their way, are tried again when all
-    /// the others are over. Returns when all faults are.
+    /// Carries out a plan whose load began at `begun`. What never happened in one of its ways, since others were in its way, is tried again
+    /// when all the others are over. Returns when all faults are.
     pub async fn carry_out(self: &Arc<Self>, plan: &Plan, begun: Instant) {
         let mut under_way = JoinSet::new();
         for (number, planned) in plan.faults.iter().enumerate() {
@@ -223,13 +235,18 @@ impl Arsenal {
             if self.handle.block_on(self.admin.identify(&node.address)).is_ok() {
                 return Ok(true);
             }
-            self.handle.block_on(self.stop.pause(CLAIM_PAUSE));
+            self.wait(CLAIM_PAUSE);
         }
         Ok(false)
     }
 
+    /// Waits so long, unless all is to end.
+    fn wait(&self, time: Duration) {
+        self.handle.block_on(self.stop.pause(time));
+    }
+
     fn run(&self, number: usize, planned: &Planned, until: Instant) {
-        let nemesis = planned.action.nemesis();
+        let Mode { nemesis, way } = planned.action.mode();
         self.active.lock().insert(number, nemesis);
         let fault = Fault {
             arsenal: self,
@@ -263,6 +280,7 @@ impl Arsenal {
         self.injected.lock().push(Injected {
             fault: number,
             nemesis,
+            way: way.to_owned(),
             text,
             place,
             from,
@@ -308,6 +326,17 @@ impl<'a> Fault<'a> {
         self.pause(self.until.saturating_duration_since(Instant::now()));
     }
 
+    /// This node, when it runs: it is not taken.
+    fn running(&self, id: u64) -> Result<&'a Node, Trouble> {
+        let node = self.cluster().node(id)?;
+        while !node.state().runs() {
+            if !self.pause(CLAIM_PAUSE) {
+                return Err(Trouble::Skipped(format!("{} was down all the time", node.host)));
+            }
+        }
+        Ok(node)
+    }
+
     /// A node of its own.
     fn claim(&self, wanted: Option<u64>) -> Result<&'a Node, Trouble> {
         let claimed = self.cluster().claim(self.number, wanted);
@@ -332,13 +361,13 @@ impl<'a> Fault<'a> {
     }
 }
 
-/// The first planned fault of each kind of which none was installed.
+/// The first planned fault of each way in which none was installed.
 fn never_happened(plan: &Plan, injected: &[Injected]) -> Vec<usize> {
-    let happened = injected.iter().filter(|one| one.outcome == Outcome::Installed);
-    let mut done: BTreeSet<Nemesis> = happened.map(|one| one.nemesis).collect();
+    let mut missing = plan.modes();
+    missing.retain(|mode| !injected.iter().any(|one| one.shows(*mode)));
     let planned = plan.faults.iter().enumerate();
-    let missing = planned.filter(|(_, fault)| done.insert(fault.action.nemesis()));
-    missing.map(|(number, _)| number).collect()
+    let first = planned.filter(|(_, fault)| missing.remove(&fault.action.mode()));
+    first.map(|(number, _)| number).collect()
 }
 
 /// The picture's number of a node.
@@ -369,18 +398,27 @@ mod tests {
             shards: 1,
             load_ms: 10_000,
             workload: load::spec(&["register".to_owned()], 1, 1).unwrap(),
-            nemeses: vec![Nemesis::KillAll, Nemesis::Power, Nemesis::Rolling],
+            nemeses: vec![Nemesis::KillAll, Nemesis::Power, Nemesis::Rolling, Nemesis::Clock],
             faults: vec![
                 planned(0, Action::Power),
                 planned(1, Action::Power),
                 planned(2, Action::KillAll),
                 planned(3, Action::KillAll),
                 planned(4, Action::Rolling { first: 1 }),
+                planned(5, Action::ClockJump { node: 1, ms: 5 }),
+                planned(
+                    6,
+                    Action::ClockDrift {
+                        node: 1,
+                        percent: 105.0,
+                    },
+                ),
             ],
         };
         let injected = |fault, nemesis, outcome| Injected {
             fault,
             nemesis,
+            way: plan.faults[fault].action.mode().way.to_owned(),
             text: String::new(),
             place: report::Place::All,
             from: 0,
@@ -393,7 +431,8 @@ mod tests {
             injected(1, Nemesis::Power, Outcome::Indeterminate(why())),
             injected(2, Nemesis::KillAll, Outcome::Skipped(why())),
             injected(3, Nemesis::KillAll, Outcome::Installed),
+            injected(5, Nemesis::Clock, Outcome::Installed),
         ];
-        assert_eq!(never_happened(&plan, &happened), [0, 4]);
+        assert_eq!(never_happened(&plan, &happened), [0, 4, 6], "a jump is no drift");
     }
 }

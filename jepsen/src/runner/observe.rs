@@ -43,6 +43,8 @@ struct Known {
     states: Vec<NodeState>,
     /// Term, shard and node of transfers.
     snapshots: BTreeSet<(u64, u32, u64)>,
+    /// Shards and the revisions that they were compacted to.
+    floors: BTreeSet<(u32, u64)>,
 }
 
 impl Observer {
@@ -64,6 +66,11 @@ impl Observer {
     /// How many transfers of snapshots were seen at least: those of one node, shard and term count once.
     pub fn snapshots(&self) -> usize {
         self.0.lock().snapshots.len()
+    }
+
+    /// How often a shard was seen to be compacted further.
+    pub fn compactions(&self) -> usize {
+        self.0.lock().floors.len()
     }
 
     /// The states so far, without those that say what the one before said.
@@ -131,6 +138,9 @@ impl Known {
         }
         if !replica.snapshot.is_empty() {
             self.snapshots.insert((replica.term, replica.shard, node));
+        }
+        if replica.floor > 0 {
+            self.floors.insert((replica.shard, replica.floor));
         }
         self.show(NodeState {
             time,

@@ -1,6 +1,10 @@
 //! What a run is asked to do, and the plan that comes of it on this machine.
 
-use std::{collections::BTreeSet, path::PathBuf, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    path::PathBuf,
+    time::Duration,
+};
 
 use super::{
     load,
@@ -59,8 +63,8 @@ pub struct Options {
 pub struct Prepared {
     /// What is run.
     pub plan: Plan,
-    /// Kinds of `all` that are not possible here.
-    pub left_out: BTreeSet<Nemesis>,
+    /// Kinds that are not in the plan, and why.
+    pub left_out: BTreeMap<Nemesis, String>,
 }
 
 impl Options {
@@ -69,18 +73,20 @@ impl Options {
     /// # Errors
     /// What was asked for cannot be: an unknown name, a nemesis that is not possible here, too little time.
     pub fn prepare(&self, capabilities: &[Capability]) -> Result<Prepared, String> {
+        let here = world::Here::new(capabilities, self.proxy);
         if let Some(plan) = &self.plan {
-            require(&plan.nemeses, capabilities)?;
+            require(&plan.nemeses, here)?;
             return Ok(Prepared {
+                left_out: left_out(&plan.nemeses, here),
                 plan: plan.clone(),
-                left_out: BTreeSet::new(),
             });
         }
         if !(1..=99).contains(&self.nodes) || self.shards == 0 {
             return Err("a cluster has 1 to 99 nodes and at least one shard".into());
         }
-        let (nemeses, left_out) = self.nemeses(capabilities)?;
+        let nemeses = self.nemeses(here)?;
         let load_ms = self.load.as_millis() as u64;
+        let left_out = left_out(&nemeses, here);
         let plan = Plan {
             seed: self.seed,
             nodes: self.nodes,
@@ -99,19 +105,15 @@ impl Options {
         self.least_ok.unwrap_or(by_rate as u64)
     }
 
-    /// The kinds that are asked for, each once, and those of `all` that are not possible.
-    fn nemeses(&self, capabilities: &[Capability]) -> Result<(Vec<Nemesis>, BTreeSet<Nemesis>), String> {
-        let (mut wanted, mut left_out) = (BTreeSet::new(), BTreeSet::new());
+    /// The kinds that are asked for, each once.
+    fn nemeses(&self, here: world::Here<'_>) -> Result<Vec<Nemesis>, String> {
+        let mut wanted = BTreeSet::new();
         for name in &self.nemeses {
             match name.as_str() {
                 "none" => {}
                 "all" => {
-                    for nemesis in Nemesis::ALL {
-                        match world::missing(nemesis, capabilities) {
-                            None => wanted.insert(nemesis),
-                            Some(_) => left_out.insert(nemesis),
-                        };
-                    }
+                    let possible = |nemesis: &Nemesis| here.missing(*nemesis).is_none();
+                    wanted.extend(Nemesis::ALL.into_iter().filter(possible));
                 }
                 name => {
                     wanted.insert(name.parse::<Nemesis>()?);
@@ -119,15 +121,22 @@ impl Options {
             }
         }
         let wanted: Vec<Nemesis> = wanted.into_iter().collect();
-        require(&wanted, capabilities)?;
-        Ok((wanted, left_out))
+        require(&wanted, here)?;
+        Ok(wanted)
     }
 }
 
+/// Kinds that are not among these, and why.
+fn left_out(nemeses: &[Nemesis], here: world::Here<'_>) -> BTreeMap<Nemesis, String> {
+    let others = Nemesis::ALL.into_iter().filter(|one| !nemeses.contains(one));
+    let why = |nemesis| here.missing(nemesis).unwrap_or("not asked for").to_owned();
+    others.map(|nemesis| (nemesis, why(nemesis))).collect()
+}
+
 /// All of these are possible here.
-fn require(nemeses: &[Nemesis], capabilities: &[Capability]) -> Result<(), String> {
+fn require(nemeses: &[Nemesis], here: world::Here<'_>) -> Result<(), String> {
     for nemesis in nemeses {
-        if let Some(why) = world::missing(*nemesis, capabilities) {
+        if let Some(why) = here.missing(*nemesis) {
             return Err(format!(
                 "{nemesis} is not possible here ({why}); `--nemesis all` takes what is"
             ));
@@ -176,14 +185,43 @@ mod tests {
     fn all_takes_what_is_possible_and_tells_what_is_not() {
         let here = without(Mechanism::DiskImages);
         let prepared = options(&["all"]).prepare(&here).unwrap();
-        let left_out = BTreeSet::from([Nemesis::Power, Nemesis::DiskFull]);
+        let why = || "no root".to_owned();
+        let left_out = BTreeMap::from([(Nemesis::Power, why()), (Nemesis::DiskFull, why())]);
         assert_eq!(prepared.left_out, left_out);
         assert_eq!(prepared.plan.nemeses.len(), Nemesis::ALL.len() - 2);
         let happens = |nemesis: &Nemesis| {
             let mut faults = prepared.plan.faults.iter();
             faults.any(|fault| fault.action.nemesis() == *nemesis)
         };
-        assert!(prepared.plan.nemeses.iter().all(happens) && !left_out.iter().any(happens));
+        assert!(prepared.plan.nemeses.iter().all(happens) && !left_out.keys().any(happens));
+    }
+
+    #[test]
+    fn what_is_not_asked_for_is_told_too() {
+        let here = without(Mechanism::Shim);
+        let prepared = options(&["kill", "link"]).prepare(&here).unwrap();
+        assert_eq!(prepared.left_out.len(), Nemesis::ALL.len() - 2);
+        assert_eq!(prepared.left_out[&Nemesis::Pause], "not asked for");
+        assert_eq!(prepared.left_out[&Nemesis::Power], "no root", "it needs both");
+        let mut again = options(&["none"]);
+        again.plan = Some(prepared.plan);
+        assert_eq!(again.prepare(&here).unwrap().left_out, prepared.left_out);
+    }
+
+    #[test]
+    fn behind_the_proxy_links_need_to_know_who_connects() {
+        let here = without(Mechanism::PeerLookup);
+        assert!(options(&["partition"]).prepare(&here).is_ok(), "the switch does");
+        let mut proxied = options(&["all"]);
+        proxied.proxy = true;
+        let left_out = proxied.prepare(&here).unwrap().left_out;
+        assert_eq!(
+            left_out.into_keys().collect::<Vec<_>>(),
+            [Nemesis::Partition, Nemesis::Link]
+        );
+        let mut unprivileged = without(Mechanism::PeerLookup);
+        unprivileged[0].missing = Some("no root".into());
+        assert!(options(&["link"]).prepare(&unprivileged).is_err());
     }
 
     #[test]

@@ -7,7 +7,7 @@ mod draw;
 #[cfg(test)]
 mod tests;
 
-use std::{fmt, str::FromStr};
+use std::{collections::BTreeSet, fmt, str::FromStr};
 
 use serde::{Deserialize, Serialize};
 
@@ -86,16 +86,44 @@ impl Nemesis {
         }
     }
 
-    /// What must work on this machine. Links can also be had from the proxy.
-    pub fn needs(self) -> Option<Mechanism> {
+    /// What must work on this machine. Links can also be had from the proxy, if it knows who connects.
+    pub fn needs(self, proxied: bool) -> &'static [Mechanism] {
         match self {
-            Nemesis::Power | Nemesis::DiskFull => Some(Mechanism::DiskImages),
-            Nemesis::Clock | Nemesis::DiskSlow | Nemesis::DiskError => Some(Mechanism::Shim),
-            _ => None,
+            Nemesis::Power | Nemesis::DiskFull => &[Mechanism::DiskImages, Mechanism::Shim],
+            Nemesis::Clock | Nemesis::DiskSlow | Nemesis::DiskError => &[Mechanism::Shim],
+            Nemesis::Partition | Nemesis::Link if proxied => &[Mechanism::PeerLookup],
+            _ => &[],
         }
     }
 
-    /// It takes processes down or holds them, so that two of these must not be on one node.
+    /// The ways in which it happens to so many nodes, of which a run must show all that its schedule has; one without a name if there is
+    /// only one.
+    pub fn ways(self, nodes: u64) -> &'static [&'static str] {
+        match self {
+            Nemesis::Partition if nodes > 2 => &[
+                "halves",
+                "one-way",
+                "leader",
+                "leader-with-clients",
+                "leader-without-clients",
+                "bridge",
+            ],
+            Nemesis::Partition => &[
+                "halves",
+                "one-way",
+                "leader",
+                "leader-with-clients",
+                "leader-without-clients",
+            ],
+            Nemesis::Clock => &["jump", "drift"],
+            Nemesis::DiskFull => &["full", "nearly-full"],
+            Nemesis::DiskError => &["sync", "write", "no-space", "read"],
+            Nemesis::Corrupt => &["log", "table"],
+            _ => &[""],
+        }
+    }
+
+    /// It takes processes down, holds them or makes their disks bad, so that two of these must not be on one node.
     fn holds_processes(self) -> bool {
         matches!(
             self,
@@ -103,6 +131,7 @@ impl Nemesis {
                 | Nemesis::KillAll
                 | Nemesis::Pause
                 | Nemesis::Power
+                | Nemesis::DiskSlow
                 | Nemesis::DiskFull
                 | Nemesis::DiskError
                 | Nemesis::Corrupt
@@ -132,6 +161,24 @@ impl FromStr for Nemesis {
     }
 }
 
+/// A kind of fault, and in which way it happens.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Mode {
+    /// The kind.
+    pub nemesis: Nemesis,
+    /// The way; empty if there is only one.
+    pub way: &'static str,
+}
+
+impl fmt::Display for Mode {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.way {
+            "" => write!(f, "{}", self.nemesis),
+            way => write!(f, "{} ({way})", self.nemesis),
+        }
+    }
+}
+
 /// Whom a fault of processes is to hit. If another fault has that node, the next free one is taken.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
@@ -142,7 +189,7 @@ pub enum Victim {
     Leader(u32),
 }
 
-/// Which links between nodes are cut.
+/// Which links are cut.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "shape", rename_all = "kebab-case")]
 pub enum Cut {
@@ -168,6 +215,39 @@ pub enum Cut {
         /// The shard.
         shard: u32,
     },
+    /// The same, and all clients reach it only: nobody who leads after it.
+    LeaderWithClients {
+        /// The shard.
+        shard: u32,
+    },
+    /// Between whoever leads the shard and all clients. Other nodes reach it.
+    LeaderWithoutClients {
+        /// The shard.
+        shard: u32,
+    },
+}
+
+impl Cut {
+    /// The shard whose leader it is about.
+    pub fn shard(&self) -> Option<u32> {
+        match self {
+            Cut::Leader { shard }
+            | Cut::LeaderWithClients { shard }
+            | Cut::LeaderWithoutClients { shard } => Some(*shard),
+            Cut::Halves { .. } | Cut::OneWay { .. } | Cut::Bridge { .. } => None,
+        }
+    }
+
+    fn way(&self) -> &'static str {
+        match self {
+            Cut::Halves { .. } => "halves",
+            Cut::OneWay { .. } => "one-way",
+            Cut::Bridge { .. } => "bridge",
+            Cut::Leader { .. } => "leader",
+            Cut::LeaderWithClients { .. } => "leader-with-clients",
+            Cut::LeaderWithoutClients { .. } => "leader-without-clients",
+        }
+    }
 }
 
 /// What a fault does.
@@ -222,7 +302,7 @@ pub enum Action {
         /// Percent of the true rate.
         percent: f64,
     },
-    /// Makes syncs of nodes slow.
+    /// Makes syncs of nodes slow, as many of these as no other fault has.
     DiskSlow {
         /// The nodes.
         nodes: Vec<u64>,
@@ -233,7 +313,7 @@ pub enum Action {
     DiskFull {
         /// The node.
         node: u64,
-        /// Mebibytes that are left.
+        /// Mebibytes that are left. With 0 it is to see an error of the file system, and is stopped at the end if it has not.
         leave_mib: u64,
     },
     /// Lets files of a node fail. If it ends by that, it is started again at the end.
@@ -307,6 +387,32 @@ impl Action {
             Action::Transfer { .. } => Nemesis::Transfer,
         }
     }
+
+    /// Its kind and way.
+    pub fn mode(&self) -> Mode {
+        let way = match self {
+            Action::Partition { cut } => cut.way(),
+            Action::ClockJump { .. } => "jump",
+            Action::ClockDrift { .. } => "drift",
+            Action::DiskFull { leave_mib: 0, .. } => "full",
+            Action::DiskFull { .. } => "nearly-full",
+            Action::DiskError { call, .. } => match call {
+                FailingCall::Sync => "sync",
+                FailingCall::Write => "write",
+                FailingCall::NoSpace => "no-space",
+                FailingCall::Read => "read",
+            },
+            Action::Corrupt { files, .. } => match files {
+                DamagedFiles::Log => "log",
+                DamagedFiles::Table => "table",
+            },
+            _ => "",
+        };
+        Mode {
+            nemesis: self.nemesis(),
+            way,
+        }
+    }
 }
 
 /// A fault with its time.
@@ -341,13 +447,28 @@ pub struct Plan {
     pub load_ms: u64,
     /// What clients do.
     pub workload: Spec,
-    /// What must happen at least once.
+    /// Kinds of faults that must happen.
     pub nemeses: Vec<Nemesis>,
     /// When what happens, by time.
     pub faults: Vec<Planned>,
 }
 
 impl Plan {
+    /// What must happen at least once.
+    pub fn modes(&self) -> BTreeSet<Mode> {
+        self.faults.iter().map(|fault| fault.action.mode()).collect()
+    }
+
+    /// Ways of its kinds of faults that its schedule does not have.
+    pub fn unplanned(&self) -> Vec<Mode> {
+        let planned = self.modes();
+        let modes = self.nemeses.iter().flat_map(|&nemesis| {
+            let ways = nemesis.ways(self.nodes).iter();
+            ways.map(move |&way| Mode { nemesis, way })
+        });
+        modes.filter(|mode| !planned.contains(mode)).collect()
+    }
+
     /// What a fault did to clocks that was under way between two times of the history; `None`: nothing.
     pub fn wrong_clock(&self, fault: usize, (from, to): (Nanos, Nanos)) -> Option<WrongClock> {
         let (node, off, rate_off) = match self.faults.get(fault)?.action {

@@ -41,6 +41,9 @@ pub struct Facts {
     pub demanding: bool,
     /// Node, shard, index and hash of replicas at the end.
     pub replicas: Vec<(u64, u32, u64, u64)>,
+    /// See [`Context::placement`].
+    #[serde(default)]
+    pub placement: Option<Vec<(u64, u32)>>,
 }
 
 impl Facts {
@@ -75,6 +78,7 @@ impl Facts {
             wrong_clocks: &self.wrong_clocks,
             demanding: self.demanding,
             replicas: &replicas,
+            placement: self.placement.as_deref(),
             committed: log,
             ..Context::new(&shard_of)
         };
@@ -131,6 +135,7 @@ mod tests {
             wrong_clocks: Vec::new(),
             demanding: false,
             replicas: vec![(1, 1, 7, 5), (2, 1, 7, 5)],
+            placement: Some(vec![(1, 1), (2, 1)]),
         }
     }
 

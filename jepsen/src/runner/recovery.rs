@@ -147,6 +147,7 @@ mod tests {
         Injected {
             fault,
             nemesis: Nemesis::Kill,
+            way: String::new(),
             text: String::new(),
             place: Place::All,
             from,

@@ -11,7 +11,7 @@ use comfy_table::{CellAlignment, Table, presets};
 use serde::Serialize;
 
 use super::{
-    judge::{Counts, Judged},
+    judge::{Counts, Judged, Seen},
     life::Outcome,
     nemesis,
     plan::{Nemesis, Plan},
@@ -63,8 +63,13 @@ pub struct Summary {
     pub unknown_percent: f64,
     /// Changes of leader that were seen.
     pub elections: u64,
-    /// Transfers of snapshots that were seen.
-    pub snapshots: usize,
+    /// What was seen of what nodes do by themselves.
+    #[serde(flatten)]
+    pub seen: Seen,
+    /// Flipped bits that a node's check did not notice.
+    pub bits_unnoticed: usize,
+    /// How calls ended, by kind.
+    pub calls: BTreeMap<&'static str, Counts>,
     /// By kind.
     pub faults: BTreeMap<&'static str, Kind>,
     /// Over all kinds.
@@ -124,7 +129,9 @@ impl Summary {
             rate: outcome.counts.ok as f64 / load.max(0.001),
             unknown_percent: outcome.counts.unknown_percent(),
             elections: outcome.elections,
-            snapshots: outcome.snapshots,
+            seen: outcome.seen,
+            bits_unnoticed: outcome.bits_unnoticed,
+            calls: outcome.calls.clone(),
             faults: kinds.collect(),
             all_faults: kind(&parts, |_| true),
             final_recovery_ms: outcome.final_recovery.map(|time| time.as_millis() as u64),
@@ -143,7 +150,7 @@ impl Summary {
 }
 
 /// The names of a plan's programs.
-fn programs(plan: &Plan) -> Vec<String> {
+pub(super) fn programs(plan: &Plan) -> Vec<String> {
     let name = |program| {
         let json = serde_json::to_value(program).unwrap_or_default();
         json["program"].as_str().unwrap_or_default().to_owned()
@@ -213,8 +220,13 @@ impl fmt::Display for Summary {
         )?;
         writeln!(
             f,
-            "seen        {} changes of leader, {} snapshots",
-            self.elections, self.snapshots
+            "seen        {} changes of leader, {} snapshots, {} compactions, of which clients were told {} times; {} flipped bits that the \
+             node's check does not notice",
+            self.elections,
+            self.seen.snapshots,
+            self.seen.compactions,
+            self.seen.compacted,
+            self.bits_unnoticed
         )?;
         match &self.no_log {
             None => writeln!(f, "log         is whole: unknown outcomes were resolved from it")?,
@@ -338,7 +350,13 @@ mod tests {
             rate: 20.0,
             unknown_percent: 0.5,
             elections: 4,
-            snapshots: 1,
+            seen: Seen {
+                snapshots: 1,
+                compactions: 5,
+                compacted: 2,
+            },
+            bits_unnoticed: 6,
+            calls: BTreeMap::new(),
             faults: BTreeMap::from([("kill", kill)]),
             all_faults: kill,
             final_recovery_ms: Some(30),
@@ -353,6 +371,7 @@ mod tests {
             "rejected (seed 7)\n  pause never happened",
             "p50 1.0, p99 12.3, max 12.3 ms",
             "200 ok, 3 failed, 1 unknown (0.50 %); 20/s over 10 s",
+            "4 changes of leader, 1 snapshots, 5 compactions, of which clients were told 2 times; 6 flipped bits",
             "not covered power: no root",
             "out/report.html",
         ] {
@@ -360,6 +379,7 @@ mod tests {
         }
         let json = serde_json::to_value(&summary).unwrap();
         assert_eq!(json["ruling"], "rejected");
+        assert_eq!(json["compacted"], 2);
         assert_eq!(json["faults"]["kill"]["after_heal"]["max"], 12_340_000);
     }
 

@@ -4,24 +4,27 @@
 //! proxy. Nothing is started here ([`cluster`](super::cluster) does).
 
 use std::{
-    collections::{BTreeMap, BTreeSet},
+    collections::BTreeMap,
     fs, io,
     net::{SocketAddr, TcpListener},
     path::{Path, PathBuf},
     sync::Arc,
 };
 
-use super::{links::Links, plan::Nemesis};
-use crate::os::{
-    capabilities::{Capability, Mechanism},
-    capture::Capture,
-    disk::{self, Disk, FileSystem},
-    link::{HostId, LinkControl},
-    netns::{self, Namespace},
-    owner,
-    proxy::Proxy,
-    shim::{Library, Shim},
-    switch::Switch,
+use super::{links::Links, options::Prepared, plan::Nemesis, summary::programs};
+use crate::{
+    os::{
+        capabilities::{Capability, Mechanism},
+        capture::Capture,
+        disk::{self, Disk, FileSystem},
+        link::{HostId, LinkControl},
+        netns::{self, Namespace},
+        owner,
+        proxy::Proxy,
+        shim::{Library, Shim},
+        switch::Switch,
+    },
+    workload::Program,
 };
 
 /// The port of every node that has a host of its own.
@@ -85,76 +88,117 @@ pub struct Wish<'a> {
     pub capture: &'a Path,
 }
 
-/// Removes what runs have left here that were killed, and returns its names.
+/// Removes what runs have left here that ended, and those of a process that has taken down all it could; returns its names.
 ///
 /// # Errors
-/// Something cannot be removed.
-pub fn sweep(scratch: &Path) -> io::Result<Vec<String>> {
-    let mut removed = netns::sweep()?;
-    removed.extend(disk::sweep(scratch)?);
+/// Something cannot be removed; the rest is.
+pub fn sweep(scratch: &Path, guarded: Option<u32>) -> io::Result<Vec<String>> {
+    let is_over = |run: owner::Run| !run.is_alive() || guarded.is_some_and(|pid| run.is_of(pid));
+    // Both, whatever comes of the first.
+    let (namespaces, disks) = (netns::sweep(is_over), disk::sweep(scratch, is_over));
+    let mut removed = namespaces?;
+    removed.extend(disks?);
     Ok(removed)
 }
 
-/// Why a kind of fault cannot be had here; `None` if it can.
-pub fn missing(nemesis: Nemesis, capabilities: &[Capability]) -> Option<&str> {
-    let needed = nemesis.needs()?;
-    let found = capabilities
-        .iter()
-        .find(|capability| capability.mechanism == needed)?;
-    found.missing.as_deref()
+/// What is possible on this machine, for a run.
+#[derive(Clone, Copy, Debug)]
+pub struct Here<'a> {
+    capabilities: &'a [Capability],
+    proxied: bool,
+}
+
+impl<'a> Here<'a> {
+    /// What was tried; and the proxy is asked for. Without namespaces there is no choice.
+    pub fn new(capabilities: &'a [Capability], proxy: bool) -> Self {
+        let mut here = Self {
+            capabilities,
+            proxied: proxy,
+        };
+        here.proxied |= here.why_not(Mechanism::Namespaces).is_some();
+        here
+    }
+
+    fn why_not(&self, mechanism: Mechanism) -> Option<&'a str> {
+        let mut all = self.capabilities.iter();
+        let found = all.find(|capability| capability.mechanism == mechanism)?;
+        found.missing.as_deref()
+    }
+
+    /// Why a kind of fault cannot be had here; `None` if it can.
+    pub fn missing(&self, nemesis: Nemesis) -> Option<&'a str> {
+        let needed = nemesis.needs(self.proxied).iter();
+        needed.copied().find_map(|mechanism| self.why_not(mechanism))
+    }
 }
 
 impl World {
     /// Makes machines of what works here.
     ///
     /// # Errors
-    /// Those of the system.
+    /// Those of the system; what was made until then is removed.
     pub fn create(wish: &Wish<'_>) -> io::Result<(Self, Vec<Machine>)> {
         let scratch = fs::canonicalize(wish.scratch)?;
         let run = owner::Run::new()?;
         let home = scratch.join(run.to_string());
-        fs::create_dir_all(&home)?;
-        let works = |mechanism| {
-            let mut capabilities = wish.capabilities.iter();
-            let found = capabilities.find(|capability| capability.mechanism == mechanism);
-            found.is_some_and(|capability| capability.missing.is_none())
-        };
-        let (network, addresses) = if works(Mechanism::Namespaces) && !wish.proxy {
-            switched(&run, wish)?
-        } else {
-            proxied(wish)?
+        let made = Self::make(wish, &run, &scratch, &home);
+        if made.is_err() {
+            // Disks are unmounted by now. What cannot be removed is left to the guard.
+            let _ = fs::remove_dir_all(&home);
+        }
+        made
+    }
+
+    fn make(
+        wish: &Wish<'_>,
+        run: &owner::Run,
+        scratch: &Path,
+        home: &Path,
+    ) -> io::Result<(Self, Vec<Machine>)> {
+        fs::create_dir_all(home)?;
+        let here = Here::new(wish.capabilities, wish.proxy);
+        let (network, addresses) = match here.proxied {
+            false => switched(run, wish)?,
+            true => proxied(wish)?,
         };
         let world = Self {
             network,
-            home,
+            home: home.to_owned(),
             capabilities: wish.capabilities.to_vec(),
         };
         let wants = |mechanism| {
-            let needs = |nemesis: &Nemesis| nemesis.needs() == Some(mechanism);
-            wish.nemeses.iter().any(needs) && works(mechanism)
+            let needs = |nemesis: &Nemesis| nemesis.needs(here.proxied).contains(&mechanism);
+            wish.nemeses.iter().any(needs) && here.why_not(mechanism).is_none()
         };
         let library = match wants(Mechanism::Shim) {
-            true => Some(Library::build(&world.home)?),
+            true => Some(Library::build(home)?),
             false => None,
         };
         let mut machines = Vec::new();
         for (id, (host, listen, address)) in (1..).zip(addresses) {
             let name = host.to_string();
             let disk = match wants(Mechanism::DiskImages) {
-                true => Disk::image(&run, &scratch, &name, DISK_BYTES, FileSystem::Ext4)?,
-                false => Disk::directory(&world.home.join(&name))?,
+                true => Disk::image(run, scratch, &name, DISK_BYTES, FileSystem::Ext4)?,
+                false => Disk::directory(&home.join(&name))?,
             };
-            let control = world.home.join(format!("{name}.control"));
-            let shim = library
-                .as_ref()
-                .map(|library| Shim::create(library, &control, &disk.data()));
+            let file = |kind| home.join(format!("{name}.{kind}"));
+            let shim = match &library {
+                Some(library) => {
+                    let shim = Shim::create(library, &file("control"), &disk.data())?;
+                    Some(match wants(Mechanism::DiskImages) {
+                        true => shim.with_cache(&file("undo"))?,
+                        false => shim,
+                    })
+                }
+                None => None,
+            };
             machines.push(Machine {
                 id,
                 host,
                 listen,
                 address,
                 disk,
-                shim: shim.transpose()?,
+                shim,
             });
         }
         Ok((world, machines))
@@ -196,18 +240,23 @@ impl World {
         matches!(self.network, Network::Proxy(_))
     }
 
-    /// What this run cannot show: kinds of faults that were left out, and what the proxy does not do.
-    pub fn not_covered(&self, left_out: &BTreeSet<Nemesis>) -> Vec<String> {
-        let mut texts = Vec::new();
-        for nemesis in left_out {
-            let why = missing(*nemesis, &self.capabilities).unwrap_or("not possible here");
-            texts.push(format!("{nemesis}: {why}"));
-        }
+    /// What this run cannot show: kinds of faults that were left out, ways of them that its schedule does not have, programs that were left
+    /// out, and what the proxy does not do.
+    pub fn not_covered(&self, prepared: &Prepared) -> Vec<String> {
+        let left_out = prepared.left_out.iter();
+        let mut texts: Vec<String> = left_out
+            .map(|(nemesis, why)| format!("{nemesis}: {why}"))
+            .collect();
+        let unplanned = prepared.plan.unplanned().into_iter();
+        texts.extend(unplanned.map(|mode| format!("{mode}: not in this schedule")));
+        let programs = programs(&prepared.plan);
+        let others = Program::NAMES
+            .into_iter()
+            .filter(|name| !programs.iter().any(|one| one == name));
+        texts.extend(others.map(|name| format!("workload {name}: not asked for")));
         if self.is_proxied() {
-            let why = self.capabilities.iter().find_map(|capability| {
-                let missing = capability.missing.as_deref();
-                missing.filter(|_| capability.mechanism == Mechanism::Namespaces)
-            });
+            let here = Here::new(&self.capabilities, true);
+            let why = here.why_not(Mechanism::Namespaces);
             texts.push(format!(
                 "packets: nodes are on loopback behind a proxy, which does not repeat or reorder, breaks connections instead of losing \
                  packets, and captures nothing ({})",
@@ -222,12 +271,23 @@ impl World {
     /// # Errors
     /// The switch did not carry packets until now, or something cannot be removed.
     pub fn stop(self) -> io::Result<()> {
-        if let Network::Switch { switch, hosts } = self.network {
-            let switch = Arc::into_inner(switch).ok_or_else(|| io::Error::other("the switch is in use"))?;
-            switch.stop()?;
-            drop(hosts);
-        }
-        fs::remove_dir_all(&self.home)
+        let carried = match self.network {
+            Network::Switch { switch, hosts } => {
+                let carried = match Arc::into_inner(switch) {
+                    Some(switch) => switch.stop(),
+                    None => Err(io::Error::other("the switch is in use")),
+                };
+                drop(hosts);
+                carried
+            }
+            Network::Proxy(proxy) => {
+                drop(proxy);
+                Ok(())
+            }
+        };
+        // Both, whatever came of the first.
+        let removed = fs::remove_dir_all(&self.home);
+        carried.and(removed)
     }
 }
 

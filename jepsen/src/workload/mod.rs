@@ -44,7 +44,7 @@ pub use self::{
     random::Random,
     recorder::{Ending, Logger, Now, Recorder, name},
     register::Program as Register,
-    replicas::replicas,
+    replicas::{placement, replicas},
     session::Program as Session,
     set_list::Program as SetList,
     spec::{Program, Spec, shards},

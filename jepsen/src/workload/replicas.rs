@@ -12,12 +12,21 @@ const TRIES: u32 = 20;
 /// Between two times.
 const AGAIN: Duration = Duration::from_millis(500);
 
-/// The states of all replicas of all shards. Nobody should write any more: then they are soon at one index, else those of the last of 20
-/// times are given. A node that does not answer is left out.
+/// The node and shard of each replica of a map.
+pub fn placement(map: &proto::ShardMap) -> Vec<(u64, u32)> {
+    let of = |shard: &proto::ShardInfo| {
+        let id = shard.id;
+        shard.replicas.clone().into_iter().map(move |node| (node, id))
+    };
+    map.shards.iter().flat_map(of).collect()
+}
+
+/// Where replicas of all shards are, and the states of them. Nobody should write any more: then they are soon at one index, else those of the
+/// last of 20 times are given. A node that does not answer has none.
 ///
 /// # Errors
 /// There is no shard map; see [`kvsvr_client::Error`].
-pub async fn replicas(client: &Client) -> Result<Vec<Replica>> {
+pub async fn replicas(client: &Client) -> Result<(Vec<(u64, u32)>, Vec<Replica>)> {
     let map = client.shard_map().await?;
     let mut states = Vec::new();
     for _ in 0..TRIES {
@@ -27,7 +36,7 @@ pub async fn replicas(client: &Client) -> Result<Vec<Replica>> {
         }
         sleep(AGAIN).await;
     }
-    Ok(states)
+    Ok((placement(&map), states))
 }
 
 async fn ask(client: &Client, map: &proto::ShardMap) -> Vec<Replica> {

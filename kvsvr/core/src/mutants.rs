@@ -30,10 +30,15 @@ impl Mutant {
     pub fn needs_rocks(&self) -> bool {
         self.name == "flush-not-atomic"
     }
+
+    /// Whether only nodes whose log is in the files of an operating system can have it: the fault harness looks for it.
+    pub fn needs_files(&self) -> bool {
+        self.name == "direct-write-not-synced"
+    }
 }
 
 /// All of them, by name.
-pub const MUTANTS: [Mutant; 46] = [
+pub const MUTANTS: [Mutant; 47] = [
     Mutant {
         name: "ack-before-fsync",
         breaks: "The log acknowledges blocks that are in the page cache only.",
@@ -154,6 +159,21 @@ pub const MUTANTS: [Mutant; 46] = [
         origin: "Viewstamped Replication Revisited (2012), section 4.1: the client table expects one \
                  request at a time; RIFL (SOSP 2015), section 3.",
         expected: &["linear", "revisions", "counter", "set_list", "bank", "committed"],
+    },
+    Mutant {
+        name: "direct-write-not-synced",
+        breaks: "A write of the log past the page cache is taken for durable without a sync: it may be in the \
+                 cache of the disk.",
+        origin: "open(2): O_DIRECT does not give the guarantees of O_SYNC; etcd issue 14370: a single node lost \
+                 a write in a crash.",
+        expected: &[
+            "service",
+            "convergence",
+            "revisions",
+            "linear",
+            "committed",
+            "process",
+        ],
     },
     Mutant {
         name: "directory-not-synced",

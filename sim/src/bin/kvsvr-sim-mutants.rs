@@ -119,12 +119,13 @@ fn command(arguments: Arguments) -> Result<bool, String> {
     {
         return child(seed, mutant.as_deref(), engine, output);
     }
-    let can_have = |mutant: &Mutant| !mutant.needs_rocks() || !arguments.engine.is_default();
+    let can_have = |mutant: &Mutant| {
+        !mutant.needs_files() && (!mutant.needs_rocks() || !arguments.engine.is_default())
+    };
     for name in &arguments.only {
-        if !can_have(chosen(name)?) {
-            return Err(format!(
-                "{name} is a bug of RocksDB's use: it needs --engine rocks"
-            ));
+        let mutant = chosen(name)?;
+        if !can_have(mutant) {
+            return Err(format!("{name} {}", needs(mutant)));
         }
     }
     mutants::choose_none();
@@ -140,9 +141,17 @@ fn command(arguments: Arguments) -> Result<bool, String> {
     let report = all(&todo, &arguments)?;
     report.print(arguments.output)?;
     for mutant in without {
-        eprintln!("not looked for: {}, which needs --engine rocks", mutant.name);
+        eprintln!("not looked for: {}, which {}", mutant.name, needs(mutant));
     }
     Ok(report.as_expected == todo.len())
+}
+
+/// What a bug needs that this run does not have.
+fn needs(mutant: &Mutant) -> &'static str {
+    match mutant.needs_files() {
+        true => "is for the fault harness: nodes here have no real files",
+        false => "needs --engine rocks",
+    }
 }
 
 fn chosen(name: &str) -> Result<&'static Mutant, String> {

@@ -12,8 +12,13 @@ fn replica(node: u64, shard: u32, applied: u64, hash: u64) -> Replica {
 }
 
 fn verdict(replicas: &[Replica]) -> crate::check::Verdict {
+    verdict_of(replicas, None)
+}
+
+fn verdict_of(replicas: &[Replica], placement: Option<&[(u64, u32)]>) -> crate::check::Verdict {
     let context = crate::check::Context {
         replicas,
+        placement,
         ..crate::check::Context::new(&shard_of)
     };
     check(&crate::check::History::new(&[]), &context)
@@ -52,4 +57,21 @@ fn nothing_to_compare_is_unknown() {
         replica(2, 1, 7, 5),
         replica(1, 2, 7, 5),
     ]));
+}
+
+#[test]
+fn a_replica_that_is_missing_or_behind_is_unknown() {
+    let placement = [(1, 1), (2, 1), (3, 1)];
+    let two = [replica(1, 1, 7, 5), replica(2, 1, 7, 5)];
+    let with = |third: Replica| [two[0], two[1], third];
+    valid(verdict_of(&with(replica(3, 1, 7, 5)), Some(&placement)));
+    unknown(verdict_of(&two, Some(&placement)));
+    unknown(verdict_of(&with(replica(3, 1, 6, 4)), Some(&placement)));
+    unknown(verdict_of(&with(replica(3, 2, 7, 5)), Some(&placement)));
+    unknown(verdict_of(&[], Some(&placement)));
+    unknown(verdict_of(&two, Some(&[])));
+    broken(
+        "convergence",
+        verdict_of(&with(replica(3, 1, 7, 6)), Some(&placement)),
+    );
 }

@@ -3,6 +3,9 @@
 // FAULT_SHIM_CONTROL names the file, which is mapped, so that a change is seen at once. FAULT_SHIM_ROOT is the directory whose files
 // can fail. The layout of the file is that of `struct control`; shim.rs writes it.
 //
+// FAULT_SHIM_UNDO, if it is set, names a file that makes the disk one with a cache that a loss of power empties: what a direct write
+// replaces is kept there until a sync of that file has succeeded. cache.rs puts it back.
+//
 // Waits: the kernel knows nothing of this, so deadlines on a clock are converted to the kernel's. Waits of a length are not: they last
 // their length in true time, and who waits looks at the clock again.
 #define _GNU_SOURCE
@@ -17,6 +20,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
+#include <sys/stat.h>
 #include <sys/syscall.h>
 #include <sys/time.h>
 #include <sys/uio.h>
@@ -30,10 +34,25 @@ struct control {
   uint64_t sequence;  // odd while the clocks are being changed
   int64_t wall_offset, anchor, anchor_fake, rate;  // nanoseconds; the rate in billionths
   uint32_t sync_error, write_error, read_error, sync_delay_ms;  // errors are errno, or LIE
-  uint64_t injected;  // counted here, only read outside
+  uint64_t failed, delayed, full;  // counted here, only read outside: calls that failed or lied, slow syncs, the device's own ENOSPC
+};
+
+// The file of FAULT_SHIM_UNDO: this, then records one after the other.
+struct undo {
+  uint64_t size;     // of the whole file
+  uint64_t used;     // bytes of records
+  uint64_t last_id;  // of a record, from 1 on
+  uint64_t dropped;  // records that had no room any more: those writes are taken for synced
+};
+
+struct record {
+  uint64_t inode, born;  // whose bytes: an inode's number is used again. 0: synced
+  uint64_t id, at, len;  // len bytes follow, and zeros up to a multiple of 8
 };
 
 static struct control *control;
+static struct undo *undo;
+static pthread_mutex_t undo_lock = PTHREAD_MUTEX_INITIALIZER;
 static char root[4096];
 static size_t root_len;
 
@@ -42,21 +61,33 @@ static size_t root_len;
   static type (*real)(__VA_ARGS__);                       \
   if (!real) real = (type(*)(__VA_ARGS__))dlsym(RTLD_NEXT, name)
 
-__attribute__((constructor)) static void start(void) {
-  const char *path = getenv("FAULT_SHIM_CONTROL");
-  const char *data = getenv("FAULT_SHIM_ROOT");
-  if (!path) return;
+// A node that ran without its faults would pass for one that survived them.
+static void *map_or_end(const char *path, size_t size) {
   int fd = open(path, O_RDWR | O_CLOEXEC);
-  void *map = fd < 0 ? MAP_FAILED : mmap(0, sizeof *control, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
-  if (map == MAP_FAILED || !data || strlen(data) >= sizeof root) {
-    // A node that ran without its faults would pass for one that survived them.
+  struct stat stat;
+  int fits = fd >= 0 && !fstat(fd, &stat) && (size_t)stat.st_size >= size;
+  void *map = fits ? mmap(0, stat.st_size, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0) : MAP_FAILED;
+  if (map == MAP_FAILED) {
     fprintf(stderr, "shim: cannot use %s: %s\n", path, strerror(errno));
     _exit(97);
   }
   close(fd);
+  return map;
+}
+
+__attribute__((constructor)) static void start(void) {
+  const char *path = getenv("FAULT_SHIM_CONTROL");
+  const char *data = getenv("FAULT_SHIM_ROOT");
+  const char *kept = getenv("FAULT_SHIM_UNDO");
+  if (!path) return;
+  if (!data || strlen(data) >= sizeof root) {
+    fprintf(stderr, "shim: cannot use its root\n");
+    _exit(97);
+  }
   strcpy(root, data);
   root_len = strlen(root);
-  control = map;
+  if (kept) undo = map_or_end(kept, sizeof *undo);
+  control = map_or_end(path, sizeof *control);
 }
 
 // ---- clocks ----
@@ -199,8 +230,122 @@ static uint32_t fault(uint32_t *which, int fd) {
   int saved = errno;
   if (what && !is_data(fd)) what = 0;
   errno = saved;
-  if (what) __atomic_fetch_add(&control->injected, 1, __ATOMIC_RELAXED);
+  if (what) __atomic_fetch_add(&control->failed, 1, __ATOMIC_RELAXED);
   return what;
+}
+
+// ---- what a loss of power takes back ----
+//
+// A direct write of blocks that the file system has written before reaches the device at once, so that cutting off the file system does
+// not lose it. A device with a cache may lose it until the next flush.
+
+static struct record *record_at(uint64_t offset) { return (struct record *)((char *)(undo + 1) + offset); }
+
+static uint64_t size_of(uint64_t len) { return sizeof(struct record) + (len + 7) / 8 * 8; }
+
+static uint64_t room(void) { return undo->size - sizeof *undo - undo->used; }
+
+// Whose bytes are behind it. False: it is not known.
+static int identify(int fd, uint64_t *inode, uint64_t *born) {
+  struct statx stat;
+  if (statx(fd, "", AT_EMPTY_PATH, STATX_INO | STATX_BTIME, &stat)) return 0;
+  *inode = stat.stx_ino;
+  *born = (uint64_t)stat.stx_btime.tv_sec * BILLION + stat.stx_btime.tv_nsec;
+  return 1;
+}
+
+// Leaves out what is synced and, if that is not enough, the oldest, as a device writes it back some time. A process that is killed here
+// leaves nothing, which is the same.
+static void make_room(uint64_t needed) {
+  uint64_t used = undo->used, keep = 0, dropped = 0, live = 0;
+  for (uint64_t at = 0; at < used; at += size_of(record_at(at)->len))
+    if (record_at(at)->inode) live += size_of(record_at(at)->len);
+  undo->used = 0;
+  for (uint64_t at = 0, size; at < used; at += size) {
+    struct record *record = record_at(at);
+    size = size_of(record->len);
+    if (!record->inode) continue;
+    if (undo->size - sizeof *undo - live < needed) {
+      live -= size;
+      dropped++;
+      continue;
+    }
+    memmove(record_at(keep), record, size);
+    keep += size;
+  }
+  undo->dropped += dropped;
+  undo->used = keep;
+}
+
+// Keeps what is there now. The lock is held.
+static void keep(int fd, size_t len, off64_t at) {
+  REAL(ssize_t, "pread64", int, void *, size_t, off64_t);
+  char path[64];
+  struct record head = {.at = at};
+  if (!identify(fd, &head.inode, &head.born)) return;
+  if (room() < size_of(len)) make_room(size_of(len));
+  if (room() < size_of(len)) {
+    undo->dropped++;
+    return;
+  }
+  // The descriptor itself may be for writing only. Not a direct read: that would write to the device what is in the page cache.
+  snprintf(path, sizeof path, "/proc/self/fd/%d", fd);
+  int from = open(path, O_RDONLY | O_CLOEXEC);
+  if (from < 0) return;
+  struct record *record = record_at(undo->used);
+  char *bytes = (char *)(record + 1);
+  for (ssize_t got; head.len < len; head.len += got) {
+    got = real(from, bytes + head.len, len - head.len, at + head.len);
+    if (got <= 0) break;
+  }
+  close(from);
+  // Behind the end of the file there was nothing.
+  if (!head.len) return;
+  head.id = ++undo->last_id;
+  *record = head;
+  __atomic_store_n(&undo->used, undo->used + size_of(head.len), __ATOMIC_RELEASE);
+}
+
+// True, with the lock held, if this write is to be one that can be lost; it is to be followed by `written`.
+static int writing(int fd, size_t len, off64_t at) {
+  int saved = errno;
+  int is_one = control && undo && at >= 0 && fcntl(fd, F_GETFL) & O_DIRECT && is_data(fd);
+  if (is_one) {
+    pthread_mutex_lock(&undo_lock);
+    keep(fd, len, at);
+  }
+  errno = saved;
+  return is_one;
+}
+
+static ssize_t written(int was_kept, int fd, ssize_t result) {
+  int saved = errno;
+  if (was_kept) pthread_mutex_unlock(&undo_lock);
+  if (control && result < 0 && saved == ENOSPC && is_data(fd)) __atomic_fetch_add(&control->full, 1, __ATOMIC_RELAXED);
+  errno = saved;
+  return result;
+}
+
+static uint64_t begin_sync(void) {
+  if (!undo) return 0;
+  pthread_mutex_lock(&undo_lock);
+  uint64_t last_id = undo->last_id;
+  pthread_mutex_unlock(&undo_lock);
+  return last_id;
+}
+
+// What was written to the file before the sync began is kept no longer.
+static void synced(int fd, uint64_t last_id) {
+  uint64_t inode, born, live = 0;
+  if (!undo || !identify(fd, &inode, &born)) return;
+  pthread_mutex_lock(&undo_lock);
+  for (uint64_t at = 0; at < undo->used; at += size_of(record_at(at)->len)) {
+    struct record *record = record_at(at);
+    if (record->inode == inode && record->born == born && record->id <= last_id) record->inode = 0;
+    live += record->inode != 0;
+  }
+  if (!live) undo->used = 0;
+  pthread_mutex_unlock(&undo_lock);
 }
 
 static int sync_with(int (*real)(int), int fd) {
@@ -208,13 +353,16 @@ static int sync_with(int (*real)(int), int fd) {
   uint32_t delay = __atomic_load_n(&control->sync_delay_ms, __ATOMIC_RELAXED);
   if (delay && is_data(fd)) {
     struct timespec length = {delay / 1000, delay % 1000 * 1000000L};
-    __atomic_fetch_add(&control->injected, 1, __ATOMIC_RELAXED);
+    __atomic_fetch_add(&control->delayed, 1, __ATOMIC_RELAXED);
     nanosleep(&length, 0);
   }
   uint32_t what = fault(&control->sync_error, fd);
   if (what == LIE) return 0;
   if (what) return errno = (int)what, -1;
-  return real(fd);
+  uint64_t last_id = begin_sync();
+  int result = real(fd);
+  if (!result) synced(fd, last_id);
+  return result;
 }
 
 int fsync(int fd) {
@@ -236,19 +384,22 @@ int fdatasync(int fd) {
 ssize_t write(int fd, const void *from, size_t len) {
   REAL(ssize_t, "write", int, const void *, size_t);
   FAILS(write_error, fd)
-  return real(fd, from, len);
+  int is_kept = writing(fd, len, undo ? lseek64(fd, 0, SEEK_CUR) : 0);
+  return written(is_kept, fd, real(fd, from, len));
 }
 
 ssize_t pwrite(int fd, const void *from, size_t len, off_t at) {
   REAL(ssize_t, "pwrite", int, const void *, size_t, off_t);
   FAILS(write_error, fd)
-  return real(fd, from, len, at);
+  int is_kept = writing(fd, len, at);
+  return written(is_kept, fd, real(fd, from, len, at));
 }
 
 ssize_t pwrite64(int fd, const void *from, size_t len, off64_t at) {
   REAL(ssize_t, "pwrite64", int, const void *, size_t, off64_t);
   FAILS(write_error, fd)
-  return real(fd, from, len, at);
+  int is_kept = writing(fd, len, at);
+  return written(is_kept, fd, real(fd, from, len, at));
 }
 
 ssize_t writev(int fd, const struct iovec *from, int count) {

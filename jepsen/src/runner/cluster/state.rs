@@ -1,12 +1,9 @@
 //! What changes about a node, and which of its ends are no fault of its own.
 
 use std::{
-    os::unix::process::ExitStatusExt as _,
     process::ExitStatus,
     time::{Duration, Instant},
 };
-
-use rustix::process::Signal;
 
 use crate::os::{process::Process, shim::DiskFaults};
 
@@ -16,8 +13,6 @@ pub(super) const STORAGE_FAILED: i32 = 5;
 const DATA_REFUSED: i32 = 3;
 /// A disk that was bad may end its node so long after it was made good: the node has still to see what had failed.
 const GRACE: Duration = Duration::from_secs(5);
-/// A node listens to signals so soon after its start, on a slow machine too; until then SIGTERM ends it as it ends any process.
-const DEAF: Duration = Duration::from_secs(10);
 
 /// What changes about a node.
 #[derive(Default)]
@@ -28,7 +23,7 @@ pub struct State {
     pub(super) holder: Option<usize>,
     /// Until when its disk excuses an end; for ever while that is `None`.
     excuse: Option<Option<Instant>>,
-    /// It ended by itself since it was excused, with this code.
+    /// It ended by itself since it was started, with this code.
     pub ended: Option<ExitStatus>,
     /// How often it ended without an excuse.
     pub(super) problems: usize,
@@ -42,7 +37,6 @@ impl State {
     /// From now on its disk excuses an end.
     pub fn excuse(&mut self) {
         self.excuse = Some(None);
-        self.ended = None;
     }
 
     /// The disk is good again.
@@ -60,14 +54,6 @@ impl State {
                 .is_some_and(|until| until.is_none_or(|until| Instant::now() < until))
     }
 
-    /// It was told to stop before it could listen.
-    pub(super) fn was_deaf(&self, status: ExitStatus, stopping: Duration) -> bool {
-        let running = self
-            .started
-            .map(|started| started.elapsed().saturating_sub(stopping));
-        status.signal() == Some(Signal::TERM.as_raw()) && running.is_some_and(|running| running < DEAF)
-    }
-
     /// It runs, as far as is known.
     pub fn runs(&self) -> bool {
         self.process.is_some()
@@ -76,6 +62,8 @@ impl State {
 
 #[cfg(test)]
 mod tests {
+    use std::os::unix::process::ExitStatusExt as _;
+
     use super::*;
 
     #[test]
@@ -92,22 +80,5 @@ mod tests {
         assert!(state.is_excused(exit(5)), "for some time after");
         state.excuse = Some(Some(Instant::now()));
         assert!(!state.is_excused(exit(5)));
-    }
-
-    #[test]
-    fn a_node_may_be_too_young_to_hear_sigterm() {
-        let ended = ExitStatus::from_raw(15);
-        let mut state = State::default();
-        assert!(!state.was_deaf(ended, Duration::ZERO), "it was never started");
-        state.started = Instant::now().checked_sub(DEAF + Duration::from_secs(2));
-        assert!(!state.was_deaf(ended, Duration::ZERO));
-        assert!(
-            state.was_deaf(ended, Duration::from_secs(5)),
-            "it took its time to stop"
-        );
-        assert!(
-            !state.was_deaf(ExitStatus::from_raw(9), Duration::from_secs(5)),
-            "another signal"
-        );
     }
 }

@@ -12,39 +12,65 @@ use crate::{
     },
 };
 
-/// Makes syncs of nodes slow. Does not hold them: what else happens to their disks is left as it is.
-pub(super) fn slow<'a>(fault: &Fault<'a>, nodes: &[u64], delay_ms: u64) -> Install<'a> {
-    let cluster = fault.cluster();
-    let nodes: Result<Vec<&Node>, _> = nodes.iter().map(|id| cluster.node(*id)).collect();
-    let nodes = nodes?;
+/// Makes syncs of nodes slow.
+pub(super) fn slow<'a>(fault: &Fault<'a>, wanted: &[u64], delay_ms: u64) -> Install<'a> {
+    let mut nodes = Vec::new();
+    for id in wanted {
+        match fault.claim(Some(*id)) {
+            Ok(node) => nodes.push((node, shim(node)?.counts()?.delayed)),
+            Err(trouble) if nodes.is_empty() => return Err(trouble),
+            Err(_) => break,
+        }
+    }
     let delay = Duration::from_millis(delay_ms);
-    for node in &nodes {
+    for (node, _) in &nodes {
         node.change_disk(|faults| faults.sync_delay = delay)?;
     }
-    let names: Vec<String> = nodes.iter().map(|node| node.host.to_string()).collect();
+    let names: Vec<String> = nodes.iter().map(|(node, _)| node.host.to_string()).collect();
     Ok(Installed {
-        place: Place::Nodes(nodes.iter().map(|node| shown(node)).collect()),
+        place: Place::Nodes(nodes.iter().map(|(node, _)| shown(node)).collect()),
         text: format!("syncs of {} take {delay_ms} ms longer", names.join(" ")),
         undo: Some(Box::new(move || {
-            for node in nodes {
+            let mut slow = 0;
+            for (node, before) in nodes {
                 node.change_disk(|faults| faults.sync_delay = Duration::ZERO)?;
+                slow += shim(node)?.counts()?.delayed.saturating_sub(before);
             }
-            Ok(String::new())
+            match slow {
+                0 => Err(Trouble::Skipped("no sync was slow".into())),
+                slow => Ok(format!(" ({slow} syncs)")),
+            }
         })),
     })
 }
 
-/// Takes the space of a node's disk.
+/// Takes the space of a node's disk. If nothing is left, the node must see that: if it has not, it is stopped in order, since it writes then
+/// what it has in memory.
 pub(super) fn full<'a>(fault: &Fault<'a>, node: u64, leave_mib: u64) -> Install<'a> {
     let (cluster, node) = (fault.cluster(), fault.claim(Some(node))?);
+    let before = shim(node)?.counts()?.full;
     node.state().excuse();
     let ballast = node.disk.fill(leave_mib << 20)?;
+    let seen = move || Ok::<u64, std::io::Error>(shim(node)?.counts()?.full.saturating_sub(before));
     Ok(Installed {
         place: at(node),
         text: format!("disk of {} has {leave_mib} MiB left", node.host),
         undo: Some(Box::new(move || {
+            let mut stopped = "";
+            if leave_mib == 0 && seen()? == 0 {
+                stopped = match cluster.terminate(node)? {
+                    true => " when it was stopped",
+                    false => " when it was stopped, and it ended otherwise",
+                };
+            }
+            let seen = seen()?;
             drop(ballast);
-            Ok(start_if_ended(cluster, node)?)
+            let text = start_if_ended(cluster, node)?;
+            let text = if stopped.is_empty() { &text } else { stopped };
+            match (leave_mib, seen) {
+                (0, 0) => Err(Trouble::Skipped("no write saw the full disk".into())),
+                (_, seen) => Ok(format!(", {seen} writes saw it full{text}")),
+            }
         })),
     })
 }
@@ -52,7 +78,7 @@ pub(super) fn full<'a>(fault: &Fault<'a>, node: u64, leave_mib: u64) -> Install<
 /// Lets files of a node fail. Reads are all in its start: what it has in memory it does not read, so it is killed and started before.
 pub(super) fn error<'a>(fault: &Fault<'a>, node: u64, call: FailingCall) -> Install<'a> {
     let (cluster, node) = (fault.cluster(), fault.claim(Some(node))?);
-    let before = shim(node)?.injected()?;
+    let before = shim(node)?.counts()?.failed;
     if call == FailingCall::Read {
         cluster.kill(node)?;
     }
@@ -80,7 +106,7 @@ pub(super) fn error<'a>(fault: &Fault<'a>, node: u64, call: FailingCall) -> Inst
                     ..DiskFaults::default()
                 };
             })?;
-            let failed = shim(node)?.injected()?.saturating_sub(before);
+            let failed = shim(node)?.counts()?.failed.saturating_sub(before);
             let ended = start_if_ended(cluster, node)?;
             match failed {
                 0 => Err(Trouble::Skipped("no call failed".into())),

@@ -5,6 +5,10 @@
 //! that the node's own check notices. At the end the bit is flipped back, as a repair from a copy would: a
 //! damaged node cannot be replaced yet. A table is never changed after it was written, so this is right whatever the node did meanwhile;
 //! a segment of the log is only repaired if the node has refused to start with it.
+//!
+//! A node reads all of its log at its start: that it serves with a log that its check calls damaged is a problem of the run. A table it may
+//! not have read yet. Bits that the check does not notice are counted, and with the first one of each fault the node is started too: nothing
+//! excuses it then, and what it serves is checked like everything.
 
 use std::{
     fs::{self, OpenOptions},
@@ -17,6 +21,7 @@ use crate::{
     os::corrupt::{Damage, Target, flip_bit},
     runner::{
         cluster::{Cluster, Node},
+        judge::About,
         plan::DamagedFiles,
     },
 };
@@ -28,83 +33,133 @@ const TRIES: u64 = 10;
 pub(super) fn corrupt<'a>(fault: &Fault<'a>, node: u64, files: DamagedFiles, seed: u64) -> Install<'a> {
     let (arsenal, cluster) = (fault.arsenal, fault.cluster());
     let node = fault.claim(Some(node))?;
-    if !cluster.terminate(node)? {
-        cluster.start(node)?;
-        return Err(Trouble::Indeterminate(format!(
-            "{} did not stop in order",
-            node.host
-        )));
-    }
-    let damaged = damage(cluster, node, files, seed);
-    if let Ok(Some(_)) = &damaged {
+    stop(cluster, node)?;
+    let found = damage(arsenal, node, files, seed);
+    if let Ok((Some(_), _)) = &found {
         node.state().excuse();
     }
     cluster.start(node)?;
-    let Some((damage, wrong)) = damaged? else {
+    let (damaged, unnoticed) = found?;
+    let Some(damaged) = damaged else {
         return Err(Trouble::Skipped(format!(
-            "{} has no such file, or its check notices nothing",
+            "{} has no such file, or its check notices none of {unnoticed} flipped bits",
             node.host
         )));
     };
-    let name = damage.file.strip_prefix(node.disk.data()).unwrap_or(&damage.file);
-    let text = format!(
-        "bit {} of byte {} of {} on {}",
-        damage.bit,
-        damage.offset,
-        name.display(),
-        node.host
-    );
+    let mut text = damaged.name(node);
+    if unnoticed > 0 {
+        text += &format!(", after {unnoticed} that its check does not notice");
+    }
     Ok(Installed {
         place: at(node),
         text,
-        undo: Some(Box::new(move || {
-            Ok(repair(arsenal, node, files, &damage, wrong)?)
-        })),
+        undo: Some(Box::new(move || Ok(repair(arsenal, node, files, &damaged)?))),
     })
 }
 
-/// What was done, and the byte that is there now. `None`: nothing.
+fn stop(cluster: &Cluster, node: &Node) -> Result<(), Trouble> {
+    if cluster.terminate(node)? {
+        return Ok(());
+    }
+    cluster.start(node)?;
+    Err(Trouble::Indeterminate(format!(
+        "{} did not stop in order",
+        node.host
+    )))
+}
+
+/// A bit that was flipped, and the byte that is there now.
+struct Damaged {
+    damage: Damage,
+    wrong: u8,
+}
+
+impl Damaged {
+    fn name(&self, node: &Node) -> String {
+        let damage = &self.damage;
+        let file = damage.file.strip_prefix(node.disk.data()).unwrap_or(&damage.file);
+        format!(
+            "bit {} of byte {} of {} on {}",
+            damage.bit,
+            damage.offset,
+            file.display(),
+            node.host
+        )
+    }
+}
+
+/// What was done, and how many bits before were not noticed.
 fn damage(
-    cluster: &Cluster,
+    arsenal: &Arsenal,
     node: &Node,
     files: DamagedFiles,
     seed: u64,
-) -> io::Result<Option<(Damage, u8)>> {
+) -> Result<(Option<Damaged>, u64), Trouble> {
     let target = match files {
         DamagedFiles::Log => Target::Log,
         DamagedFiles::Table => Target::Table,
     };
     for more in 0..TRIES {
         let Some(damage) = flip_bit(&node.disk.data(), target, seed.wrapping_add(more))? else {
-            return Ok(None);
+            return Ok((None, more));
         };
         let mut byte = [0];
         fs::File::open(&damage.file)?.read_exact_at(&mut byte, damage.offset)?;
-        if cluster.damage_of(node)?.is_some() {
-            return Ok(Some((damage, byte[0])));
+        let damaged = Damaged {
+            damage,
+            wrong: byte[0],
+        };
+        if arsenal.cluster.damage_of(node)?.is_some() {
+            return Ok((Some(damaged), more));
         }
-        flip_back(&damage, byte[0])?;
+        arsenal.cluster.bit_unnoticed();
+        let lived = match more {
+            0 => live_with(arsenal, node, &damaged),
+            _ => Ok(()),
+        };
+        // What a node has written since in its log is not to be touched.
+        if more > 0 || lived.is_err() || files == DamagedFiles::Table {
+            flip_back(&damaged.damage, damaged.wrong)?;
+        }
+        lived?;
     }
-    Ok(None)
+    Ok((None, TRIES))
 }
 
-fn repair(
-    arsenal: &Arsenal,
-    node: &Node,
-    files: DamagedFiles,
-    damage: &Damage,
-    wrong: u8,
-) -> io::Result<String> {
+/// Starts a node whose check finds nothing, and stops it again. Nothing excuses its end.
+fn live_with(arsenal: &Arsenal, node: &Node, damaged: &Damaged) -> Result<(), Trouble> {
+    let cluster = &*arsenal.cluster;
+    cluster.start(node)?;
+    if !arsenal.serves_or_ends(node)? && !arsenal.stop.is_set() {
+        let text = format!(
+            "{} does not serve with {}, which its check does not notice",
+            node.host,
+            damaged.name(node)
+        );
+        cluster.problem(About::Files, text);
+    }
+    stop(cluster, node)
+}
+
+fn repair(arsenal: &Arsenal, node: &Node, files: DamagedFiles, damaged: &Damaged) -> io::Result<String> {
     let cluster = &*arsenal.cluster;
     // Stopped before it has read its files, it might refuse them later.
     let serves = arsenal.serves_or_ends(node)?;
     if serves {
+        if files == DamagedFiles::Log {
+            let text = format!(
+                "{} serves with {}, which its check calls damaged",
+                node.host,
+                damaged.name(node)
+            );
+            cluster.problem(About::Files, text);
+        }
         cluster.terminate(node)?;
     } else {
         cluster.kill(node)?;
     }
     if !serves || files == DamagedFiles::Table {
-        flip_back(damage, wrong)?;
+        flip_back(&damaged.damage, damaged.wrong)?;
     }
     let mut state = node.state();
     state.end_excuse();

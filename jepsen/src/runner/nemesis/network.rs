@@ -1,10 +1,11 @@
-//! Links that are cut, slow, lossy or repeating.
+//! Links that are cut, slow, lossy or repeating. A fault over whose links nothing was sent meanwhile has shown nothing and is skipped; those
+//! between nodes and those of clients count each for itself.
 
 use std::time::Duration;
 
 use super::{Fault, Install, Installed, Trouble};
 use crate::{
-    os::link::{Link, LinkRules},
+    os::link::{HostId, Link, LinkRules},
     report::Place,
     runner::{
         links::{cut_links, host, links_of},
@@ -12,15 +13,15 @@ use crate::{
     },
 };
 
-/// Cuts links between nodes.
+/// Cuts links.
 pub(super) fn partition<'a>(fault: &Fault<'a>, cut: &Cut) -> Install<'a> {
     let cluster = fault.cluster();
-    let leader = match cut {
-        Cut::Leader { shard } => {
-            let leader = fault.arsenal.observer.leader(*shard);
+    let leader = match cut.shard() {
+        Some(shard) => {
+            let leader = fault.arsenal.observer.leader(shard);
             Some(leader.ok_or_else(|| Trouble::Skipped(format!("nobody leads shard {shard}")))?)
         }
-        _ => None,
+        None => None,
     };
     let pairs = cut_links(cut, cluster.nodes().len() as u64, leader);
     let link = |(from, to): &(u64, u64)| -> Result<(Link, LinkRules), String> {
@@ -38,24 +39,33 @@ pub(super) fn partition<'a>(fault: &Fault<'a>, cut: &Cut) -> Install<'a> {
         Cut::Bridge { side, bridge } => {
             format!("nodes {side:?} are cut off from all but node {bridge}")
         }
-        Cut::Leader { shard } => format!(
-            "node {}, which leads shard {shard}, is cut off",
-            leader.unwrap_or(0)
-        ),
+        Cut::Leader { shard } => format!("{}, is cut off", leads(leader, *shard)),
+        Cut::LeaderWithClients { shard } => {
+            format!("{}, is cut off with all clients", leads(leader, *shard))
+        }
+        Cut::LeaderWithoutClients { shard } => {
+            format!("{}, is cut off from all clients", leads(leader, *shard))
+        }
     };
     Ok(begin(
         fault,
         rules.map_err(Trouble::Skipped)?,
-        place(&pairs, cut),
+        place(leader, cut),
         text,
     ))
 }
 
+fn leads(leader: Option<u64>, shard: u32) -> String {
+    format!("node {}, which leads shard {shard}", leader.unwrap_or(0))
+}
+
 /// One-way cuts are shown at the senders.
-fn place(pairs: &[(u64, u64)], cut: &Cut) -> Place {
+fn place(leader: Option<u64>, cut: &Cut) -> Place {
     let side: Vec<u64> = match cut {
         Cut::Halves { side } | Cut::OneWay { from: side } | Cut::Bridge { side, .. } => side.clone(),
-        Cut::Leader { .. } => pairs.first().map(|(leader, _)| *leader).into_iter().collect(),
+        Cut::Leader { .. } | Cut::LeaderWithClients { .. } | Cut::LeaderWithoutClients { .. } => {
+            leader.into_iter().collect()
+        }
     };
     Place::Nodes(side.iter().map(|node| (node - 1) as u32).collect())
 }
@@ -111,13 +121,34 @@ pub(super) fn bad_links<'a>(fault: &Fault<'a>, action: &Action) -> Install<'a> {
 
 fn begin<'a>(fault: &Fault<'a>, rules: Vec<(Link, LinkRules)>, place: Place, text: String) -> Installed<'a> {
     let (links, number) = (&fault.cluster().links, fault.number);
+    let is_client = |link: &Link| link.from == HostId::CLIENTS || link.to == HostId::CLIENTS;
+    let all = rules.iter().map(|(link, _)| *link);
+    let (of_clients, of_nodes): (Vec<Link>, Vec<Link>) = all.partition(is_client);
+    let cuts = rules.iter().any(|(_, rules)| rules.cut);
+    let sent = move |of: &[Link]| match (cuts, links.carried(of)) {
+        (true, (cut, _)) => cut,
+        (false, (_, all)) => all,
+    };
     links.begin(number, rules);
+    let before = [sent(&of_clients), sent(&of_nodes)];
     Installed {
         place,
         text,
         undo: Some(Box::new(move || {
+            let mut touched = 0;
+            for (of, before) in [of_clients, of_nodes].iter().zip(before) {
+                let now = sent(of) - before;
+                touched += now;
+                if now == 0 && !of.is_empty() {
+                    links.end(number);
+                    let whose = if is_client(&of[0]) { "clients" } else { "nodes" };
+                    return Err(Trouble::Skipped(format!(
+                        "nothing was sent over links of {whose}"
+                    )));
+                }
+            }
             links.end(number);
-            Ok(String::new())
+            Ok(format!(" ({touched} packets)"))
         })),
     }
 }

@@ -1,7 +1,15 @@
 //! Kills, pauses and restarts of processes.
 
-use super::{Fault, Install, Installed, Trouble, at};
-use crate::{report::Place, runner::plan::Victim};
+use std::time::{Duration, Instant};
+
+use super::{CLAIM_PAUSE, Fault, Install, Installed, Trouble, at};
+use crate::{
+    report::Place,
+    runner::{cluster::Node, plan::Victim},
+};
+
+/// So long a restart of all nodes waits for one that another fault has.
+const PATIENCE: Duration = Duration::from_secs(15);
 
 /// SIGKILL of a node, which is started again at the end.
 pub(super) fn kill<'a>(fault: &Fault<'a>, victim: &Victim) -> Install<'a> {
@@ -55,48 +63,52 @@ pub(super) fn pause<'a>(fault: &Fault<'a>, victim: &Victim) -> Install<'a> {
     })
 }
 
-/// SIGTERM of one node after another. Each must serve again before the next stops.
+/// SIGTERM of one node after another. Each must serve again before the next stops. It takes as long as it takes: that a restart of all
+/// nodes comes to its end is what it is to show.
 pub(super) fn rolling<'a>(fault: &Fault<'a>, first: u64) -> Install<'a> {
     let cluster = fault.cluster();
     let nodes = cluster.nodes().len() as u64;
     let (mut restarted, mut missed) = (Vec::new(), Vec::new());
     for turn in 0..nodes {
         let wanted = (first - 1 + turn) % nodes + 1;
-        let node = match fault.claim(Some(wanted)) {
-            Ok(node) if node.id == wanted => node,
-            _ => {
-                cluster.release(fault.number);
-                missed.push(wanted);
-                continue;
-            }
+        let Some(node) = claim_only(fault, wanted) else {
+            missed.push(wanted);
+            continue;
         };
         let stopped = cluster.terminate(node);
         cluster.start(node)?;
+        let serves = fault.arsenal.serves_or_ends(node);
         cluster.release(fault.number);
-        if !stopped? {
-            let text = format!("node {wanted} did not stop in order");
+        if !stopped? || !serves? {
+            let text = format!("node {wanted} did not stop in order, or did not serve again");
             return Err(Trouble::Indeterminate(text));
         }
         restarted.push(wanted);
-        while !fault.arsenal.observer.answers(node) {
-            if !fault.pause(std::time::Duration::from_millis(50)) {
-                break;
-            }
-        }
-        if !fault.pause(std::time::Duration::ZERO) {
-            break;
-        }
     }
     if restarted.is_empty() {
         return Err(Trouble::Skipped("no node was free".into()));
     }
-    let mut text = format!("SIGTERM and restart of nodes {restarted:?} in turn");
     if !missed.is_empty() {
-        text += &format!(", other faults had {missed:?}");
+        return Err(Trouble::Indeterminate(format!(
+            "only nodes {restarted:?} were restarted, other faults had {missed:?}"
+        )));
     }
     Ok(Installed {
         place: Place::All,
-        text,
+        text: format!("SIGTERM and restart of nodes {restarted:?} in turn"),
         undo: None,
     })
+}
+
+/// Waits for a node, and takes no other.
+fn claim_only<'a>(fault: &Fault<'a>, wanted: u64) -> Option<&'a Node> {
+    let deadline = Instant::now() + PATIENCE;
+    while !fault.arsenal.stop.is_set() && Instant::now() < deadline {
+        match fault.claim(Some(wanted)) {
+            Ok(node) if node.id == wanted => return Some(node),
+            _ => fault.cluster().release(fault.number),
+        }
+        fault.arsenal.wait(CLAIM_PAUSE);
+    }
+    None
 }

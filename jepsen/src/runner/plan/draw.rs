@@ -1,10 +1,12 @@
 //! Draws a schedule: bursts of a few kinds of faults that overlap, with quiet times between them in which recovery can be seen.
 //!
 //! Kinds are drawn like cards from a deck that is shuffled anew when it is empty, so that all come equally often and each comes at least
-//! once. Faults that hold processes are on different nodes, of which a majority is left, or one after another; those that hold all nodes
+//! once; so are the ways of each kind, of which a short schedule does not have all. Faults that hold processes are on different nodes, of which a majority is left, or one after another; those that hold all nodes
 //! are alone among them. Everything else overlaps as it comes.
 
-use super::{Action, CLIENTS, Cut, DamagedFiles, FailingCall, Nemesis, Planned, Victim};
+use std::collections::BTreeMap;
+
+use super::{Action, CLIENTS, Cut, DamagedFiles, FailingCall, Mode, Nemesis, Planned, Victim};
 use crate::workload::Random;
 
 /// Milliseconds before the first burst: sessions and watches are to have begun.
@@ -45,17 +47,27 @@ pub fn draw(
     let bursts = (load_ms - WARM_UP_MS) / (longest + quiet);
     let least = kinds.div_ceil(bursts);
     let (mut deck, mut faults, mut at) = (Vec::new(), Vec::new(), WARM_UP_MS);
+    let mut ways: BTreeMap<Nemesis, Vec<&'static str>> = BTreeMap::new();
     while at + longest + quiet <= load_ms {
         let count = random.range(1, 5).max(least);
-        let mut burst = Vec::new();
+        let mut burst: Vec<Mode> = Vec::new();
         while (burst.len() as u64) < count.min(kinds) {
-            let nemesis = deal(&mut deck, nemeses, &mut random);
-            if !burst.contains(&nemesis) {
-                burst.push(nemesis);
+            let Some(nemesis) = deal(&mut deck, nemeses, &mut random) else {
+                break;
+            };
+            if burst.iter().any(|mode| mode.nemesis == nemesis) {
+                continue;
             }
+            let of_it = ways.entry(nemesis).or_default();
+            let way = deal(of_it, nemesis.ways(nodes), &mut random).unwrap_or_default();
+            burst.push(Mode { nemesis, way });
         }
         let length = random.range(BURST_MS.0, longest + 1);
-        let cluster = Cluster { nodes, shards };
+        let cluster = Cluster {
+            nodes,
+            shards,
+            shared: false,
+        };
         lay_out(&burst, at, length, cluster, &mut random, &mut faults);
         at += length + random.range(QUIET_MS.0, quiet + 1);
     }
@@ -64,20 +76,22 @@ pub fn draw(
 }
 
 /// The next card.
-fn deal(deck: &mut Vec<Nemesis>, nemeses: &[Nemesis], random: &mut Random) -> Nemesis {
+fn deal<T: Copy>(deck: &mut Vec<T>, cards: &[T], random: &mut Random) -> Option<T> {
     if deck.is_empty() {
-        deck.extend_from_slice(nemeses);
+        deck.extend_from_slice(cards);
         for last in (1..deck.len()).rev() {
             deck.swap(last, random.below(last as u64 + 1) as usize);
         }
     }
-    deck.pop().unwrap_or(nemeses[0])
+    deck.pop()
 }
 
 #[derive(Clone, Copy)]
 struct Cluster {
     nodes: u64,
     shards: u32,
+    /// Other faults hold nodes at the same time, one each.
+    shared: bool,
 }
 
 impl Cluster {
@@ -112,51 +126,58 @@ impl Cluster {
 
 /// Places the faults of a burst.
 fn lay_out(
-    burst: &[Nemesis],
+    burst: &[Mode],
     at: u64,
     length: u64,
     cluster: Cluster,
     random: &mut Random,
     faults: &mut Vec<Planned>,
 ) {
-    let (holders, others): (Vec<Nemesis>, Vec<Nemesis>) = burst
+    let (holders, others): (Vec<Mode>, Vec<Mode>) = burst
         .iter()
         .copied()
-        .partition(|nemesis| nemesis.holds_processes());
-    for nemesis in others {
+        .partition(|mode| mode.nemesis.holds_processes());
+    for mode in others {
         let start = random.below(length / 3);
-        add(
-            nemesis,
-            (at + start, length - start),
-            None,
-            cluster,
-            random,
-            faults,
-        );
+        let room = (at + start, length - start);
+        add(mode, room, cluster.node(random), cluster, random, faults);
     }
-    let in_turn =
-        holders.iter().any(|nemesis| nemesis.holds_all()) || holders.len() as u64 > cluster.minority();
-    let turns = if in_turn { holders.len() as u64 } else { 1 };
-    let mut victims = cluster.some(cluster.minority().max(1), random);
-    for (turn, nemesis) in (0..turns).cycle().zip(holders) {
+    // As many at a time as leave a majority, or one.
+    let at_a_time = match holders.iter().any(|mode| mode.nemesis.holds_all()) {
+        true => 1,
+        false => cluster.minority().max(1),
+    };
+    let turns = (holders.len() as u64).div_ceil(at_a_time).max(1);
+    let cluster = Cluster {
+        shared: holders.len() as u64 > turns,
+        ..cluster
+    };
+    let all: Vec<u64> = (1..=cluster.nodes).collect();
+    let (mut deck, mut victims) = (Vec::new(), Vec::new());
+    while victims.len() < all.len() {
+        victims.extend(deal(&mut deck, &all, random));
+    }
+    for (number, mode) in (0..).zip(holders) {
+        let (round, turn) = (number / turns, number % turns);
         let slot = length / turns;
         let start = random.below(slot / 4);
-        let victim = if in_turn { None } else { victims.pop() };
+        // Those of one turn are in different rounds, so that they have different victims.
+        let victim = victims[((round + turn) % cluster.nodes) as usize];
         let room = (at + turn * slot + start, slot - start);
-        add(nemesis, room, victim, cluster, random, faults);
+        add(mode, room, victim, cluster, random, faults);
     }
 }
 
 /// Adds a fault that begins then and has at most so long.
 fn add(
-    nemesis: Nemesis,
+    mode: Mode,
     (at_ms, room): (u64, u64),
-    victim: Option<u64>,
+    node: u64,
     cluster: Cluster,
     random: &mut Random,
     faults: &mut Vec<Planned>,
 ) {
-    let (low, high) = match nemesis {
+    let (low, high) = match mode.nemesis {
         Nemesis::KillAll | Nemesis::Power => (500, 2_000),
         Nemesis::Kill | Nemesis::DiskError | Nemesis::Corrupt => (1_000, 6_000),
         Nemesis::Pause => (500, 8_000),
@@ -167,20 +188,19 @@ fn add(
         Nemesis::Rolling => (room, room + 1),
     };
     let lasts_ms = random.range(low, high).clamp(LEAST_MS.min(room), room);
-    let node = victim.unwrap_or_else(|| cluster.node(random));
     faults.push(Planned {
         at_ms,
         lasts_ms,
-        action: action(nemesis, node, cluster, random),
+        action: action(mode, node, cluster, random),
     });
 }
 
-fn action(nemesis: Nemesis, node: u64, cluster: Cluster, random: &mut Random) -> Action {
+fn action(mode: Mode, node: u64, cluster: Cluster, random: &mut Random) -> Action {
     let victim = |random: &mut Random| match random.percent(50) {
         true => Victim::Leader(cluster.shard(random)),
         false => Victim::Node(node),
     };
-    match nemesis {
+    match mode.nemesis {
         Nemesis::Kill => Action::Kill {
             victim: victim(random),
         },
@@ -189,33 +209,39 @@ fn action(nemesis: Nemesis, node: u64, cluster: Cluster, random: &mut Random) ->
             victim: victim(random),
         },
         Nemesis::Partition => Action::Partition {
-            cut: cut(cluster, random),
+            cut: cut(mode.way, cluster, random),
         },
         Nemesis::Link => link(cluster, random),
         Nemesis::Power => Action::Power,
-        Nemesis::Clock => clock(cluster, random),
+        Nemesis::Clock => clock(mode.way, node, random),
         Nemesis::DiskSlow => Action::DiskSlow {
-            nodes: cluster.few(random),
+            nodes: match cluster.shared {
+                true => vec![node],
+                false => cluster.few(random),
+            },
             delay_ms: random.range(20, 400),
         },
         Nemesis::DiskFull => Action::DiskFull {
             node,
-            leave_mib: [0, 4, 32][random.below(3) as usize],
+            leave_mib: match mode.way {
+                "full" => 0,
+                _ => random.range(4, 33),
+            },
         },
         Nemesis::DiskError => Action::DiskError {
             node,
-            call: [
-                FailingCall::Sync,
-                FailingCall::Write,
-                FailingCall::NoSpace,
-                FailingCall::Read,
-            ][random.below(4) as usize],
+            call: match mode.way {
+                "sync" => FailingCall::Sync,
+                "write" => FailingCall::Write,
+                "no-space" => FailingCall::NoSpace,
+                _ => FailingCall::Read,
+            },
         },
         Nemesis::Corrupt => Action::Corrupt {
             node,
-            files: match random.percent(50) {
-                true => DamagedFiles::Log,
-                false => DamagedFiles::Table,
+            files: match mode.way {
+                "log" => DamagedFiles::Log,
+                _ => DamagedFiles::Table,
             },
             seed: random.next_u64(),
         },
@@ -230,15 +256,16 @@ fn action(nemesis: Nemesis, node: u64, cluster: Cluster, random: &mut Random) ->
     }
 }
 
-fn cut(cluster: Cluster, random: &mut Random) -> Cut {
-    match random.below(4) {
-        0 => Cut::Halves {
+fn cut(way: &str, cluster: Cluster, random: &mut Random) -> Cut {
+    let shard = cluster.shard(random);
+    match way {
+        "halves" => Cut::Halves {
             side: cluster.some(cluster.minority().max(1), random),
         },
-        1 => Cut::OneWay {
+        "one-way" => Cut::OneWay {
             from: cluster.few(random),
         },
-        2 if cluster.nodes > 2 => {
+        "bridge" => {
             let bridge = cluster.node(random);
             let mut side: Vec<u64> = (1..=cluster.nodes).filter(|node| *node != bridge).collect();
             while side.len() as u64 > cluster.minority() {
@@ -246,9 +273,9 @@ fn cut(cluster: Cluster, random: &mut Random) -> Cut {
             }
             Cut::Bridge { side, bridge }
         }
-        _ => Cut::Leader {
-            shard: cluster.shard(random),
-        },
+        "leader-with-clients" => Cut::LeaderWithClients { shard },
+        "leader-without-clients" => Cut::LeaderWithoutClients { shard },
+        _ => Cut::Leader { shard },
     }
 }
 
@@ -272,11 +299,16 @@ fn link(cluster: Cluster, random: &mut Random) -> Action {
     }
 }
 
-fn clock(cluster: Cluster, random: &mut Random) -> Action {
-    let node = cluster.node(random);
-    if random.percent(50) {
-        // Leases allow for a fifth: a slow leader keeps one for 0.8 / 0.91 of what a fast follower promises for 1 / 1.09.
-        let percent = 91.0 + random.below(181) as f64 / 10.0;
+fn clock(way: &str, node: u64, random: &mut Random) -> Action {
+    if way == "drift" {
+        // Leases allow for a fifth: a slow leader keeps one for 0.8 / 0.91 of what a fast follower promises for 1 / 1.09. What is nearly
+        // right shows nothing.
+        let off = 3.0 + random.below(61) as f64 / 10.0;
+        let percent = if random.percent(50) {
+            100.0 + off
+        } else {
+            100.0 - off
+        };
         return Action::ClockDrift { node, percent };
     }
     let ms = random.range(100, 60_000) as i64;

@@ -207,8 +207,8 @@ impl MemDisk {
             return false;
         };
         let at = usize::try_from(offset).unwrap_or(usize::MAX);
-        let flipped = file.lock().flip_bit(path, at, bit % 8);
-        flipped
+        let mut data = file.lock();
+        data.flip_bit(path, at, bit % 8)
     }
 
     /// The paths of all files, sorted.
