@@ -156,11 +156,12 @@ async fn world(seed: u64, spec: Spec, length: Duration, faults: bool, least: &[(
         run.work(&working).await;
         recovered.wait().await;
         let finished = run.finish(Duration::from_secs(300)).await;
-        let replicas = replicas(&client).await.unwrap();
+        let (placement, replicas) = replicas(&client).await.unwrap();
         let done = Done {
             run,
             spec,
             finished,
+            placement,
             replicas,
         };
         (done, recorder, shard_of)
@@ -189,6 +190,7 @@ struct Done {
     run: Run,
     spec: Spec,
     finished: Finished,
+    placement: Vec<(u64, u32)>,
     replicas: Vec<Replica>,
 }
 
@@ -197,10 +199,12 @@ fn judge(done: &Done, recorder: &Recorder, shard_of: &dyn Fn(u32) -> u32, least:
         run,
         spec,
         finished,
+        placement,
         replicas,
     } = done;
     let events = recorder.events();
     let mut context = run.context(*finished, shard_of);
+    context.placement = Some(placement);
     context.replicas = replicas;
     // Servers count time in whole milliseconds.
     context.clock_error = 5_000_000;

@@ -119,9 +119,8 @@ fn command(arguments: Arguments) -> Result<bool, String> {
     {
         return child(seed, mutant.as_deref(), engine, output);
     }
-    let can_have = |mutant: &Mutant| {
-        !mutant.needs_files() && (!mutant.needs_rocks() || !arguments.engine.is_default())
-    };
+    let can_have =
+        |mutant: &Mutant| !mutant.needs_files() && (!mutant.needs_rocks() || !arguments.engine.is_default());
     for name in &arguments.only {
         let mutant = chosen(name)?;
         if !can_have(mutant) {
