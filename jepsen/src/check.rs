@@ -85,7 +85,7 @@ pub struct Context<'a> {
     pub placement: Option<&'a [(u64, u32)]>,
     /// Memory that the search of one key may use in `linear`.
     pub cache_bytes: usize,
-    /// The run was long enough that each checker must have had all of what it [needs](needs): one that had not says that it does not know.
+    /// The run was long enough that each checker must have had all of what it [needs]: one that had not says that it does not know.
     pub demanding: bool,
 }
 
