@@ -173,14 +173,15 @@ impl Client {
         })
     }
 
-    /// Gives a part of a backup to a shard, which must never have been used. May be repeated. Returns the number of the part that comes next.
+    /// Gives a part of a backup to a shard, which must never have been used. `backup`: a number that all parts of one have. May be repeated. Returns the number of the part that comes next.
     ///
     /// # Errors
     /// `Refused` if the shard holds data already; see [`Error`].
-    pub async fn restore_part(&self, shard: u32, part: v1::BackupPart) -> Result<u64> {
+    pub async fn restore_part(&self, backup: u64, shard: u32, part: v1::BackupPart) -> Result<u64> {
         let request = v1::RestorePart {
             shard,
             part: Some(part),
+            backup,
         };
         let response: v1::RestorePartResponse = self
             .call_leader(shard, Method::AdminRestore, &request, Repeat::Harmless)

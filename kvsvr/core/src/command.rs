@@ -140,6 +140,8 @@ pub enum Op {
     },
     /// A part of a backup, for a shard that was never used.
     Restore {
+        /// Of all parts of a backup: a shard takes those of one only.
+        backup: u64,
         /// 0, 1, 2, ...; parts that were applied already are not applied again.
         number: u64,
         /// See [`restore`](crate::restore).

@@ -78,6 +78,8 @@ pub const FRESH_KEPT: usize = 256;
 pub const MAX_SESSIONS: usize = 16_384;
 /// Milliseconds after which an unused session is closed.
 pub const SESSION_IDLE_MS: u64 = 24 * 3600 * 1000;
+/// By so much the ids that a restored shard gives out to sessions and leases are ahead of the backup's last ones.
+pub const RESTORED_IDS_APART: u64 = 1 << 40;
 /// Consumers of one shard.
 pub const MAX_CONSUMERS: usize = 1_024;
 /// Bytes of a consumer's name, at least one.

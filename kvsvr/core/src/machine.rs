@@ -333,7 +333,12 @@ impl Machine {
             }
             Op::Expire { up_to_ms } => self.expire(step, up_to_ms)?,
             Op::Compact { revision, pass_below } => self.compact(revision, pass_below)?,
-            Op::Restore { number, rows, head } => self.restore(step, number, rows, head.as_ref())?,
+            Op::Restore {
+                backup,
+                number,
+                rows,
+                head,
+            } => self.restore(step, (backup, number), rows, head.as_ref())?,
         })
     }
 

@@ -349,9 +349,11 @@ pub struct ConsumerRow {
     pub cursor: Revision,
 }
 
-/// How far a shard is restored from a backup: `format, next, done`. It stays when that is done.
+/// How far a shard is restored from a backup: `format, backup, next, done`. It stays when that is done.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct RestoreRow {
+    /// Which backup.
+    pub backup: u64,
     /// The part that comes next.
     pub next: u64,
     /// There was a last part.
@@ -397,13 +399,14 @@ impl SessionRow {
 impl RestoreRow {
     /// The stored form.
     pub fn encode(&self) -> Bytes {
-        start([self.next, u64::from(self.done)], 0).into()
+        start([self.backup, self.next, u64::from(self.done)], 0).into()
     }
 
     /// Decodes the stored form.
     pub fn decode(key: &[u8], stored: &[u8]) -> Result<Self, Corrupt> {
         match numbers(key, stored)? {
-            [next, done @ 0..=1] => Ok(Self {
+            [backup, next, done @ 0..=1] => Ok(Self {
+                backup,
                 next,
                 done: done == 1,
             }),

@@ -94,7 +94,7 @@ proptest! {
         prop_assert_eq!(LeaseRow::decode(b"", &lease.encode()), Ok(lease));
         let session = SessionRow { opened_at: a };
         prop_assert_eq!(SessionRow::decode(b"", &session.encode()), Ok(session));
-        let restore = RestoreRow { next: a, done: b % 2 == 1 };
+        let restore = RestoreRow { backup: b, next: a, done: b % 2 == 1 };
         prop_assert_eq!(RestoreRow::decode(b"", &restore.encode()), Ok(restore));
         let consumer = ConsumerRow { epoch: a, cursor: b };
         prop_assert_eq!(ConsumerRow::decode(b"", &consumer.encode()), Ok(consumer));

@@ -14,7 +14,7 @@ use clap::{Args, Subcommand};
 use indicatif::ProgressBar;
 use kvsvr_client::{
     Client,
-    proto::{BackupEnd, BackupHeader, BootstrapRequest, ShardInfo},
+    proto::{BackupEnd, BackupHeader, BackupPart, BootstrapRequest, ShardInfo},
 };
 use serde_json::{Value, json};
 use tokio::time::sleep;
@@ -162,6 +162,7 @@ async fn save(context: &mut Context, args: &SaveArgs) -> Result<(), Failure> {
         version: env!("CARGO_PKG_VERSION").into(),
         replication: map.replication,
         shards: data.clone(),
+        id: rand::random(),
         ..BackupHeader::default()
     };
     // Under another name until it is complete.
@@ -347,7 +348,7 @@ async fn restore(context: &mut Context, args: &RestoreArgs) -> Result<(), Failur
     let input = File::open(&args.file).map_err(|e| at_file(e, &args.file))?;
     let length = input.metadata().map_err(|e| at_file(e, &args.file))?.len();
     let bar = progress::byte_bar(length, "restoring");
-    let sent = send(&client, BufReader::new(input), &args.file, &bar).await;
+    let sent = send(&client, &header, BufReader::new(input), &args.file, &bar).await;
     bar.finish_and_clear();
     sent?;
     report(context, &args.file, &header, &shards)?;
@@ -360,12 +361,22 @@ async fn restore(context: &mut Context, args: &RestoreArgs) -> Result<(), Failur
 
 async fn send(
     client: &Client,
+    header: &BackupHeader,
     input: BufReader<File>,
     file: &Path,
     bar: &ProgressBar,
 ) -> Result<(), Failure> {
     let client = client.with_timeout(RESTORE_PART_TIMEOUT);
     let (mut reader, _) = Reader::open(input).map_err(|damage| damaged(damage, file))?;
+    // From now on no shard answers, or is written to, before it is whole: an empty part comes before the first one.
+    let begin = BackupPart::default();
+    for shard in &header.shards {
+        restored(
+            client.restore_part(header.id, shard.id, begin.clone()).await,
+            shard.id,
+            0,
+        )?;
+    }
     // What a shard has already, if this was interrupted before.
     let mut has = (0, 0);
     while let Some(item) = reader.next_item().map_err(|damage| damaged(damage, file))? {
@@ -377,16 +388,26 @@ async fn send(
         if part.number < has.1 && part.head.is_empty() {
             continue;
         }
+        let part = BackupPart {
+            number: part.number + 1,
+            ..part
+        };
         let number = part.number;
-        has.1 = client.restore_part(shard, part).await.map_err(|error| {
-            let failure = Failure::from(error).at(format!("shard {shard}, part {number}"));
-            match failure.exit {
-                Exit::Refused => failure,
-                _ => failure.with_help("repeat the command with --resume"),
-            }
-        })?;
+        let next = client.restore_part(header.id, shard, part).await;
+        has.1 = restored(next, shard, number)?.saturating_sub(1);
     }
     Ok(())
+}
+
+/// What comes next, or what to do.
+fn restored(next: kvsvr_client::Result<u64>, shard: u32, number: u64) -> Result<u64, Failure> {
+    next.map_err(|error| {
+        let failure = Failure::from(error).at(format!("shard {shard}, part {number}"));
+        match failure.exit {
+            Exit::Refused => failure,
+            _ => failure.with_help("repeat the command with --resume"),
+        }
+    })
 }
 
 #[cfg(test)]

@@ -126,16 +126,13 @@ pub async fn verify(context: &mut Context, args: &VerifyArgs) -> Result<(), Fail
     let timeout = context.wait_timeout(WAIT_TIMEOUT);
     let client = context.client()?.with_timeout(timeout);
     let bar = progress::bar(Some(shards.len() as u64), "comparing shards");
-    let mut found = Vec::new();
+    let (mut found, mut unseen) = (Vec::new(), Vec::new());
     for shard in shards {
         let verified = one(context, &client, shard).await;
         bar.inc(1);
         match verified {
             Ok(verified) => found.push(verified),
-            Err(error) => {
-                bar.finish_and_clear();
-                return Err(error);
-            }
+            Err(error) => unseen.push(error),
         }
     }
     bar.finish_and_clear();
@@ -148,7 +145,11 @@ pub async fn verify(context: &mut Context, args: &VerifyArgs) -> Result<(), Fail
             .out
             .table(&["SHARD", "AT INDEX", "HASH", "REPLICAS"], rows)?;
     }
-    found.iter().try_for_each(told)
+    // What differs is worse than what could not be looked at.
+    let mut failures: Vec<Failure> = found.iter().filter_map(|verified| told(verified).err()).collect();
+    failures.sort_by_key(|failure| failure.code != failure::DIVERGED);
+    failures.extend(unseen);
+    failures.into_iter().next().map_or(Ok(()), Err)
 }
 
 /// A failure that says what to do, unless all is well.
@@ -157,7 +158,7 @@ fn told(verified: &Verified) -> Result<(), Failure> {
     match verified.ruling() {
         Ruling::Equal => Ok(()),
         Ruling::Odd(nodes) => {
-            let help = "the others have the right state; give the node's replica up: `kvctl drain` it, or `kvctl member replace` it by a new one";
+            let help = "the others have the right state; let another node lead the shard first (`kvctl leader evict`), then give the node's replica up: `kvctl drain` it, or `kvctl member replace` it by a new one";
             let text = format!("the replica on node {nodes:?} holds something else than the others");
             Err(Failure::new(failure::DIVERGED, text)
                 .at(at)

@@ -4,7 +4,7 @@ use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use kvsvr_client::transport::{StreamReceiver, StreamSender};
-use kvsvr_core::{codec::decode_command, types::Partition};
+use kvsvr_core::{codec::decode_command, command::Op, types::Partition};
 use kvsvr_proto::v1::{
     self as pb, ErrorCode, exec_reply::Result as Answer, exec_request::Op as ExecOp, read_mode::Mode,
 };
@@ -200,6 +200,12 @@ fn sort(
 
 fn command_shard(node: &Node, request: &pb::ExecRequest, bytes: &Bytes) -> Result<u32, pb::Error> {
     let command = decode_command(bytes).map_err(api::rejection)?;
+    if matches!(command.op, Op::Restore { .. }) {
+        return Err(error::definite(
+            ErrorCode::Refused,
+            "backups are restored by kvctl snapshot restore, not by commands",
+        ));
+    }
     if request.meta {
         return Err(error::definite(
             ErrorCode::Refused,

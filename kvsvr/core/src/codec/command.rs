@@ -258,7 +258,13 @@ fn from_pb_shard_op(op: PbOp) -> Checked<Op> {
         },
         PbOp::Expire(pb::Expire { up_to_ms }) => Op::Expire { up_to_ms },
         PbOp::Compact(pb::Compact { revision, pass_below }) => Op::Compact { revision, pass_below },
-        PbOp::Restore(pb::Restore { number, rows, head }) => Op::Restore {
+        PbOp::Restore(pb::Restore {
+            backup,
+            number,
+            rows,
+            head,
+        }) => Op::Restore {
+            backup,
             number,
             rows,
             head: Some(head).filter(|head| !head.is_empty()),

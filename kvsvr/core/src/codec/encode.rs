@@ -90,7 +90,13 @@ fn to_pb_op(op: Op) -> PbOp {
         }),
         Op::Expire { up_to_ms } => PbOp::Expire(pb::Expire { up_to_ms }),
         Op::Compact { revision, pass_below } => PbOp::Compact(pb::Compact { revision, pass_below }),
-        Op::Restore { number, rows, head } => PbOp::Restore(pb::Restore {
+        Op::Restore {
+            backup,
+            number,
+            rows,
+            head,
+        } => PbOp::Restore(pb::Restore {
+            backup,
             number,
             rows,
             head: head.unwrap_or_default(),

@@ -12,6 +12,7 @@ use crate::{
     engine::{Cf, EngineRead},
     error::{Corrupt, ErrorCode, Failure, Rejection},
     keys,
+    limits::RESTORED_IDS_APART,
     restore::rows,
     rows::{Head, RestoreRow},
     types::ShardId,
@@ -48,11 +49,19 @@ impl Machine {
     pub(super) fn restore(
         &mut self,
         step: &mut Step<'_>,
-        number: u64,
+        (backup, number): (u64, u64),
         part: Bytes,
         head: Option<&Bytes>,
     ) -> Result<OutcomeResult, Failure> {
-        let so_far = self.restore.unwrap_or(RestoreRow { next: 0, done: false });
+        let so_far = self.restore.unwrap_or(RestoreRow {
+            backup,
+            next: 0,
+            done: false,
+        });
+        if backup != so_far.backup {
+            let message = "the shard is being restored from another backup, or was: go on with that one, or begin with new nodes";
+            return Err(Rejection::new(ErrorCode::Refused, message).into());
+        }
         if number < so_far.next {
             return Ok(OutcomeResult::Restore { next: so_far.next });
         }
@@ -76,6 +85,7 @@ impl Machine {
             }
         }
         let row = RestoreRow {
+            backup,
             next: number + 1,
             done: head.is_some(),
         };
@@ -98,8 +108,13 @@ impl Machine {
         own.floor = head.floor;
         own.event_bytes = head.event_bytes;
         own.stamp = own.stamp.max(head.stamp);
-        own.last_lease = own.last_lease.max(head.last_lease);
-        own.last_session = own.last_session.max(head.last_session);
+        // Whoever holds an id that was given out after the backup must not meet another's.
+        own.last_lease = own
+            .last_lease
+            .max(head.last_lease.saturating_add(RESTORED_IDS_APART));
+        own.last_session = own
+            .last_session
+            .max(head.last_session.saturating_add(RESTORED_IDS_APART));
         step.restored = true;
         Ok(())
     }

@@ -91,6 +91,7 @@ pub async fn restore(
     }
     let shard = node.replica(request.shard).map_err(failed)?;
     let restore = Op::Restore {
+        backup: request.backup,
         number: part.number,
         rows: part.rows,
         head: Some(part.head).filter(|head| !head.is_empty()),

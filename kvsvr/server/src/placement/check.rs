@@ -244,16 +244,15 @@ pub fn by_itself(view: &View) -> Option<Request> {
     if operation.is_some_and(|op| !op.state.ended()) {
         return None;
     }
-    let back = view.in_state(NodeState::Lost).find(|node| node.reachable());
-    if let Some(node) = back {
+    let taken_back = |kind| operation.is_some_and(|op| op.kind == kind && op.state == OpState::Aborted);
+    let back = |node: &&Node| node.reachable() && !taken_back(OpKind::Return(node.id));
+    if let Some(node) = view.in_state(NodeState::Lost).find(back) {
         return Some(Request::Return(node.id));
     }
     let after = view.repair_after_ms?;
     let lost = |node: &&Node| {
-        let taken_back =
-            operation.is_some_and(|op| op.kind == OpKind::Repair(node.id) && op.state == OpState::Aborted);
         let has_some = view.data().any(|row| row.replicas.contains(&node.id));
-        has_some && !taken_back && node.silent_ms.is_some_and(|ms| ms >= after)
+        has_some && !taken_back(OpKind::Repair(node.id)) && node.silent_ms.is_some_and(|ms| ms >= after)
     };
     let lost = view.in_state(NodeState::Up).filter(lost);
     lost.map(|node| Request::Repair(node.id))

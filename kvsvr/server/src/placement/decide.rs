@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use super::{
     begin::begin,
-    state::{Node, NodeState, OpState, Operation, ShardRow, View},
+    state::{Node, NodeState, OpKind, OpState, Operation, ShardRow, View},
     step::{Step, begin_text, step},
 };
 
@@ -70,6 +70,9 @@ pub fn decide(view: &View) -> Decision {
     let running = view.operation.filter(|op| !op.state.ended());
     let Some(operation) = running else { return decision };
     if decision.writes.is_empty() {
+        not_lost(view, operation, &mut decision);
+    }
+    if decision.writes.is_empty() {
         transitions(view, &mut decision);
     }
     if decision.writes.is_empty() {
@@ -108,6 +111,26 @@ fn shard_name(row: &ShardRow) -> String {
     } else {
         format!("shard {}", row.id)
     }
+}
+
+/// A node whose replicas are being made anew elsewhere answers again: that is not needed any more.
+fn not_lost(view: &View, operation: Operation, decision: &mut Decision) {
+    let OpKind::Repair(id) = operation.kind else {
+        return;
+    };
+    let back = |n: &&Node| n.state == NodeState::Lost && n.reachable();
+    let Some(node) = view.nodes.get(&id).filter(back) else {
+        return;
+    };
+    decision.writes.push(Write::Node(id, NodeState::Up));
+    decision.doing.push(format!("{} answers again", node.text()));
+    let changing = view.rows.values().filter(|row| row.change.is_some());
+    decision.writes.extend(changing.map(|row| {
+        Write::Row(ShardRow {
+            change: None,
+            ..row.clone()
+        })
+    }));
 }
 
 /// Nodes that have become, or ended, what they were to.

@@ -597,6 +597,24 @@ fn a_node_that_is_silent_for_too_long_is_repaired_and_taken_back() {
     assert!(world.stored.data().any(|row| row.replicas.contains(&2)));
 }
 
+/// It comes back in the middle, while another one is away, so that nobody else can take what it had.
+#[test]
+fn a_repair_ends_when_the_node_answers_again() {
+    let mut world = cluster(4, 4, 3);
+    let mut seen = BTreeMap::new();
+    world.stored.nodes.get_mut(&4).unwrap().silent_ms = Some(90_000);
+    world.tick();
+    ask(&mut world, &Request::Repair(4)).unwrap();
+    let decision = decide(&world.view());
+    world.carry_out(&decision);
+    world.stored.nodes.get_mut(&3).unwrap().silent_ms = Some(5_000);
+    world.stored.nodes.get_mut(&4).unwrap().silent_ms = None;
+    settle(&mut world, &mut seen);
+    assert_eq!(world.stored.operation.unwrap().state, OpState::Done);
+    assert_eq!(world.stored.state(4), NodeState::Up);
+    assert!(world.stored.data().any(|row| row.replicas.contains(&4)));
+}
+
 #[test]
 fn what_cannot_be_repaired_is_left_alone() {
     // Two nodes cannot hold three replicas.

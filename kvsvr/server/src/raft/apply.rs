@@ -91,6 +91,11 @@ impl Head {
         self.installs.load(Ordering::Acquire)
     }
 
+    /// The shard is being restored from a backup: its content is no state of it.
+    pub fn is_restoring(&self) -> bool {
+        self.restoring.load(Ordering::Acquire)
+    }
+
     fn publish(&self, machine: &Machine) {
         self.floor.store(machine.floor(), Ordering::Release);
         self.stamp.store(machine.last_stamp(), Ordering::Release);
@@ -377,11 +382,14 @@ impl StateMachine {
         if expired > 0 {
             shared.metrics.expired(expired as u64);
         }
-        shared.hub.publish(applied.revision, applied.events.into());
+        if applied.restored {
+            // As if a snapshot had been installed; who follows is not told that nothing happened until then.
+            shared.hub.reset(applied.revision);
+        } else {
+            shared.hub.publish(applied.revision, applied.events.into());
+        }
         shared.head.publish(machine);
         if applied.restored {
-            // As if a snapshot had been installed.
-            shared.hub.reset(applied.revision);
             shared.head.installs.fetch_add(2, Ordering::AcqRel);
             shared.head.restoring.store(false, Ordering::Release);
         }

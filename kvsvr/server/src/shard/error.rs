@@ -27,6 +27,15 @@ pub fn retry(code: ErrorCode, message: impl Into<String>, ms: u32) -> pb::Error 
     }
 }
 
+/// The shard is being restored from a backup.
+pub fn restoring(shard: u32) -> pb::Error {
+    retry(
+        ErrorCode::NotReady,
+        format!("shard {shard} is being restored from a backup; it answers when that has ended"),
+        crate::limits::NO_LEADER_RETRY_MS,
+    )
+}
+
 /// This node does not lead the shard.
 pub fn not_leader(shard: u32, leader: Option<(u64, String)>) -> pb::Error {
     match leader {

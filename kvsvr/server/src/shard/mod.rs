@@ -478,6 +478,7 @@ impl WatchSource for Shard {
     fn serving(&self) -> Result<(), pb::Error> {
         match self.reads.age() {
             _ if self.is_retired() => Err(error::not_leader(self.id.0, None)),
+            _ if self.head().is_restoring() => Err(error::restoring(self.id.0)),
             Some(age) if age <= WATCH_MAX_AGE => Ok(()),
             // Just started: nobody has confirmed anything yet.
             None if self.leader.leader().is_some() => Ok(()),

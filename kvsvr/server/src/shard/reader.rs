@@ -278,6 +278,9 @@ impl ReadContext {
             }
         };
         let replaced = installs % 2 == 1 || installs != self.head.installs();
+        if self.head.is_restoring() {
+            return Answer::Error(error::restoring(self.shard));
+        }
         if replaced && !kvsvr_core::mutant!("read-during-install") {
             return Answer::Error(error::retry(
                 ErrorCode::NotReady,

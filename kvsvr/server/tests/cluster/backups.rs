@@ -10,6 +10,7 @@ use crate::{
 };
 
 const SHARDS: u32 = 2;
+const BACKUP: u64 = 7;
 
 fn key(i: usize) -> String {
     format!("key-{i:05}")
@@ -65,7 +66,7 @@ async fn a_backup_under_load_becomes_another_cluster() {
     let (mut kills, mut sent) = (0, 0);
     for (shard, parts) in &saved {
         for (number, part) in (0u64..).zip(parts) {
-            let next = restored.restore_part(*shard, part.clone()).await.unwrap();
+            let next = restored.restore_part(BACKUP, *shard, part.clone()).await.unwrap();
             assert_eq!(next, number + 1);
             sent += 1;
             if number == 1 {
@@ -74,7 +75,10 @@ async fn a_backup_under_load_becomes_another_cluster() {
                 target.kill(&[leader]);
                 target.start_node(leader);
                 kills += 1;
-                let again = restored.restore_part(*shard, parts[0].clone()).await.unwrap();
+                let again = restored
+                    .restore_part(BACKUP, *shard, parts[0].clone())
+                    .await
+                    .unwrap();
                 assert_eq!(again, 2);
                 if shard_of(&partition) == *shard {
                     let read = restored
@@ -108,9 +112,14 @@ async fn a_backup_under_load_becomes_another_cluster() {
     for shard in 1..=SHARDS {
         target.assert_equal_states(shard).await;
     }
-    let refused = restored.restore_part(1, saved[0].1.last().unwrap().clone()).await;
+    let refused = restored
+        .restore_part(BACKUP, 1, saved[0].1.last().unwrap().clone())
+        .await;
     assert!(refused.is_ok(), "the last part again: {refused:?}");
-    let refused = client.restore_part(1, saved[0].1[0].clone()).await.unwrap_err();
+    let refused = client
+        .restore_part(BACKUP, 1, saved[0].1[0].clone())
+        .await
+        .unwrap_err();
     assert_eq!(refused.code, Code::Refused, "{refused}");
     eventually("it is written to", PATIENCE, async || {
         restored.put(&partition, "after", "x").await.ok()

@@ -24,6 +24,7 @@ fn backup(engine: &MemEngine, shard: ShardId, bytes: usize) -> (Vec<Bytes>, Byte
 fn restores((parts, head): &(Vec<Bytes>, Bytes)) -> Vec<Op> {
     let last = parts.len() - 1;
     let restore = |(number, rows): (usize, &Bytes)| Op::Restore {
+        backup: 7,
         number: number as u64,
         rows: rows.clone(),
         head: (number == last).then(|| head.clone()),
@@ -86,7 +87,7 @@ proptest! {
     #[test]
     fn arbitrary_parts_are_refused_whole(part in vec(any::<u8>(), 0..60)) {
         let mut shard = other();
-        let restore = Op::Restore { number: 0, rows: part.into(), head: None };
+        let restore = Op::Restore { backup: 7, number: 0, rows: part.into(), head: None };
         let before = all_rows(&shard.engine);
         let outcome = shard.one(0, op(restore));
         if code(&outcome).is_some() {
@@ -140,18 +141,34 @@ fn a_shard_that_is_being_restored_takes_nothing_else() {
 fn nothing_is_restored_over_data() {
     let mut original = Shard::new();
     original.one(5, op(put("a")));
-    let restore = restores(&backup(&original.engine, SHARD, 1_000)).remove(0);
-    let refused = original.one(6, op(restore.clone()));
+    let restores = restores(&backup(&original.engine, SHARD, 1_000));
+    let refused = original.one(6, op(restores[0].clone()));
     assert_eq!(code(&refused), Some(ErrorCode::Refused));
     let mut restored = other();
-    assert_eq!(code(&restored.one(0, op(restore.clone()))), None);
-    let Op::Restore { rows, head, .. } = restore else {
-        unreachable!()
+    let of_another = |restore: &Op| match restore.clone() {
+        Op::Restore {
+            number, rows, head, ..
+        } => Op::Restore {
+            backup: 8,
+            number,
+            rows,
+            head,
+        },
+        other => other,
     };
+    for restore in &restores {
+        assert_eq!(code(&restored.one(0, op(restore.clone()))), None);
+        let another = restored.one(0, op(of_another(restore)));
+        assert_eq!(code(&another), Some(ErrorCode::Refused), "parts of two backups");
+    }
     let more = Op::Restore {
-        number: 1,
-        rows,
-        head,
+        backup: 7,
+        number: restores.len() as u64,
+        rows: Bytes::new(),
+        head: None,
     };
     assert_eq!(code(&restored.one(0, op(more))), Some(ErrorCode::Refused));
+    // Ids that clients of the original hold are not given out again.
+    let opened = restored.one(0, op(Op::SessionOpen));
+    assert!(matches!(opened, OutcomeResult::Session { id } if id > RESTORED_IDS_APART));
 }
