@@ -6,7 +6,8 @@ use super::Found;
 use crate::invariants;
 
 /// Checkers of histories, by the names of their verdicts.
-const CHECKERS: [&str; 11] = [
+const CHECKERS: [&str; 12] = [
+    "answers",
     "bank",
     "committed",
     "consumer",
