@@ -91,12 +91,7 @@ async fn by_itself(
     let Some(request) = placement::by_itself(&sight.view) else {
         return Ok(());
     };
-    let number = sight
-        .topology
-        .operations
-        .keys()
-        .next_back()
-        .map_or(1, |last| last + 1);
+    let number = sight.topology.next_operation();
     let writes = placement::admit(&sight.view, &request, number)?;
     let mut changes = Changes::new(&sight.topology, wall_clock_ms());
     for write in &writes {

@@ -183,6 +183,11 @@ pub fn load_all(engine: &dyn EngineRead) -> Result<Option<Topology>, EngineError
 }
 
 impl Topology {
+    /// The number of an operation that is begun now.
+    pub fn next_operation(&self) -> u64 {
+        self.operations.keys().next_back().map_or(1, |last| last + 1)
+    }
+
     fn add_row(&mut self, key: &[u8], encoded: &[u8]) -> Result<(), String> {
         let row = keys::DataRow::decode(&Bytes::copy_from_slice(encoded)).map_err(|e| e.to_string())?;
         self.revisions.insert(Bytes::copy_from_slice(key), row.mod_rev);

@@ -100,6 +100,7 @@ fn clocks_drift_without_a_jump_and_the_wall_clock_jumps_alone() {
     let mut witness = Witness::start(&shim);
     let first = witness.ask();
     shim.set_wall_offset_ms(3_600_000).unwrap();
+    // Real time must pass for a rate to be seen; the test compares with how much did.
     thread::sleep(Duration::from_millis(50));
     let second = witness.ask();
     let (least, most) = Witness::between(&first, &second);

@@ -116,12 +116,7 @@ pub async fn change(
         )));
     }
     let wanted = wanted(node, &sight, request.change).await?;
-    let number = sight
-        .topology
-        .operations
-        .keys()
-        .next_back()
-        .map_or(1, |last| last + 1);
+    let number = sight.topology.next_operation();
     let writes = placement::admit(&sight.view, &wanted, number).map_err(refused)?;
     let plan = planned(&sight, &writes);
     let mut changes = Changes::new(&sight.topology, wall_clock_ms());

@@ -532,6 +532,14 @@ fn an_evicted_node_leads_nothing_until_it_is_restored() {
     assert!(leads(&world, 1).1 >= 3);
 }
 
+/// No two replicas of a shard are in one zone.
+fn check_apart(world: &World) {
+    for row in world.stored.data() {
+        let zones = row.replicas.iter().map(|id| world.stored.nodes[id].zone());
+        assert_eq!(zones.collect::<BTreeSet<_>>().len(), 3, "{row:?}");
+    }
+}
+
 /// Of three zones each has a replica of each shard, wherever they began; a zone that is lost costs one.
 #[test]
 fn replicas_of_a_shard_are_in_different_zones() {
@@ -546,26 +554,12 @@ fn replicas_of_a_shard_are_in_different_zones() {
         settle(&mut world, &mut seen);
         assert_eq!(world.stored.operation.unwrap().id, number as u64 + 1);
     }
-    for row in world.stored.data() {
-        let zones: BTreeSet<_> = row
-            .replicas
-            .iter()
-            .map(|id| world.stored.nodes[id].zone())
-            .collect();
-        assert_eq!(zones.len(), 3, "{row:?}");
-    }
+    check_apart(&world);
     assert!(spread(&world, |row, node| row.replicas.contains(&node)) <= 1);
     // A node goes: its replicas stay in its zone.
     ask(&mut world, &Request::Remove(2)).unwrap();
     settle(&mut world, &mut seen);
-    for row in world.stored.data() {
-        let zones: BTreeSet<_> = row
-            .replicas
-            .iter()
-            .map(|id| world.stored.nodes[id].zone())
-            .collect();
-        assert_eq!(zones.len(), 3, "{row:?}");
-    }
+    check_apart(&world);
 }
 
 #[test]

@@ -169,6 +169,7 @@ async fn a_transfer_that_takes_too_long_does_not_hold_up_purging_for_ever() {
 async fn a_transfer_without_progress_does_not_hold_up_purging() {
     let mut leader = Leader::start().await;
     let (_end, snapshot) = leader.begin_transfer().await;
+    // In virtual time.
     tokio::time::sleep(SNAPSHOT_PATIENCE).await;
     assert!(leader.write(10).await > snapshot);
 }
