@@ -38,7 +38,7 @@ impl Mutant {
 }
 
 /// All of them, by name.
-pub const MUTANTS: [Mutant; 47] = [
+pub const MUTANTS: [Mutant; 48] = [
     Mutant {
         name: "ack-before-fsync",
         breaks: "The log acknowledges blocks that are in the page cache only.",
@@ -387,6 +387,13 @@ pub const MUTANTS: [Mutant; 47] = [
             "revisions",
             "committed",
         ],
+    },
+    Mutant {
+        name: "snapshot-checked-once",
+        breaks: "A snapshot is checked before it is installed, and what turns out to be damaged while it is \
+                 installed ends it early.",
+        origin: "This project, found by the simulator before version 0.1.",
+        expected: &["process", "convergence", "state_machine_safety", "revisions"],
     },
     Mutant {
         name: "snapshot-one-ahead",

@@ -13,7 +13,7 @@ use crate::{
 };
 
 /// The recipes, by the name that [`Plan::origin`] has.
-pub(super) const NAMES: [&str; 14] = [
+pub(super) const NAMES: [&str; 15] = [
     "leader_hears_nothing",
     "leader_is_not_heard",
     "leader_wakes_late",
@@ -28,13 +28,14 @@ pub(super) const NAMES: [&str; 14] = [
     "voters_come_back",
     "candidate_loses_power",
     "log_damaged",
+    "snapshot_damaged",
 ];
 
 /// What a recipe needs of a plan besides faults.
 pub(super) fn prepare(name: &str, plan: &mut Plan) {
     if matches!(
         name,
-        "snapshot_then_crash" | "installation_crashes" | "slow_installation"
+        "snapshot_then_crash" | "installation_crashes" | "slow_installation" | "snapshot_damaged"
     ) {
         // Who is away for a few seconds needs a snapshot only if the log is purged meanwhile.
         let knobs = &mut plan.knobs;
@@ -124,6 +125,7 @@ impl Once<'_> {
             "voters_come_back" => self.voters_come_back(),
             "candidate_loses_power" => self.candidate_loses_power(),
             "log_damaged" => self.log_damaged(),
+            "snapshot_damaged" => self.snapshot_damaged(),
             _ => self.flush_crashes(),
         }
     }
@@ -263,6 +265,26 @@ impl Once<'_> {
         };
         self.add(self.at, lasts, damage);
         lasts
+    }
+
+    fn snapshot_damaged(&mut self) -> u64 {
+        // Away for long enough that it is sent a snapshot. It is held up when that is checked, or is marked to be installed, and what it
+        // has staged is damaged meanwhile.
+        let away = self.chance.range(3_000, 8_000);
+        self.add(self.at, away, cut(self.somebody(), true, true));
+        let point = [Step::SnapshotMark.before(), Step::SnapshotMark.after()][self.chance.index(2)];
+        let held = Action::Delay(self.chance.range(2_000, 5_000));
+        let back = self.at + away;
+        self.add(back - 1, 3_000, failpoint(self.somebody(), point, 1, held));
+        let damage = What::Damage {
+            victims: self.somebody(),
+            target: Target::Staging,
+            restart: self.chance.chance(0.5),
+        };
+        let lasts = self.chance.range(3_000, 6_000);
+        let when = back + self.chance.range(500, 2_500);
+        self.add(when, lasts, damage);
+        when + lasts - self.at
     }
 
     fn quorum_loses_power(&mut self) -> u64 {

@@ -16,9 +16,10 @@ use crate::{
 /// What was wrong so shortly before a process began may be what it found.
 const BEFORE: Duration = Duration::from_secs(1);
 
-/// A failure for each process that ended by itself, or could not stop in order, though nothing was wrong with its disk in its life.
+/// A failure for each process that ended by itself, or could not stop in order, though nothing was wrong with its disk in its life. Those of
+/// one node that ended for the same reason are one failure, of the first: the supervisor starts them again and again.
 pub(super) fn unexplained(plan: &Plan, bands: &[Band], ended: &[(usize, Ended)]) -> Vec<Failure> {
-    let mut failures = Vec::new();
+    let mut failures: Vec<(usize, &Ended, u64)> = Vec::new();
     for (machine, ended) in ended.iter().filter(|(_, ended)| ended.how != How::Told) {
         let explains = |band: &Band| {
             let within =
@@ -26,19 +27,30 @@ pub(super) fn unexplained(plan: &Plan, bands: &[Band], ended: &[(usize, Ended)])
             let what = plan.faults.get(band.fault).map(|fault| &fault.what);
             within && band.nodes.contains(machine) && what.is_some_and(may_end_a_process)
         };
-        if !bands.iter().any(explains) {
-            let (number, process) = (machine + 1, ended.process);
-            let text = match ended.how {
-                How::Uncleanly => format!("process {process} of node {number} {}", ended.reason),
-                _ => format!(
-                    "process {process} of node {number} ended by itself: {}",
-                    ended.reason
-                ),
-            };
-            failures.push(Failure::new("process", text).at(ended.at));
+        if bands.iter().any(explains) {
+            continue;
+        }
+        let is_same = |(of, first, _): &&mut (usize, &Ended, u64)| {
+            of == machine && first.how == ended.how && first.reason == ended.reason
+        };
+        match failures.iter_mut().find(is_same) {
+            Some((.., more)) => *more += 1,
+            None => failures.push((*machine, ended, 0)),
         }
     }
-    failures
+    let told = failures.into_iter().map(|(machine, ended, more)| {
+        let by_itself = match ended.how {
+            How::Uncleanly => "",
+            _ => "ended by itself: ",
+        };
+        let (process, number, reason) = (ended.process, machine + 1, &ended.reason);
+        let mut text = format!("process {process} of node {number} {by_itself}{reason}");
+        if more > 0 {
+            text += &format!(" (and {more} more of it)");
+        }
+        Failure::new("process", text).at(ended.at)
+    });
+    told.collect()
 }
 
 fn may_end_a_process(what: &What) -> bool {
@@ -111,6 +123,28 @@ mod tests {
         );
         assert_eq!(text(How::Uncleanly), "process 3 of node 2 for a reason");
         assert_eq!(told(How::ByItself)[0].found_by, "process");
+    }
+
+    #[test]
+    fn what_ends_again_and_again_is_told_once() {
+        let plan = Plan::from_seed(1);
+        let mut other = ended(How::ByItself, 60, 70);
+        other.1.reason = "for another".into();
+        let ended = [
+            (How::ByItself, 20, 40),
+            (How::ByItself, 41, 50),
+            (How::ByItself, 51, 60),
+        ]
+        .map(|(how, began, at)| ended(how, began, at));
+        let told = unexplained(&plan, &[], &[&ended[..], &[other]].concat());
+        let texts: Vec<&str> = told.iter().map(|failure| &failure.text[..]).collect();
+        assert_eq!(
+            texts,
+            [
+                "process 3 of node 2 ended by itself: for a reason (and 2 more of it)",
+                "process 3 of node 2 ended by itself: for another"
+            ]
+        );
     }
 
     #[test]

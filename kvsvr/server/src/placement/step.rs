@@ -83,7 +83,9 @@ pub(super) fn step(view: &View, row: &ShardRow) -> Step {
         Some(change) => change_step(view, row, real, voters, change),
         None => learners_step(view, row, real),
     };
-    if step == Step::Settled && view.evicted(real.leader) {
+    // Who is evicted leads rather than nobody: with no voter that may lead in its place there is nothing to wait for.
+    let may_take_over = |id: &u64| *id != real.leader && !view.evicted(*id);
+    if step == Step::Settled && view.evicted(real.leader) && voters.iter().any(may_take_over) {
         return hand_over(view, row, real, voters);
     }
     step

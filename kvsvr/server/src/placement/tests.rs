@@ -455,6 +455,19 @@ fn refusals_say_why() {
     refused(&mut world, &Request::Abort(1), "operation 1 is done already");
 }
 
+/// The only voter of a shard leads it, evicted or not: what else is asked for does not wait for another one.
+#[test]
+fn a_drain_onto_an_evicted_node_ends() {
+    let mut world = cluster(4, 3, 1);
+    ask(&mut world, &Request::Evict(4)).unwrap();
+    let mut seen = BTreeMap::new();
+    settle(&mut world, &mut seen);
+    ask(&mut world, &Request::Drain(1)).unwrap();
+    settle(&mut world, &mut seen);
+    check_settled(&world, true);
+    assert_eq!(world.groups[&1].configs, [BTreeSet::from([4])]);
+}
+
 #[test]
 fn an_aborted_drain_gives_the_replicas_back() {
     let mut world = cluster(4, 4, 3);

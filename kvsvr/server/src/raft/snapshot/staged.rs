@@ -60,17 +60,7 @@ impl Staged {
         let file = self.disk.open(&format!("{dir}/{CHUNKS}"), false).await?;
         let mut check = FrameReader::new(file.clone()).await?;
         while check.next().await?.is_some() {}
-        if !check.complete {
-            return Err(TransferError::Damaged {
-                path: format!("{dir}/{CHUNKS}"),
-                byte: check.offset,
-                then: if begun {
-                    "the shard was being replaced by it, so this replica cannot start: restore the file from a copy of this disk"
-                } else {
-                    "it is sent again from there"
-                },
-            });
-        }
+        check.all_read(&dir, begun)?;
         if !begun {
             self.disk
                 .rename(&format!("{dir}/{OFFER}"), &format!("{dir}/{INSTALL}"))
@@ -98,6 +88,10 @@ impl Staged {
                 Ok(filled.write(batch)?)
             })
             .await?;
+        }
+        // What was sound a moment ago may be damaged now, and what was read instead is not all of it.
+        if !kvsvr_core::mutant!("snapshot-checked-once") {
+            reader.all_read(&dir, true)?;
         }
         blocking(move || Ok(engine.flush()?)).await?;
         remove(&self.disk, self.shard).await?;
@@ -162,6 +156,23 @@ impl FrameReader {
             len,
             frames: 0,
             complete: false,
+        })
+    }
+
+    /// An error unless the last chunk was read. `begun`: the shard's content is being replaced.
+    fn all_read(&self, dir: &str, begun: bool) -> Result<(), TransferError> {
+        if self.complete {
+            return Ok(());
+        }
+        Err(TransferError::Damaged {
+            path: format!("{dir}/{CHUNKS}"),
+            byte: self.offset,
+            then: if begun {
+                "the shard was being replaced by it, so this replica cannot start: restore the file from a copy of this disk, or replace the node \
+                 (kvctl member replace)"
+            } else {
+                "it is sent again from there"
+            },
         })
     }
 
