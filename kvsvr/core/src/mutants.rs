@@ -28,7 +28,7 @@ pub struct Mutant {
 impl Mutant {
     /// Whether only nodes whose rows are in RocksDB can have it.
     pub fn needs_rocks(&self) -> bool {
-        self.name == "flush-not-atomic"
+        matches!(self.name, "engine-directory-not-synced" | "flush-not-atomic")
     }
 
     /// Whether only nodes whose log is in the files of an operating system can have it: the fault harness looks for it.
@@ -38,7 +38,7 @@ impl Mutant {
 }
 
 /// All of them, by name.
-pub const MUTANTS: [Mutant; 48] = [
+pub const MUTANTS: [Mutant; 50] = [
     Mutant {
         name: "ack-before-fsync",
         breaks: "The log acknowledges blocks that are in the page cache only.",
@@ -192,6 +192,22 @@ pub const MUTANTS: [Mutant; 48] = [
             "revisions",
             "committed",
             "process",
+        ],
+    },
+    Mutant {
+        name: "engine-directory-not-synced",
+        breaks: "The directories that hold RocksDB's are not synced when they are made: after a power failure \
+                 all that it has flushed is gone.",
+        origin: "This project, before version 0.1: seen when the simulated disks learned that each directory \
+                 keeps its own names.",
+        expected: &[
+            "process",
+            "service",
+            "convergence",
+            "monotonic",
+            "leader_completeness",
+            "committed_immutable",
+            "revisions",
         ],
     },
     Mutant {
@@ -415,6 +431,13 @@ pub const MUTANTS: [Mutant; 48] = [
             "set_list",
             "process",
         ],
+    },
+    Mutant {
+        name: "stamps-from-own-past",
+        breaks: "A leader that led before goes on from the last stamp that it gave then, as if nothing had \
+                 happened since: keys end before their TTL.",
+        origin: "This project, found by the simulator before version 0.1.",
+        expected: &["lease"],
     },
     Mutant {
         name: "stamps-jump-ahead",

@@ -47,7 +47,8 @@ impl Reading {
 
     fn next(self, wall: StampMs, shard: StampMs, at: Instant) -> Reading {
         let Self { times_led, .. } = self;
-        if shard > self.stamp {
+        let from_own_past = kvsvr_core::mutant!("stamps-from-own-past");
+        if shard > self.stamp && !from_own_past {
             // Somebody else gave it: from there.
             let stamp = wall.max(shard);
             return Reading { stamp, at, times_led };
@@ -59,7 +60,10 @@ impl Reading {
         } else {
             self.stamp.saturating_add(passed)
         };
-        let stamp = wall.max(running);
+        let stamp = match from_own_past {
+            true => wall.max(shard).max(running),
+            false => wall.max(running),
+        };
         // Where the monotonic clock decides, parts of milliseconds must not get lost.
         if stamp == running {
             let at = self.at + Duration::from_millis(passed);
@@ -84,7 +88,7 @@ impl StampClock {
     pub fn now(&self) -> StampMs {
         let mut last = self.last.lock();
         let times_led = self.leader.times_led();
-        if times_led != last.times_led {
+        if times_led != last.times_led && !kvsvr_core::mutant!("stamps-from-own-past") {
             *last = Reading::first(Instant::now(), times_led);
         }
         #[cfg(feature = "mutants")]
