@@ -17,6 +17,7 @@ pub(crate) mod facts;
 pub mod lease;
 pub mod linear;
 pub mod revisions;
+pub mod service;
 pub mod session;
 pub mod set_list;
 mod subscriptions;

@@ -4,22 +4,32 @@
 //! link is cut as long as one of them cuts it, a process is down as long as one of them keeps it down. A process that ended by itself
 //! is started again after a while, as a supervisor would, unless a fault keeps it down.
 
-use std::{collections::BTreeSet, pin::pin, time::Duration};
+mod links;
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    pin::pin,
+    time::Duration,
+};
 
 use futures::future::{Either, select};
 use kvsvr_core::types::ShardId;
+use madsim::runtime::{Handle, NodeHandle};
 use openraft_rt::WatchReceiver as _;
 use tokio::time::{Instant, sleep, sleep_until};
 
 use crate::{
     damage::{self, Damage},
-    disk::{self, Atlas, DiskSpec},
-    net::{LinkSpec, SimNet},
+    disk::{self, Atlas, DiskSpec, Returned},
+    failpoint::Action,
+    net::SimNet,
     node::SimNode,
     plan::{DiskOperation, Fault, Knobs, Plan, Victims, What},
     random::Stream,
 };
 
+/// Hosts of the workloads' clients.
+pub(crate) const CLIENT_HOSTS: usize = 2;
 /// How long after its end a supervisor starts a process again.
 const SUPERVISION: Duration = Duration::from_millis(300);
 
@@ -30,20 +40,27 @@ pub struct Band {
     pub fault: usize,
     /// Its kind.
     pub kind: &'static str,
-    /// The machines that it hurt.
+    /// The machines that it was for.
     pub nodes: BTreeSet<usize>,
+    /// Those of them at which it came to something that may end a process.
+    pub hit: BTreeSet<usize>,
     /// Since the simulation began.
     pub from: Duration,
     /// Since then; not yet over if `None`.
     pub until: Option<Duration>,
 }
 
+/// What machines had met before a fault began: errors that were returned, points that had fired.
+type Before = BTreeMap<usize, (Returned, usize)>;
+
 /// The machines, their network, and what is wrong with them.
 pub struct Faults {
     net: SimNet,
     nodes: Vec<SimNode>,
-    /// Hosts of clients.
+    /// Hosts of the workloads' clients, then others.
     clients: Vec<String>,
+    /// The processes of the workloads' clients.
+    client_process: NodeHandle,
     knobs: Knobs,
     begin: Instant,
     active: Vec<Active>,
@@ -61,11 +78,18 @@ struct Active {
     victims: BTreeSet<usize>,
     /// What it damaged, and whose.
     damage: Vec<(usize, Damage)>,
+    before: Before,
 }
 
 impl Faults {
     /// Nothing is wrong. `begin` is when the simulation began.
-    pub fn new(net: SimNet, nodes: Vec<SimNode>, clients: Vec<String>, plan: &Plan, begin: Instant) -> Self {
+    pub fn new(
+        net: SimNet,
+        nodes: Vec<SimNode>,
+        (clients, client_process): (Vec<String>, NodeHandle),
+        plan: &Plan,
+        begin: Instant,
+    ) -> Self {
         let mut atlas = Atlas::new();
         for shard in 0..=plan.shards {
             // Every machine has a replica of every shard.
@@ -75,6 +99,7 @@ impl Faults {
             net,
             nodes,
             clients,
+            client_process,
             knobs: plan.knobs.clone(),
             begin,
             active: Vec::new(),
@@ -141,12 +166,15 @@ impl Faults {
         }
     }
 
-    /// Ends the faults that hurt one of these machines, or all if it is `None`.
+    /// Ends the faults that hurt one of these machines or none at all, or all if it is `None`.
     pub fn heal(&mut self, core: Option<&BTreeSet<usize>>) {
         let over: Vec<usize> = self
             .active
             .iter()
-            .filter(|active| core.is_none_or(|core| !active.victims.is_disjoint(core)))
+            .filter(|active| {
+                let hurts = |core| active.victims.is_empty() || !active.victims.is_disjoint(core);
+                core.is_none_or(hurts)
+            })
             .map(|active| active.fault)
             .collect();
         for fault in over {
@@ -186,9 +214,11 @@ impl Faults {
             fault: number,
             kind: fault.what.kind(),
             nodes: victims.clone(),
+            hit: BTreeSet::new(),
             from: self.begin.elapsed(),
             until: None,
         });
+        let before = self.met(&victims);
         for victim in &victims {
             self.strike(number, &self.nodes[*victim], &fault.what);
         }
@@ -202,8 +232,56 @@ impl Faults {
             what: fault.what.clone(),
             victims,
             damage,
+            before,
         });
         self.settle();
+    }
+
+    fn met(&self, machines: &BTreeSet<usize>) -> Before {
+        let met = |number: &usize| {
+            let node = &self.nodes[*number];
+            (
+                *number,
+                (node.disk_control().returned(), node.failpoints().fired().len()),
+            )
+        };
+        machines.iter().map(met).collect()
+    }
+
+    /// Notes where faults that are under way have come to something.
+    pub fn note_hits(&mut self) {
+        for active in &self.active {
+            let hit = self.hit(active);
+            self.bands[active.band].hit.extend(hit);
+        }
+    }
+
+    /// The machines at which a fault has come to something that may end a process there.
+    fn hit(&self, active: &Active) -> BTreeSet<usize> {
+        let has_met = |number: &&usize| {
+            let node = &self.nodes[**number];
+            let Some((before, fired)) = active.before.get(*number) else {
+                return false;
+            };
+            match &active.what {
+                // That there is no room is seen without an operation that fails.
+                What::DiskFull { .. } | What::EmptyDisk { .. } => true,
+                What::DiskError { .. } => node.disk_control().returned().errors > before.errors,
+                What::Failpoint { point, .. } => {
+                    let since = node.failpoints().fired();
+                    since[*fired..].contains(&(*point, Action::Error))
+                }
+                _ => false,
+            }
+        };
+        let damaged = active.damage.iter().map(|(victim, _)| *victim);
+        active
+            .victims
+            .iter()
+            .filter(has_met)
+            .copied()
+            .chain(damaged)
+            .collect()
     }
 
     fn is_damaged(&self, machine: usize) -> bool {
@@ -248,6 +326,8 @@ impl Faults {
             return;
         };
         let ended = self.active.remove(place);
+        let hit = self.hit(&ended);
+        self.bands[ended.band].hit.extend(hit);
         self.bands[ended.band].until = Some(self.begin.elapsed());
         for victim in &ended.victims {
             self.nodes[*victim].failpoints().disarm(number);
@@ -303,6 +383,7 @@ impl Faults {
     fn settle(&self) {
         self.set_links();
         self.set_disks();
+        self.set_clients();
         for (number, node) in self.nodes.iter().enumerate() {
             let on_it = || {
                 self.active
@@ -336,6 +417,21 @@ impl Faults {
         }
     }
 
+    fn set_clients(&self) {
+        let paused = self
+            .active
+            .iter()
+            .any(|a| matches!(a.what, What::PauseClients {}));
+        let process = self.client_process.id();
+        match paused {
+            true => Handle::current().pause(process),
+            false => Handle::current().resume(process),
+        }
+        for host in self.clients.iter().take(CLIENT_HOSTS) {
+            self.net.pause(host, paused);
+        }
+    }
+
     fn set_disks(&self) {
         for (number, node) in self.nodes.iter().enumerate() {
             let mut spec = DiskSpec::default();
@@ -361,35 +457,6 @@ impl Faults {
                 }
             }
             node.disk_control().change(|of_disk| *of_disk = spec);
-        }
-    }
-
-    fn good_link(&self) -> LinkSpec {
-        let micros = Duration::from_micros;
-        LinkSpec::default().with_delay(micros(self.knobs.link_us.0), micros(self.knobs.link_us.1))
-    }
-
-    fn set_links(&self) {
-        let hosts: Vec<(Option<usize>, &str)> = self
-            .nodes
-            .iter()
-            .enumerate()
-            .map(|(number, node)| (Some(number), node.address()))
-            .chain(self.clients.iter().map(|client| (None, client.as_str())))
-            .collect();
-        for (from, from_host) in &hosts {
-            for (to, to_host) in hosts.iter().filter(|(_, host)| host != from_host) {
-                if from.is_none() && to.is_none() {
-                    continue;
-                }
-                let mut spec = self.good_link();
-                self.active
-                    .iter()
-                    .for_each(|active| active.spoil(*from, *to, &mut spec));
-                if self.net.link(from_host, to_host) != spec {
-                    self.net.change_link(from_host, to_host, |link| *link = spec);
-                }
-            }
         }
     }
 
@@ -456,38 +523,6 @@ fn operation_of(operation: DiskOperation) -> disk::Operation {
         DiskOperation::Write => disk::Operation::Write,
         DiskOperation::Sync => disk::Operation::Sync,
         DiskOperation::Flush => disk::Operation::Flush,
-    }
-}
-
-impl Active {
-    /// Adds what it does to a link between two machines, or a machine and a client (`None`).
-    fn spoil(&self, from: Option<usize>, to: Option<usize>, spec: &mut LinkSpec) {
-        let is_victim = |end: Option<usize>| end.is_some_and(|number| self.victims.contains(&number));
-        let (sends, receives) = (is_victim(from), is_victim(to));
-        let with_client = from.is_none() || to.is_none();
-        match &self.what {
-            What::Cut {
-                sending,
-                receiving,
-                clients,
-                ..
-            } if *clients || !with_client => {
-                spec.cut |= sends && !receives && *sending || receives && !sends && *receiving;
-            }
-            What::Clog { .. } if !with_client => spec.clogged |= sends != receives,
-            What::BadLinks { links, .. } if sends || receives => {
-                spec.mean += Duration::from_micros(links.mean_us);
-                spec.jitter += Duration::from_micros(links.jitter_us);
-                spec.loss = spec.loss.max(links.loss);
-                spec.reset_before = spec.reset_before.max(links.reset_before);
-                spec.reset_after = spec.reset_after.max(links.reset_after);
-                spec.duplicate = spec.duplicate.max(links.duplicate);
-                spec.replay = spec.replay.max(links.replay);
-                let narrow = (links.bandwidth > 0).then_some(links.bandwidth);
-                spec.bandwidth = [spec.bandwidth, narrow].into_iter().flatten().min();
-            }
-            _ => {}
-        }
     }
 }
 

@@ -4,6 +4,7 @@
 //! replicas as they are then and remembers what it needs of what was. The names are those of the Raft dissertation (Ongaro 2014,
 //! figure 3.2), and of what this store promises besides. Those of membership and of placement will have their files here too.
 
+mod append_durability;
 mod applied;
 mod committed_immutable;
 mod consumer_cursor;
@@ -70,12 +71,14 @@ pub struct Replica {
     pub asked: Option<(u64, u64)>,
     /// The newest vote that its machine has granted to another: term and node.
     pub granted: Option<(u64, u64)>,
+    /// The last entry that its machine has acknowledged to a leader, and that leader's term.
+    pub stored: Option<(u64, LogPosition)>,
     /// Who elected it, if it leads.
     pub election: Option<Election>,
     /// What its log says.
     pub log: ShardLog,
-    /// What its state says, if it was looked at.
-    pub contents: Option<Arc<Applied>>,
+    /// What its state says, if it was looked at; what is wrong with its rows if they do not decode.
+    pub contents: Option<Result<Arc<Applied>, String>>,
 }
 
 impl Replica {
@@ -166,6 +169,7 @@ pub fn all() -> Vec<Box<dyn Invariant>> {
         Box::new(consumer_cursor::ConsumerCursor::default()),
         Box::new(session_window::SessionWindow::default()),
         Box::new(vote_durability::VoteDurability),
+        Box::new(append_durability::AppendDurability),
     ]
 }
 
@@ -247,6 +251,8 @@ pub struct Said {
     pub asked: BTreeMap<(usize, ShardId), (u64, u64)>,
     /// The newest vote that each has granted to another, whether that has heard of it or not.
     pub granted: BTreeMap<(usize, ShardId), (u64, u64)>,
+    /// The last entry that each has acknowledged to a leader, whether that has heard of it or not, and that leader's term.
+    pub stored: BTreeMap<(usize, ShardId), (u64, LogPosition)>,
     /// Which nodes' votes have come to whom: shard, term, and the node that asked.
     pub votes: BTreeMap<(ShardId, u64, u64), BTreeSet<u64>>,
 }
@@ -283,6 +289,7 @@ pub fn views(machine: usize, sim: &SimNode, said: &Said, contents: bool) -> Vec<
             lease: !given_up && as_node(host, || has_lease(&shard)),
             asked: said.asked.get(&(machine, shard.id())).copied(),
             granted: said.granted.get(&(machine, shard.id())).copied(),
+            stored: said.stored.get(&(machine, shard.id())).copied(),
             election: (status.role == "leader").then(|| Election {
                 voters: voters(&shard),
                 votes: said
@@ -292,7 +299,10 @@ pub fn views(machine: usize, sim: &SimNode, said: &Said, contents: bool) -> Vec<
                     .unwrap_or_default(),
             }),
             log,
-            contents: contents.then(|| Applied::of(&shard)).flatten().map(Arc::new),
+            contents: contents
+                .then(|| Applied::of(&shard))
+                .flatten()
+                .map(|read| read.map(Arc::new)),
         };
         let wal = node.wal().clone();
         views.push((

@@ -11,6 +11,7 @@ use std::{
 };
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
+use kvsvr_core::mutants;
 use kvsvr_jepsen::history::jsonl;
 use kvsvr_sim::{
     demo,
@@ -20,7 +21,7 @@ use kvsvr_sim::{
     run,
     shrink::{self, Shrink},
     sometimes::demanded,
-    sweep::{self, Summary, Sweep, Work},
+    sweep::{self, Item, Summary, Sweep, Work, child},
     timeline,
 };
 
@@ -56,6 +57,9 @@ enum Command {
     /// One plan from a file, as `plan` prints them
     Replay {
         plan: PathBuf,
+        /// Plants this bug before (as KVSVR_MUTANT does)
+        #[arg(long)]
+        mutant: Option<String>,
         #[command(flatten)]
         show: Show,
     },
@@ -244,7 +248,12 @@ fn fail(error: &str) -> ExitCode {
 fn command(command: Command) -> Result<bool, String> {
     match command {
         Command::Run { seed, show } => one(Plan::from_seed(seed), &format!("run --seed {seed}"), &show),
-        Command::Replay { plan, show } => one(read(&plan)?, &format!("replay {}", plan.display()), &show),
+        Command::Replay { plan, mutant, show } => {
+            if let Some(mutant) = mutant {
+                mutants::choose(&mutant).map_err(|error| error.to_string())?;
+            }
+            one(read(&plan)?, &format!("replay {}", plan.display()), &show)
+        }
         Command::Plan { seed } => {
             say!("{}", Plan::from_seed(seed).to_json());
             Ok(true)
@@ -370,10 +379,38 @@ fn corpus(directory: &Path, limits: &Limits) -> Result<bool, String> {
     if plans.is_empty() {
         return Err(format!("there is no plan in {}", directory.display()));
     }
-    let summary = sweep::sweep(&limits.sweep(Work::Plans(plans))).map_err(|error| error.to_string())?;
+    let summary =
+        sweep::sweep(&limits.sweep(Work::Plans(plans.clone()))).map_err(|error| error.to_string())?;
     say!("{} plans, {} failed", summary.seeds, summary.failed.len());
     summary.failed.iter().for_each(tell);
-    Ok(summary.failed.is_empty())
+    let mut blind = 0;
+    for path in &plans {
+        blind += usize::from(!still_finds(path, limits)?);
+    }
+    Ok(summary.failed.is_empty() && blind == 0)
+}
+
+/// Whether a plan still finds the bug that it is kept for. That all is well today says nothing if the plan does not get there any more.
+fn still_finds(path: &Path, limits: &Limits) -> Result<bool, String> {
+    let Some(name) = read(path)?.finds else {
+        return Ok(true);
+    };
+    let mutant = mutants::MUTANTS.iter().find(|mutant| mutant.name == name);
+    let mutant = mutant.ok_or_else(|| format!("{}: there is no planted bug {name:?}", path.display()))?;
+    let mut arguments = Item::Plan(path.to_owned()).arguments();
+    arguments.extend(["--mutant".to_owned(), name.clone()]);
+    arguments.extend(limits.how.arguments());
+    let ended =
+        child::child(&arguments, Duration::from_secs(limits.patience)).map_err(|error| error.to_string())?;
+    let failures = ended.map_or_else(|none| vec![none.failure()], |outcome| outcome.failures);
+    let found = failures
+        .iter()
+        .find(|failure| mutant.expected.contains(&&failure.found_by[..]));
+    match found {
+        Some(failure) => say!("{}: finds {name}, by {}", path.display(), failure.found_by),
+        None => say!("{}: DOES NOT FIND {name} any more", path.display()),
+    }
+    Ok(found.is_some())
 }
 
 #[expect(clippy::print_stderr, reason = "the smallest plan is what it is run for")]

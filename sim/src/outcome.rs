@@ -27,6 +27,12 @@ pub struct Outcome {
     pub sometimes: BTreeMap<String, u64>,
     /// One number for all that happened: equal plans have equal ones.
     pub hash: u64,
+    /// One number for what clients saw.
+    #[serde(default)]
+    pub history: u64,
+    /// One number for the replicas' states at the end.
+    #[serde(default)]
+    pub states: u64,
     /// A number drawn when all was over: another measure of the same.
     pub unseed: u64,
 }
@@ -100,8 +106,11 @@ impl Outcome {
     }
 
     /// All that two runs of a plan must have in common.
-    pub fn trace(&self) -> (u64, u64, Duration) {
-        (self.hash, self.unseed, self.simulated)
+    pub fn trace(&self) -> ([u64; 4], Duration) {
+        (
+            [self.hash, self.history, self.states, self.unseed],
+            self.simulated,
+        )
     }
 }
 
@@ -124,7 +133,11 @@ impl fmt::Display for Outcome {
         for failure in &self.failures {
             writeln!(f, "FAILED       {}: {}", failure.found_by, failure.text)?;
         }
-        write!(f, "hash         {:016x} {:016x}", self.hash, self.unseed)
+        let [hash, history, states, unseed] = self.trace().0;
+        write!(
+            f,
+            "hash         {hash:016x} {history:016x} {states:016x} {unseed:016x}"
+        )
     }
 }
 

@@ -34,6 +34,9 @@ pub struct Plan {
     pub format: u32,
     /// Names all streams of chance.
     pub seed: u64,
+    /// A planted bug that this plan is kept to find; written by hand.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub finds: Option<String>,
     /// Where the faults come from, for people: `swarm`, `calm`, `extreme`, or a recipe's name.
     pub origin: String,
     /// Machines; numbered from 0 on.
@@ -172,7 +175,19 @@ pub enum What {
         receiving: bool,
         /// Clients are cut off too.
         clients: bool,
+        /// Only messages between the victims and these nodes are cut; empty = those between the victims and all the rest.
+        #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
+        only: BTreeSet<usize>,
     },
+    /// Messages between the victims and some of the workloads' clients do not arrive, either way.
+    CutClients {
+        /// Which nodes.
+        victims: Victims,
+        /// Which hosts of clients, 0 or 1.
+        hosts: BTreeSet<usize>,
+    },
+    /// The processes of the workloads' clients stand still.
+    PauseClients {},
     /// Messages between the victims and the rest wait until the end and then all arrive.
     Clog {
         /// Those on one side.
@@ -270,6 +285,8 @@ impl What {
             What::Restart { .. } => "restart",
             What::Pause { .. } => "pause",
             What::Cut { .. } => "cut",
+            What::CutClients { .. } => "cut_clients",
+            What::PauseClients {} => "pause_clients",
             What::Clog { .. } => "clog",
             What::BadLinks { .. } => "bad_links",
             What::ClockRate { .. } => "clock_rate",
@@ -346,9 +363,11 @@ impl Plan {
         }
         let beyond = |victims: &BTreeSet<usize>| victims.iter().any(|node| *node >= plan.nodes);
         for fault in &plan.faults {
-            let unknown = match fault.what.victims() {
-                Some(Victims::Nodes(nodes)) => beyond(nodes),
-                _ => matches!(fault.what, What::Transfer { to, .. } if to >= plan.nodes),
+            let mut unknown = matches!(fault.what.victims(), Some(Victims::Nodes(nodes)) if beyond(nodes));
+            unknown |= match &fault.what {
+                What::Transfer { to, .. } => *to >= plan.nodes,
+                What::Cut { only, .. } => beyond(only),
+                _ => false,
             };
             if unknown {
                 return Err(format!(
@@ -386,6 +405,7 @@ impl What {
             | What::Restart { victims }
             | What::Pause { victims }
             | What::Cut { victims, .. }
+            | What::CutClients { victims, .. }
             | What::Clog { victims }
             | What::BadLinks { victims, .. }
             | What::ClockRate { victims, .. }
@@ -396,7 +416,7 @@ impl What {
             | What::Failpoint { victims, .. }
             | What::Damage { victims, .. }
             | What::EmptyDisk { victims } => Some(victims),
-            What::Transfer { .. } => None,
+            What::Transfer { .. } | What::PauseClients {} => None,
         }
     }
 }
@@ -439,8 +459,8 @@ mod tests {
             }
             origins.insert(plan.origin);
         }
-        assert_eq!(alone.len(), 16, "{alone:?}");
-        assert_eq!(company.len(), 16, "{company:?}");
+        assert_eq!(alone.len(), 18, "{alone:?}");
+        assert_eq!(company.len(), 18, "{company:?}");
         for origin in ["swarm", "calm", "extreme"] {
             assert!(origins.contains(origin), "{origins:?}");
         }

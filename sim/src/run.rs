@@ -18,7 +18,7 @@ use std::{collections::BTreeSet, sync::Arc, time::Duration};
 use kvsvr_client::{Client, ClientConfig};
 use kvsvr_jepsen::{
     check::{self, check_all, committed::resolve},
-    history::{Nanos, Step},
+    history::{Nanos, Step, paired},
     report::Judgement,
     workload::{self, Clients, Env, Finished, Recorder, Run, Stop},
 };
@@ -26,10 +26,11 @@ use kvsvr_proto::v1::BootstrapRequest;
 use madsim::runtime::{Handle, NodeHandle, Runtime};
 use parking_lot::Mutex;
 use tokio::time::{Instant, sleep, timeout};
+use twox_hash::XxHash3_64;
 
 use crate::{
     ballast,
-    faults::{Faults, all_started},
+    faults::{Band, CLIENT_HOSTS, Faults, all_started},
     net::SimNet,
     node::SimNode,
     outcome::{Failure, Outcome},
@@ -45,15 +46,16 @@ use self::{look::Seen, traffic::Traffic};
 const SETUP: Duration = Duration::from_secs(60);
 /// A healed majority must serve within this time: several elections, a snapshot, and what clients wait between tries.
 const SERVICE: Duration = Duration::from_secs(30);
+/// While nothing is wrong, no shard may serve nobody for so long: elections, and what clients wait between tries.
+const UNSERVED: Duration = Duration::from_secs(10);
 /// When all is healed, the final reads must be made, everything followed to its end, and the replicas alike within this time.
 const RECOVERY: Duration = Duration::from_secs(120);
 /// Nodes count in whole milliseconds.
 const CLOCK_ERROR: Nanos = 5_000_000;
-/// Clients of the library that the workloads' clients share, all on one host.
+/// Clients of the library that the workloads' clients share, by turns on one host and the other.
 const LIBRARIES: usize = 5;
 /// Host of the workloads' clients, and of the one that makes the cluster and probes it.
-pub(crate) const CLIENTS: [&str; 2] = [CLIENT, OPERATOR];
-const CLIENT: &str = "client";
+pub(crate) const CLIENTS: [&str; CLIENT_HOSTS + 1] = ["client", "client-2", OPERATOR];
 const OPERATOR: &str = "operator";
 
 /// Runs a plan to its end, in this process: at most one in a process if it is to be repeated. `messages`: those of the network are in the
@@ -75,9 +77,9 @@ struct World<'a> {
     begin: Instant,
     net: SimNet,
     nodes: Vec<SimNode>,
-    client_host: NodeHandle,
+    client_process: NodeHandle,
     clients: Clients,
-    operator_host: NodeHandle,
+    operator_process: NodeHandle,
     operator: Client,
     recorder: Recorder,
     seen: Mutex<Seen>,
@@ -99,14 +101,21 @@ impl<'a> World<'a> {
             })
             .collect();
         let addresses: Vec<String> = (0..plan.nodes).map(|number| plan.address(number)).collect();
-        let clients = |name: &str, count: usize| {
-            let host = Handle::current().create_node().name(name).build();
-            let endpoint = Arc::new(net.boot(name, host.clone()));
-            let client = || Client::with_transport(endpoint.clone(), ClientConfig::new(addresses.clone()));
-            (host, Clients::make(count, client))
+        let clients = |names: &[&str], count: usize| {
+            let process = Handle::current().create_node().name(names[0]).build();
+            let endpoints = names.iter().map(|name| Arc::new(net.boot(name, process.clone())));
+            let endpoints: Vec<_> = endpoints.collect();
+            let mut turn = 0;
+            let client = || {
+                turn += 1;
+                let endpoint = endpoints[turn % endpoints.len()].clone();
+                Client::with_transport(endpoint, ClientConfig::new(addresses.clone()))
+            };
+            let clients = Clients::make(count, client);
+            (process, clients)
         };
-        let (client_host, of_clients) = clients(CLIENT, LIBRARIES);
-        let (operator_host, of_operator) = clients(OPERATOR, 1);
+        let (client_process, of_clients) = clients(&CLIENTS[..CLIENT_HOSTS], LIBRARIES);
+        let (operator_process, of_operator) = clients(&[OPERATOR], 1);
         let now = Arc::new(move || begin.elapsed().as_nanos() as u64);
         let expect = |clients: kvsvr_client::Result<Clients>| match clients {
             Ok(clients) => clients,
@@ -122,8 +131,8 @@ impl<'a> World<'a> {
             operator: expect(of_operator).next(),
             net,
             nodes,
-            client_host,
-            operator_host,
+            client_process,
+            operator_process,
             recorder: Recorder::new(now),
             seen: Mutex::default(),
             shadow: Mutex::default(),
@@ -145,11 +154,12 @@ impl<'a> World<'a> {
         let mut faults = Faults::new(
             self.net.clone(),
             self.nodes.clone(),
-            vec![CLIENT.into(), OPERATOR.into()],
+            (CLIENTS.map(String::from).to_vec(), self.client_process.clone()),
             self.plan,
             self.begin,
         );
         let failures = self.under(&mut faults).await;
+        faults.note_hits();
         let mut seen = self.seen.lock();
         seen.record.bands = faults.bands().to_vec();
         failures
@@ -167,14 +177,14 @@ impl<'a> World<'a> {
         };
         let stop = Stop::new();
         let stopping = stop.clone();
-        let working = self.client_host.spawn(async move {
+        let working = self.client_process.spawn(async move {
             run.work(&stopping).await;
             run
         });
         if let Some(ballast) = self.plan.ballast.clone() {
             let chance = Stream::new(self.plan.seed, &[&"ballast"]);
             let writing = ballast::write(self.operator.clone(), ballast, chance, stop.clone());
-            self.operator_host.spawn(writing);
+            self.operator_process.spawn(writing);
         }
         self.seen.lock().setup = self.begin.elapsed();
         faults.run(self.plan).await;
@@ -187,7 +197,7 @@ impl<'a> World<'a> {
             failures.push(Failure::new("panic", "a client's task ended by itself".into()));
             return failures;
         };
-        let finishing = self.client_host.spawn(async move {
+        let finishing = self.client_process.spawn(async move {
             let finished = run.finish(until.saturating_duration_since(Instant::now())).await;
             (run, finished)
         });
@@ -220,7 +230,7 @@ impl<'a> World<'a> {
             ..Default::default()
         };
         let operator = self.operator.clone();
-        let making = self.operator_host.spawn(async move {
+        let making = self.operator_process.spawn(async move {
             operator
                 .bootstrap(request)
                 .await
@@ -240,7 +250,7 @@ impl<'a> World<'a> {
             shard_of,
         };
         let mut run = Run::new(&self.plan.workload, env);
-        let preparing = self.client_host.spawn(async move {
+        let preparing = self.client_process.spawn(async move {
             run.setup().await;
             run
         });
@@ -259,7 +269,7 @@ impl<'a> World<'a> {
         }
         faults.isolate(&core);
         let (operator, shards) = (self.operator.clone(), self.plan.shards);
-        let probing = self.operator_host.spawn(async move {
+        let probing = self.operator_process.spawn(async move {
             for number in 0..shards * 8 {
                 let partition = workload::names::partition(1_000_000 + number);
                 while operator.put(&partition, "probe", "x").await.is_err() {
@@ -306,7 +316,19 @@ impl<'a> World<'a> {
                 None
             }
         };
+        self.seen.lock().replicas.clone_from(&replicas);
         let history = self.recorder.events();
+        let faults = faulty(&self.seen.lock().record.bands);
+        let gaps = check::service::gaps(
+            &paired(&history),
+            &faults,
+            &|partition| shard_of(partition),
+            UNSERVED,
+        );
+        failures.extend(
+            gaps.into_iter()
+                .map(|gap| Failure::new("service", gap.to_string())),
+        );
         let shard_of = |partition| shard_of(partition);
         let mut context = run.context(finished, &shard_of);
         context.committed = commits.as_deref();
@@ -348,8 +370,14 @@ impl<'a> World<'a> {
             }
         }
         let again = self.shadow.into_inner().committed_again();
+        sometimes.add("session_looked_at", seen.looked_at[1]);
+        sometimes.add("consumer_looked_at", seen.looked_at[2]);
         sometimes.add("retry_committed_twice_applied_once", again);
-        failures.extend(look::too_seldom(seen.looks, self.begin.elapsed()));
+        failures.extend(look::too_seldom(
+            seen.looks,
+            seen.looked_at[0],
+            self.begin.elapsed(),
+        ));
         record.broken_at = seen.watcher.broken().first().map(|broken| broken.at);
         sometimes.add_network(&self.net);
         for (machine, node) in self.nodes.iter().enumerate() {
@@ -358,7 +386,7 @@ impl<'a> World<'a> {
                 .extend(node.ended().into_iter().map(|ended| (machine, ended)));
             sometimes.add_machine(node);
         }
-        let ends = ends::unexplained(self.plan, &record.bands, &record.ended);
+        let ends = ends::unexplained(&record.bands, &record.ended);
         failures.splice(0..0, ends);
         let broken = seen.watcher.broken().iter();
         failures.splice(
@@ -394,10 +422,28 @@ impl<'a> World<'a> {
             unknown: seen.unknown,
             sometimes: sometimes.counts(),
             hash: self.net.hash(),
+            history: hash_of(&record.history),
+            states: hash_of(&seen.replicas),
             unseed: madsim::rand::random(),
         };
         (outcome, record)
     }
+}
+
+/// When something was wrong, in nanoseconds since the simulation began.
+fn faulty(bands: &[Band]) -> Vec<(Nanos, Nanos)> {
+    let nanos = |at: Duration| at.as_nanos() as Nanos;
+    bands
+        .iter()
+        .map(|band| (nanos(band.from), band.until.map_or(Nanos::MAX, nanos)))
+        .collect()
+}
+
+/// One number for all of it.
+fn hash_of(all: &[impl std::fmt::Debug]) -> u64 {
+    all.iter().fold(0, |hash, one| {
+        XxHash3_64::oneshot_with_seed(hash, format!("{one:?}").as_bytes())
+    })
 }
 
 /// What did not come to its end. The checkers demand less of such a run, so it has failed in any case.

@@ -16,7 +16,7 @@ use crate::{
 };
 
 /// Those of every sweep.
-pub const EVENTS: [&str; 59] = [
+pub const EVENTS: [&str; 61] = [
     "leader_changed",
     "two_leaders_of_different_terms",
     "leader_without_quorum_stepped_down",
@@ -67,6 +67,8 @@ pub const EVENTS: [&str; 59] = [
     "sent_to_the_leader",
     "retry_committed_twice_applied_once",
     "committed_log_known",
+    "session_looked_at",
+    "consumer_looked_at",
     "checked_in_full_bank",
     "checked_in_full_consumer",
     "checked_in_full_counter",

@@ -10,8 +10,8 @@ use serde::Serialize;
 
 use super::nemesis::{Injected, Outcome};
 use crate::{
-    check::facts,
-    history::{Call, End, Mode, Nanos, Operation},
+    check::{facts, service::proves_service},
+    history::{End, Nanos, Operation},
 };
 
 /// Recovery from one fault.
@@ -97,16 +97,6 @@ impl Service {
         };
         let ends: Option<Vec<Nanos>> = self.shards.values().map(again).collect();
         ends?.into_iter().max()
-    }
-}
-
-fn proves_service(call: &Call) -> bool {
-    match call {
-        Call::Read { mode, .. } | Call::List { mode, .. } | Call::Scan { mode, .. } => {
-            *mode == Mode::Linearizable
-        }
-        Call::Watch { .. } | Call::Consume { .. } | Call::Ack { .. } => false,
-        _ => true,
     }
 }
 

@@ -40,8 +40,11 @@ pub struct Session {
 }
 
 impl Applied {
-    /// Of a replica now. `None` if it has applied nothing, is installing a snapshot, or cannot be read.
-    pub(super) fn of(shard: &Shard) -> Option<Self> {
+    /// Of a replica now. `None` if it has applied nothing, is installing a snapshot, or is busy.
+    ///
+    /// # Errors
+    /// A row does not decode, or the engine does not give it.
+    pub(super) fn of(shard: &Shard) -> Option<Result<Self, String>> {
         if shard.head().installs() % 2 == 1 {
             return None;
         }
@@ -55,8 +58,8 @@ impl Applied {
                     .collect(),
                 sessions: BTreeMap::new(),
             };
-            applied.read_sessions(shard.id(), engine).ok()?;
-            Some(applied)
+            let read = applied.read_sessions(shard.id(), engine);
+            Some(read.map(|()| applied).map_err(|corrupt| corrupt.to_string()))
         };
         shard
             .machine()

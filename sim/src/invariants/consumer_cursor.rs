@@ -21,7 +21,9 @@ impl Invariant for ConsumerCursor {
 
     fn look(&mut self, moment: &Moment<'_>) -> Result<(), String> {
         for (replica, _) in &moment.replicas {
-            let Some(now) = &replica.contents else { continue };
+            let Some(Ok(now)) = &replica.contents else {
+                continue;
+            };
             for (name, row) in &now.consumers {
                 let place = format!(
                     "shard {}, node {}, consumer {}",
@@ -68,12 +70,12 @@ mod tests {
 
     fn at(index: u64, revision: u64, epoch: u64, cursor: u64) -> Replica {
         let mut replica = replica(0, 1);
-        replica.contents = Some(Arc::new(Applied {
+        replica.contents = Some(Ok(Arc::new(Applied {
             index,
             revision,
             consumers: [("c".into(), ConsumerRow { epoch, cursor })].into(),
             ..Applied::default()
-        }));
+        })));
         replica
     }
 

@@ -21,8 +21,16 @@ impl Invariant for SessionWindow {
 
     fn look(&mut self, moment: &Moment<'_>) -> Result<(), String> {
         for (replica, _) in &moment.replicas {
-            let Some(now) = &replica.contents else { continue };
+            let Some(contents) = &replica.contents else {
+                continue;
+            };
             let place = format!("shard {}, node {}", replica.shard, replica.machine + 1);
+            let now = match contents {
+                Ok(now) => now,
+                // A row that was damaged on purpose.
+                Err(reason) if reason.contains("injected") => continue,
+                Err(reason) => return Err(format!("{place}: its state cannot be read: {reason}")),
+            };
             match self.0.get(&replica.shard) {
                 Some(newest) if newest.index > now.index => {
                     compare(now, newest).map_err(|text| format!("{place} against a later state: {text}"))?;
@@ -71,6 +79,21 @@ mod tests {
     };
 
     #[test]
+    fn a_state_that_cannot_be_read_is_told_unless_it_was_damaged() {
+        let mut world = World::new(SessionWindow::default());
+        let unread = |reason: &str| {
+            let mut replica = replica(0, 1);
+            replica.contents = Some(Err(reason.to_owned()));
+            replica
+        };
+        world.holds(&[unread("injected checksum mismatch")]);
+        world.breaks(
+            &[unread("a row of a session that does not exist")],
+            "cannot be read",
+        );
+    }
+
+    #[test]
     fn only_what_the_client_has_is_forgotten() {
         let at = |machine, index, acked_below, remembered: &[u64]| {
             let session = Session {
@@ -78,11 +101,11 @@ mod tests {
                 remembered: remembered.iter().copied().collect(),
             };
             let mut replica = replica(machine, 1);
-            replica.contents = Some(Arc::new(Applied {
+            replica.contents = Some(Ok(Arc::new(Applied {
                 index,
                 sessions: [(7, session)].into(),
                 ..Applied::default()
-            }));
+            })));
             replica
         };
         let mut world = World::new(SessionWindow::default());
@@ -96,16 +119,16 @@ mod tests {
     #[test]
     fn a_session_stays() {
         let mut with = replica(0, 1);
-        with.contents = Some(Arc::new(Applied {
+        with.contents = Some(Ok(Arc::new(Applied {
             index: 4,
             sessions: [(7, Session::default())].into(),
             ..Applied::default()
-        }));
+        })));
         let mut without = replica(1, 1);
-        without.contents = Some(Arc::new(Applied {
+        without.contents = Some(Ok(Arc::new(Applied {
             index: 5,
             ..Applied::default()
-        }));
+        })));
         let mut world = World::new(SessionWindow::default());
         world.holds(&[with]);
         world.breaks(&[without], "session 7");

@@ -39,6 +39,7 @@ pub(super) fn replica(machine: usize, term: u64) -> Replica {
         lease: false,
         asked: None,
         granted: None,
+        stored: None,
         election: None,
         log: ShardLog::default(),
         contents: None,

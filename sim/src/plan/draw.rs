@@ -10,6 +10,7 @@ use crate::{
     damage::Target,
     engine::EngineKind,
     failpoint::{Action, Point, Step},
+    faults::CLIENT_HOSTS,
     random::Stream,
 };
 
@@ -19,12 +20,13 @@ const EXTREME: u64 = 10;
 const RECIPES: u64 = 25;
 
 /// Names of the kinds, as in [`What::kind`].
-const KINDS: [&str; 16] = [
+const KINDS: [&str; 18] = [
     "kill",
     "power_loss",
     "restart",
     "pause",
     "cut",
+    "cut_clients",
     "clog",
     "bad_links",
     "clock_rate",
@@ -35,6 +37,7 @@ const KINDS: [&str; 16] = [
     "failpoint",
     "damage",
     "empty_disk",
+    "pause_clients",
     "transfer",
 ];
 
@@ -48,6 +51,7 @@ pub(super) fn plan(seed: u64) -> Plan {
     let mut plan = Plan {
         format: FORMAT,
         seed,
+        finds: None,
         origin: "swarm".into(),
         nodes,
         shards: chance.range(1, 4) as u32,
@@ -182,6 +186,15 @@ impl Draw {
         }
     }
 
+    /// Mostly none: then a cut is between its victims and all the rest.
+    fn some_nodes(&self, at_ms: u64) -> BTreeSet<usize> {
+        let mut chance = Stream::new(self.seed, &[&"plan", &"only", &at_ms]);
+        if chance.chance(0.5) {
+            return BTreeSet::new();
+        }
+        (0..self.nodes).filter(|_| chance.chance(0.5)).collect()
+    }
+
     fn what(&mut self, kind: &str, at_ms: u64) -> What {
         let victims = self.victims();
         match kind {
@@ -189,15 +202,12 @@ impl Draw {
             "power_loss" => What::PowerLoss { victims },
             "restart" => What::Restart { victims },
             "pause" => What::Pause { victims },
-            "cut" => {
-                let (sending, receiving) = [(true, true), (true, false), (false, true)][self.chance.index(3)];
-                What::Cut {
-                    victims,
-                    sending,
-                    receiving,
-                    clients: self.chance.chance(0.3),
-                }
-            }
+            "cut" => self.cut(victims, at_ms),
+            "cut_clients" => What::CutClients {
+                victims,
+                hosts: [self.chance.index(CLIENT_HOSTS)].into(),
+            },
+            "pause_clients" => What::PauseClients {},
             "clog" => What::Clog { victims },
             "bad_links" => What::BadLinks {
                 victims,
@@ -249,6 +259,17 @@ impl Draw {
                 shard: self.shard(),
                 to: self.chance.index(self.nodes),
             },
+        }
+    }
+
+    fn cut(&mut self, victims: Victims, at_ms: u64) -> What {
+        let (sending, receiving) = [(true, true), (true, false), (false, true)][self.chance.index(3)];
+        What::Cut {
+            victims,
+            sending,
+            receiving,
+            clients: self.chance.chance(0.3),
+            only: self.some_nodes(at_ms),
         }
     }
 

@@ -13,7 +13,7 @@ use crate::{
 };
 
 /// The recipes, by the name that [`Plan::origin`] has.
-pub(super) const NAMES: [&str; 15] = [
+pub(super) const NAMES: [&str; 17] = [
     "leader_hears_nothing",
     "leader_is_not_heard",
     "leader_wakes_late",
@@ -29,6 +29,8 @@ pub(super) const NAMES: [&str; 15] = [
     "candidate_loses_power",
     "log_damaged",
     "snapshot_damaged",
+    "bridge",
+    "clients_apart",
 ];
 
 /// What a recipe needs of a plan besides faults.
@@ -126,6 +128,8 @@ impl Once<'_> {
             "candidate_loses_power" => self.candidate_loses_power(),
             "log_damaged" => self.log_damaged(),
             "snapshot_damaged" => self.snapshot_damaged(),
+            "bridge" => self.bridge(),
+            "clients_apart" => self.clients_apart(),
             _ => self.flush_crashes(),
         }
     }
@@ -287,6 +291,46 @@ impl Once<'_> {
         when + lasts - self.at
     }
 
+    fn bridge(&mut self) -> u64 {
+        // Two parts do not hear each other, one node hears both: at three nodes a chain, whose middle may lead or not.
+        let nodes = self.plan.nodes;
+        let other = |by: usize| (self.some + by) % nodes;
+        let lasts = self.chance.range(
+            2 * self.plan.knobs.election_max_ms,
+            8 * self.plan.knobs.election_max_ms,
+        );
+        let parts = [1..nodes.div_ceil(2), nodes.div_ceil(2)..nodes];
+        let [one, another] = parts.map(|part| part.map(other).collect::<BTreeSet<usize>>());
+        let what = What::Cut {
+            victims: Victims::Nodes(one),
+            sending: true,
+            receiving: true,
+            clients: false,
+            only: another,
+        };
+        self.add(self.at, lasts, what);
+        lasts
+    }
+
+    fn clients_apart(&mut self) -> u64 {
+        // One node, which leads some shards, is apart with clients that hear nobody else; the others hear the rest only. Their processes may
+        // stand still over the end of it.
+        let election = self.plan.knobs.election_max_ms;
+        let lasts = self.chance.range(2 * election, 8 * election);
+        let rest = (0..self.plan.nodes).filter(|node| *node != self.some).collect();
+        self.add(self.at, lasts, cut(self.somebody(), true, true));
+        for (victims, host) in [(self.somebody(), 1), (Victims::Nodes(rest), 0)] {
+            let hosts = [host].into();
+            self.add(self.at, lasts, What::CutClients { victims, hosts });
+        }
+        if self.chance.chance(0.5) {
+            let late = self.chance.range(1, lasts);
+            let still = self.chance.range(1, 3_000);
+            self.add(self.at + late, still, What::PauseClients {});
+        }
+        lasts
+    }
+
     fn quorum_loses_power(&mut self) -> u64 {
         let down = self.chance.range(50, 2_000);
         let mut nodes = BTreeSet::new();
@@ -358,6 +402,7 @@ fn cut(victims: Victims, sending: bool, receiving: bool) -> What {
         sending,
         receiving,
         clients: false,
+        only: BTreeSet::new(),
     }
 }
 

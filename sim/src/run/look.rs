@@ -7,7 +7,7 @@ use std::{collections::BTreeMap, time::Duration};
 use futures::future::join_all;
 use kvsvr::wal::ShardLog;
 use kvsvr_core::types::{META_SHARD, ShardId};
-use kvsvr_jepsen::check::Commit;
+use kvsvr_jepsen::check::{Commit, Replica};
 use tokio::time::{sleep, timeout};
 
 use super::{Record, World};
@@ -38,6 +38,10 @@ pub(super) struct Seen {
     pub(super) record: Record,
     /// How often the invariants looked.
     pub(super) looks: u64,
+    /// How often they looked at a replica, at a state of one that has a session, and at one that has a consumer.
+    pub(super) looked_at: [u64; 3],
+    /// The states at the end.
+    pub(super) replicas: Vec<Replica>,
     /// How long it took until the load began.
     pub(super) setup: Duration,
     /// What could not be known, in words.
@@ -87,6 +91,11 @@ impl World<'_> {
         seen.sometimes.look(&moment, running, self.nodes.len());
         seen.watcher.see(&moment);
         for (replica, _) in &views {
+            seen.looked_at[0] += 1;
+            if let Some(Ok(state)) = &replica.contents {
+                seen.looked_at[1] += u64::from(state.sessions.values().any(|s| !s.remembered.is_empty()));
+                seen.looked_at[2] += u64::from(!state.consumers.is_empty());
+            }
             let key = (replica.shard.0, replica.machine);
             if seen.last.get(&key).is_none_or(|last| last.tells_else(replica)) {
                 seen.last.insert(key, replica.clone());
@@ -163,11 +172,13 @@ fn merged(
     merged
 }
 
-/// Who looks too seldom sees nothing: then that nothing is broken says nothing.
-pub(super) fn too_seldom(looks: u64, simulated: Duration) -> Option<Failure> {
+/// Who looks too seldom, or at nothing, sees nothing: then that nothing is broken says nothing. `replicas`: how often they looked at one.
+pub(super) fn too_seldom(looks: u64, replicas: u64, simulated: Duration) -> Option<Failure> {
     let due = (simulated.as_millis() / LEAST.as_millis()) as u64;
-    (looks < due).then(|| {
-        let text = format!("the invariants looked {looks} times in {simulated:?}, {due} are due");
+    (looks < due || replicas < due).then(|| {
+        let text = format!(
+            "the invariants looked {looks} times, at {replicas} replicas, in {simulated:?}, {due} are due"
+        );
         Failure::new("setup", text)
     })
 }
@@ -179,8 +190,9 @@ mod tests {
     #[test]
     fn the_invariants_must_have_looked() {
         let minute = Duration::from_secs(60);
-        assert!(too_seldom(3_000, minute).is_none());
-        assert_eq!(too_seldom(2_999, minute).unwrap().found_by, "setup");
-        assert!(too_seldom(0, LOOK).is_none());
+        assert!(too_seldom(3_000, 3_000, minute).is_none());
+        assert_eq!(too_seldom(2_999, 9_000, minute).unwrap().found_by, "setup");
+        assert!(too_seldom(6_000, 0, minute).is_some(), "nobody was there");
+        assert!(too_seldom(0, 0, LOOK).is_none());
     }
 }

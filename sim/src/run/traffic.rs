@@ -8,9 +8,9 @@ use std::{
 
 use bytes::Bytes;
 use kvsvr_client::transport::Method;
-use kvsvr_core::types::ShardId;
+use kvsvr_core::types::{LogPosition, ShardId};
 use kvsvr_proto::v1::{
-    AppendResponse, ErrorCode, ExecFrame, ExecReplyFrame, ReadIndexResponse, SnapshotAck,
+    AppendRequest, AppendResponse, ErrorCode, ExecFrame, ExecReplyFrame, ReadIndexResponse, SnapshotAck,
     TransferLeadershipRequest, VoteRequest, VoteResponse, WatchRequest, append_response, exec_reply,
 };
 use parking_lot::Mutex;
@@ -31,6 +31,8 @@ pub(super) struct Traffic {
     pub(super) events: BTreeMap<&'static str, u64>,
     /// Watches that were asked for: which partition or shard, which keys.
     watched: BTreeSet<(Option<Bytes>, u32, Bytes)>,
+    /// Streams of entries, by the connection and the stream in it: which shard's, and the leader's term.
+    appends: BTreeMap<(u64, u64), (ShardId, u64)>,
     /// Requests for votes that are not answered yet, by the connection and the call in it.
     ballots: BTreeMap<(u64, u64), Ballot>,
 }
@@ -65,6 +67,7 @@ impl Traffic {
                 }
                 Direction::Answer => {
                     traffic.note_vote(machine, event, message);
+                    traffic.note_stored(machine, event, message);
                     if !matches!(event.fate, Fate::Dropped | Fate::ResetBefore) {
                         traffic.count_answer(event.method, message);
                     }
@@ -97,6 +100,12 @@ impl Traffic {
                 };
                 self.ballots.insert(event.call?, ballot);
             }
+            // The first message on a stream says whose it is; the term stays that of its leader.
+            Method::RaftAppend if !self.appends.contains_key(&event.call?) => {
+                let request = AppendRequest::decode(message.clone()).ok()?;
+                let of = (ShardId(request.envelope?.shard), request.vote?.term);
+                self.appends.insert(event.call?, of);
+            }
             _ => {}
         }
         Some(())
@@ -125,6 +134,36 @@ impl Traffic {
                 .entry((shard, term, candidate))
                 .or_default()
                 .insert(voter);
+        }
+        Some(())
+    }
+
+    /// Notes entries that were acknowledged.
+    fn note_stored(&mut self, machine: Option<usize>, event: &net::Event, message: &Bytes) -> Option<()> {
+        if event.method != Method::RaftAppend {
+            return None;
+        }
+        let (shard, term) = *self.appends.get(&event.call?)?;
+        let answer = AppendResponse::decode(message.clone()).ok()?;
+        if !matches!(
+            answer.kind(),
+            append_response::Kind::Success | append_response::Kind::Partial
+        ) {
+            return None;
+        }
+        let last = answer.log_id?;
+        let position = LogPosition {
+            index: last.index,
+            term: last.term,
+            node: last.node_id,
+        };
+        let stored = self
+            .said
+            .stored
+            .entry((machine?, shard))
+            .or_insert((term, position));
+        if (stored.0, stored.1.index) < (term, position.index) {
+            *stored = (term, position);
         }
         Some(())
     }

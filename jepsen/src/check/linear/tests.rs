@@ -157,6 +157,20 @@ fn weaker_reads_and_keys_with_a_ttl_are_not_looked_at() {
     valid(script.check(check));
 }
 
+/// It has something before the first operation.
+#[test]
+fn an_account_that_nobody_pays_is_not_looked_at() {
+    let script = || {
+        Script::new()
+            .ok(1, (1, 2), writes(1))
+            .ok(1, (3, 4), read(k(2), 3, Some((100, 3, 3, 1))))
+    };
+    broken("linearizability", script().check(check));
+    valid(script().check_with(check, |context| {
+        context.accounts.insert(k(2), 100);
+    }));
+}
+
 #[test]
 fn nothing_to_check_is_unknown() {
     unknown(Script::new().check(check));

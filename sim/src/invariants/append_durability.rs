@@ -1,0 +1,71 @@
+//! Whoever has acknowledged entries has them, durably: no later process of its machine lacks one, unless a leader of a later term may have
+//! replaced it (Raft dissertation, sections 3.5 and 3.8). What was acknowledged is seen on the network, whether it arrived or not.
+
+use super::{Invariant, Moment};
+
+/// Remembers nothing.
+pub(super) struct AppendDurability;
+
+impl Invariant for AppendDurability {
+    fn name(&self) -> &'static str {
+        "append_durability"
+    }
+
+    fn look(&mut self, moment: &Moment<'_>) -> Result<(), String> {
+        for (replica, log) in &moment.replicas {
+            let Some((term, stored)) = replica.stored else {
+                continue;
+            };
+            let voted = replica.log.vote.map_or(0, |vote| vote.term);
+            let is_purged = replica
+                .log
+                .purged
+                .is_some_and(|purged| purged.index >= stored.index);
+            if voted > term || is_purged || log.position(stored.index) == Some(stored) {
+                continue;
+            }
+            return Err(format!(
+                "shard {}: node {} has acknowledged {stored:?} to the leader of term {term}, and has {:?} there; its log is {:?}",
+                replica.shard,
+                replica.node,
+                log.position(stored.index),
+                replica.log
+            ));
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use kvsvr_core::types::LogPosition;
+
+    use super::*;
+    use crate::invariants::testing::{Terms, World, replica, voted, with_log};
+
+    /// A follower with a vote in term 3 and a log of these terms, which has acknowledged index 2 of term 2 to the leader of a term.
+    fn follower(terms: &[u64], to: u64) -> (super::super::Replica, Terms) {
+        let mut follower = voted(replica(0, 3), 1);
+        let (index, term) = (2, 2);
+        let node = term;
+        follower.stored = Some((to, LogPosition { index, term, node }));
+        with_log(follower, terms)
+    }
+
+    #[test]
+    fn who_acknowledges_entries_has_them() {
+        let mut world = World::new(AppendDurability);
+        world.holds_with(&[follower(&[1, 1, 2], 3), follower(&[1, 1, 2, 3], 3)]);
+        world.breaks_with(&[follower(&[1, 1], 3)], "and has None there");
+        world.breaks_with(&[follower(&[1, 1, 1], 3)], "has acknowledged");
+    }
+
+    #[test]
+    fn a_later_leader_may_replace_them_and_a_snapshot_too() {
+        let mut world = World::new(AppendDurability);
+        world.holds_with(&[follower(&[1, 1], 2)]);
+        let (mut purged, log) = follower(&[1], 3);
+        purged.log.purged = purged.stored.map(|(_, position)| position);
+        world.holds_with(&[(purged, log)]);
+    }
+}
