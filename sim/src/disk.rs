@@ -104,6 +104,8 @@ struct Control {
     latency: Stream,
     errors: Stream,
     returned: Returned,
+    /// Operations that were chosen to fail with EIO; who asked is told when it has taken its time.
+    struck: u64,
 }
 
 /// An error that is to come.
@@ -134,6 +136,7 @@ impl Control {
         let found = self.armed.iter().position(due);
         if let Some(place) = found {
             self.armed.remove(place);
+            self.struck += 1;
         }
         found.is_some()
     }
@@ -156,6 +159,7 @@ impl DiskControl {
             latency: stream("latency"),
             errors: stream("error"),
             returned: Returned::default(),
+            struck: 0,
         }))
     }
 
@@ -183,6 +187,11 @@ impl DiskControl {
     /// What processes were told so far.
     pub fn returned(&self) -> Returned {
         self.0.lock().returned
+    }
+
+    /// Operations that were chosen to fail with EIO so far, whether anybody was told yet or not.
+    pub fn struck(&self) -> u64 {
+        self.0.lock().struck
     }
 
     /// How long the next operation takes, and whether it fails.

@@ -20,7 +20,7 @@ use tokio::time::{Instant, sleep, sleep_until};
 
 use crate::{
     damage::{self, Damage},
-    disk::{self, Atlas, DiskSpec, Returned},
+    disk::{self, Atlas, DiskSpec},
     failpoint::Action,
     net::SimNet,
     node::SimNode,
@@ -50,8 +50,8 @@ pub struct Band {
     pub until: Option<Duration>,
 }
 
-/// What machines had met before a fault began: errors that were returned, points that had fired.
-type Before = BTreeMap<usize, (Returned, usize)>;
+/// What machines had met before a fault began: operations that were to fail, points that had fired.
+type Before = BTreeMap<usize, (u64, usize)>;
 
 /// The machines, their network, and what is wrong with them.
 pub struct Faults {
@@ -242,7 +242,7 @@ impl Faults {
             let node = &self.nodes[*number];
             (
                 *number,
-                (node.disk_control().returned(), node.failpoints().fired().len()),
+                (node.disk_control().struck(), node.failpoints().fired().len()),
             )
         };
         machines.iter().map(met).collect()
@@ -266,7 +266,7 @@ impl Faults {
             match &active.what {
                 // That there is no room is seen without an operation that fails.
                 What::DiskFull { .. } | What::EmptyDisk { .. } => true,
-                What::DiskError { .. } => node.disk_control().returned().errors > before.errors,
+                What::DiskError { .. } => node.disk_control().struck() > *before,
                 What::Failpoint { point, .. } => {
                     let since = node.failpoints().fired();
                     since[*fired..].contains(&(*point, Action::Error))

@@ -45,6 +45,7 @@ pub const MUTANTS: [Mutant; 50] = [
         origin: "NATS 2.12.1 (Jepsen 2025): acknowledged before it synced; etcd issue 14370: a single \
                  node lost a write in a crash.",
         expected: &[
+            "append_durability",
             "service",
             "convergence",
             "leader_completeness",
@@ -67,6 +68,7 @@ pub const MUTANTS: [Mutant; 50] = [
         breaks: "Entries count as stored before they are handed to the disk.",
         origin: "d-engine issue 329: committed before the fsync.",
         expected: &[
+            "append_durability",
             "leader_completeness",
             "committed_immutable",
             "monotonic",
@@ -182,6 +184,7 @@ pub const MUTANTS: [Mutant; 50] = [
         origin: "All File Systems Are Not Created Equal (OSDI 2014): systems that sync a new file and not the \
                  directory that has its name.",
         expected: &[
+            "append_durability",
             "service",
             "convergence",
             "leader_completeness",
@@ -246,6 +249,7 @@ pub const MUTANTS: [Mutant; 50] = [
         origin: "PostgreSQL 2018 (fsyncgate); Can Applications Recover from fsync Failures? (ATC \
                  2020).",
         expected: &[
+            "append_durability",
             "process",
             "service",
             "convergence",
@@ -281,6 +285,7 @@ pub const MUTANTS: [Mutant; 50] = [
         breaks: "Damage in the middle of the log is taken for a torn end: all after it is cut.",
         origin: "Protocol-Aware Recovery (FAST 2018): ZooKeeper, LogCabin; NATS 2.12.1 (Jepsen 2025).",
         expected: &[
+            "append_durability",
             "order_of_indexes",
             "leader_completeness",
             "committed_immutable",

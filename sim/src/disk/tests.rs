@@ -133,6 +133,7 @@ fn errors_that_are_ordered_at_once_all_come_and_each_can_be_taken_back() {
         failed.push(lab.disk.list("").await.is_err());
         assert_eq!(failed, [false, true, true, false]);
         assert_eq!(lab.control.returned(), Returned { errors: 2, full: 0 });
+        assert_eq!(lab.control.struck(), 2);
     });
 }
 
