@@ -29,7 +29,7 @@ use tokio::time::{Instant, sleep, timeout};
 
 use crate::{
     ballast,
-    faults::{Faults, all_started},
+    faults::{Band, Faults, all_started},
     net::SimNet,
     node::SimNode,
     outcome::{Failure, Outcome},
@@ -311,15 +311,22 @@ impl<'a> World<'a> {
         let mut context = run.context(finished, &shard_of);
         context.committed = commits.as_deref();
         context.replicas = &replicas;
-        let wrong_clocks = {
+        let (wrong_clocks, disturbed) = {
             let bands = &self.seen.lock().record.bands;
-            clocks::wrong(&self.plan.faults, bands, self.plan.nodes)
+            let wrong = clocks::wrong(&self.plan.faults, bands, self.plan.nodes);
+            (wrong, self.disturbed(bands))
         };
         context.clock_error = CLOCK_ERROR;
         context.wrong_clocks = &wrong_clocks;
+        context.disturbed = Some(&disturbed);
+        context.keep_revisions = Some(self.plan.knobs.keep_revisions);
         failures.extend(unfinished(finished));
         for (name, verdict) in check_all(&self.plan.workload.checks(), &history, &context) {
-            if verdict.is_valid() && check::missing(name, &verdict).is_empty() {
+            let is_full = || {
+                let (needed, wanted) = (check::missing(name, &verdict), check::wanting(name, &verdict));
+                needed.is_empty() && wanted.is_empty()
+            };
+            if verdict.is_valid() && is_full() {
                 self.seen.lock().sometimes.checked_in_full(name);
             }
             let judgement = Judgement::new(name, &verdict);
@@ -335,6 +342,18 @@ impl<'a> World<'a> {
         let record = &mut self.seen.lock().record;
         (record.history, record.resolved) = (history, resolved);
         failures
+    }
+
+    /// When faults held and processes ended, for the checkers.
+    fn disturbed(&self, bands: &[Band]) -> Vec<(Nanos, Nanos)> {
+        let nanos = |time: Duration| Nanos::try_from(time.as_nanos()).unwrap_or(Nanos::MAX);
+        let faults = bands
+            .iter()
+            .map(|band| (nanos(band.from), band.until.map_or(Nanos::MAX, nanos)));
+        let ended = self.nodes.iter().flat_map(|node| node.ended());
+        faults
+            .chain(ended.map(|ended| (nanos(ended.at), nanos(ended.at))))
+            .collect()
     }
 
     fn outcome(self, mut failures: Vec<Failure>) -> (Outcome, Record) {

@@ -187,9 +187,11 @@ impl<'a> Known<'a> {
         let Some(time) = read.operation.invoked.checked_sub(age) else {
             return;
         };
-        if let Some((revision, missed)) = self.acknowledged_before(read.shard, time)
-            && revision > read.revision
-        {
+        let Some((revision, missed)) = self.acknowledged_before(read.shard, time) else {
+            return;
+        };
+        findings.count(if rule == "age" { "ages" } else { "bounds" }, 1);
+        if revision > read.revision {
             let missed = &self.operations[missed];
             let text = format!(
                 "{} saw revision {} and not that of {}, acknowledged more than {age_ms} ms before",
@@ -215,11 +217,12 @@ fn monotonic(history: &History<'_>, context: &Context<'_>, findings: &mut Findin
         else {
             continue;
         };
-        findings.count("monotonic", 1);
         let place = (operation.process, (context.shard_of)(partition));
-        if let Some((before, id)) = last.insert(place, (revision, operation.id))
-            && revision < before
-        {
+        let Some((before, id)) = last.insert(place, (revision, operation.id)) else {
+            continue;
+        };
+        findings.count("monotonic", 1);
+        if revision < before {
             let one = describe(&history.operations[id]);
             let text = format!(
                 "{} saw revision {revision} after {one} saw {before}",

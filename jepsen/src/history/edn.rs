@@ -276,6 +276,7 @@ fn seen_value(seen: &Seen) -> String {
         }
         Seen::Compacted { resumed_after } => format!("{{:compacted {resumed_after}}}"),
         Seen::Resumed => ":resumed".to_owned(),
+        Seen::Ended { code, revision } => format!("{{:ended {} :revision {revision}}}", Text(code)),
     }
 }
 

@@ -163,11 +163,17 @@ pub(crate) fn one_of_each() -> Vec<Event> {
         key: key(1, 2),
         value: Some(6),
         expired: false,
+        create_rev: 9,
+        version: 2,
+        lease: 3,
     };
     let gone = Change {
         revision: 12,
         value: None,
         expired: true,
+        create_rev: 0,
+        version: 0,
+        lease: 0,
         ..change
     };
     let changes = vec![change, gone];
@@ -175,6 +181,8 @@ pub(crate) fn one_of_each() -> Vec<Event> {
     push(1, seen(Seen::Changes { changes, through: 12 }));
     push(1, seen(Seen::Resumed));
     push(1, seen(Seen::Compacted { resumed_after: 15 }));
+    let code = "compacted".to_owned();
+    push(1, seen(Seen::Ended { code, revision: 16 }));
     let list = Call::Count { key: key(1, 2) };
     for step in [
         Step::Fail {
