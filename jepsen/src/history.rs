@@ -59,6 +59,8 @@ pub enum Mode {
     Bounded(u64),
     /// Whatever the replica has.
     Local,
+    /// The state of exactly this revision, which is the reply's. It may be compacted.
+    At(Revision),
 }
 
 /// What a client asks for.

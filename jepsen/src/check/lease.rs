@@ -268,6 +268,11 @@ impl<'a> Ends<'a> {
         (read.invoked > due).then_some(end)
     }
 
+    fn count_late(&self, read: &Operation, findings: &mut Findings) {
+        let at_end = self.context.is_final(read);
+        findings.count(if at_end { "late at the end" } else { "late" }, 1);
+    }
+
     /// A call was refused because its lease has ended.
     fn refused(&self, operation: &Operation, findings: &mut Findings) {
         let (partition, lease) = match operation.call {
@@ -307,7 +312,7 @@ impl<'a> Ends<'a> {
         };
         // Had it been found, it would have been late.
         if self.must_be_gone(key, mortal, *newest, read).is_some() {
-            findings.count("late", 1);
+            self.count_late(read, findings);
         }
         let may_be_after = |other: &&Operation| other.last > put.first && other.first < read.last;
         if mortal.deletes.iter().any(may_be_after) || mortal.unknown_puts.iter().any(may_be_after) {
@@ -379,7 +384,7 @@ impl<'a> Ends<'a> {
         let Some(end) = self.must_be_gone(key, mortal, mod_rev, read) else {
             return;
         };
-        findings.count("late", 1);
+        self.count_late(read, findings);
         let text = format!("{} found key {key}, which ended at {end} ns", describe(read));
         let put = mortal.puts.get(&mod_rev).map(|put| put.id);
         findings.push(Witness::new("late", text).operations(put.into_iter().chain([read.id])));

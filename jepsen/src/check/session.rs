@@ -132,6 +132,7 @@ impl<'a> Known<'a> {
                 self.not_older(read, bound, "bounded", context, findings);
             }
             Mode::Local => findings.count("local", 1),
+            Mode::At(_) => {}
         }
         if let Reply::Row { age_ms, .. } = *read.reply {
             let text = format!(
@@ -146,7 +147,7 @@ impl<'a> Known<'a> {
                     // The age is in whole milliseconds.
                     self.not_older(read, age_ms.saturating_add(1), "age", context, findings);
                 }
-                Mode::Linearizable | Mode::AtLeast(_) => {}
+                Mode::Linearizable | Mode::AtLeast(_) | Mode::At(_) => {}
             }
         }
     }

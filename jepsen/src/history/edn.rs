@@ -138,6 +138,7 @@ fn body(kind: &str, call: &Call, reply: Option<&Reply>) -> String {
         Some(Mode::AtLeast(revision)) => format!(" :mode [:at-least {revision}]"),
         Some(Mode::Bounded(ms)) => format!(" :mode [:bounded {ms}]"),
         Some(Mode::Local) => " :mode [:local]".to_owned(),
+        Some(Mode::At(revision)) => format!(" :mode [:at {revision}]"),
     };
     let suffix = if weak.is_empty() { "" } else { "-weak" };
     let value = value(call, reply);

@@ -74,7 +74,7 @@ fn data_calls() -> Vec<(Call, Reply)> {
         items: vec![(1, 8), (2, 9)],
     };
     let append = Call::Append { list: key, value: 8 };
-    let local = Mode::Local;
+    let (local, old) = (Mode::Local, Mode::At(6));
     let bounded = Mode::Bounded(500);
     let mismatch = Reply::Mismatch { revision: 5 };
     let list = Call::List { list: key, mode };
@@ -86,7 +86,8 @@ fn data_calls() -> Vec<(Call, Reply)> {
         (cas, mismatch),
         (Call::Delete { key }, gone),
         (Call::Read { key, mode: bounded }, absent.clone()),
-        (Call::Read { key, mode: local }, absent),
+        (Call::Read { key, mode: local }, absent.clone()),
+        (Call::Read { key, mode: old }, absent),
         (Call::Increment { key, delta: -3 }, number(7, -3)),
         (Call::Count { key }, number(7, -3)),
         (append, Reply::Appended { revision: 8, seq: 1 }),

@@ -16,6 +16,7 @@ impl fmt::Display for Mode {
             Mode::AtLeast(revision) => write!(f, "at least {revision}"),
             Mode::Bounded(ms) => write!(f, "at most {ms} ms old"),
             Mode::Local => f.write_str("local"),
+            Mode::At(revision) => write!(f, "at revision {revision}"),
         }
     }
 }

@@ -428,3 +428,24 @@ fn what_a_watch_shows_is_what_reads_find() {
     broken("value", shown(3, 1));
     broken("value", shown(2, 0));
 }
+
+#[test]
+fn a_read_of_an_older_revision_is_of_exactly_that_one() {
+    let old = |revision, found| {
+        two_writes()
+            .ok(1, (5, 6), delete(k(1), 3, true))
+            .ok(2, (7, 8), read_as(Mode::At(revision), k(1), revision, found))
+            .check(check)
+    };
+    valid(old(1, Some((10, 1, 1, 1))));
+    valid(old(2, Some((11, 1, 2, 2))));
+    valid(old(3, None));
+    broken("value", old(1, Some((11, 1, 2, 2))));
+    broken("value", old(2, Some((10, 1, 1, 1))));
+    // An ordinary read may have seen the deletion.
+    broken("absence", old(2, None));
+    let ordinary = two_writes()
+        .ok(1, (5, 9), delete(k(1), 3, true))
+        .ok(2, (7, 8), read(k(1), 2, None));
+    valid(ordinary.check(check));
+}

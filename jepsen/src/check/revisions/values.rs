@@ -5,7 +5,7 @@ use super::super::{
     verdict::{Findings, Witness, describe},
 };
 use super::keys::{Keys, Register, Source};
-use crate::history::{Call, End, Key, Operation, Reply, Revision};
+use crate::history::{Call, End, Key, Mode, Operation, Reply, Revision};
 
 /// Checks every answer that says something about a register.
 pub(super) fn check(keys: &Keys<'_>, context: &Context<'_>, findings: &mut Findings) {
@@ -21,6 +21,19 @@ pub(super) fn check(keys: &Keys<'_>, context: &Context<'_>, findings: &mut Findi
         match (&operation.call, reply) {
             (Call::Scan { partition, .. }, Reply::Items { revision, items }) => {
                 view.scan(*partition, *revision, items, findings);
+            }
+            (
+                Call::Read {
+                    key,
+                    mode: Mode::At(at),
+                },
+                Reply::Row { revision, row, .. },
+            ) => {
+                let mod_rev = row.map(|row| row.mod_rev);
+                findings.count("older", 1);
+                view.of(*key, *at, findings, |register| {
+                    view.exact(register, (*at, *revision), mod_rev)
+                });
             }
             (Call::Read { key, .. }, Reply::Row { revision, row, .. }) => {
                 let mod_rev = row.map(|row| row.mod_rev);
@@ -116,6 +129,22 @@ impl View<'_> {
                 Err(self.wrong("value", "saw an older version than that of", Some(entry.told_by)))
             }
             _ => Ok(()),
+        }
+    }
+
+    /// A read of the state at exactly a revision, and the one that was told.
+    fn exact(
+        &self,
+        register: &Register,
+        (at, told): (Revision, Revision),
+        mod_rev: Option<Revision>,
+    ) -> Result<(), Witness> {
+        if told != at || mod_rev.is_some_and(|mod_rev| mod_rev > at) {
+            return Err(self.wrong("value", "saw another revision than it asked for", None));
+        }
+        match mod_rev {
+            Some(_) => self.row(register, at, mod_rev),
+            None => self.absent(register, at),
         }
     }
 
