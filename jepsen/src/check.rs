@@ -198,12 +198,15 @@ pub fn needs(checker: &str) -> &'static [&'static str] {
         "lease" => &["absences", "expiries", "late at the end"],
         "linear" => &["keys", "operations"],
         "revisions" => &["changes", "real time"],
-        "session" => &["at least", "bounded", "local"],
+        "session" => &["at least", "bounded", "bounds", "local"],
         "set_list" => &["appends", "list reads", "scans"],
         "watch" => &["watches", "changes seen"],
         _ => &[],
     }
 }
+
+/// What `revisions` needs besides where there are registers.
+const OF_REGISTERS: [&str; 4] = ["chained", "values", "absences", "read at the end"];
 
 /// What it must have counted besides in some of many runs: not every workload has it, or only trouble brings it about.
 pub fn wants(checker: &str) -> &'static [&'static str] {
@@ -213,7 +216,7 @@ pub fn wants(checker: &str) -> &'static [&'static str] {
         "consumer" => &["fenced", "refused acks"],
         "lease" => &["late", "refusals"],
         "revisions" => &["chained", "values", "absences", "older", "read at the end"],
-        "session" => &["ages", "bounds", "monotonic"],
+        "session" => &["ages", "monotonic"],
         "watch" => &["gone at the end", "compactions"],
         _ => &[],
     }
@@ -266,7 +269,10 @@ pub fn check_all(
     }
     if context.demanding {
         for (name, verdict) in &mut verdicts {
-            let missing = missing(name, verdict);
+            let mut missing = missing(name, verdict);
+            if *name == "revisions" && workloads.contains(&Workload::Register) {
+                missing.extend(not_counted(&OF_REGISTERS, verdict));
+            }
             if !missing.is_empty() {
                 let why = format!("there is nothing to check of: {}", missing.join(", "));
                 *verdict = Verdict::Unknown { why };
