@@ -73,8 +73,15 @@ pub struct Context<'a> {
     pub clock_error: Nanos,
     /// When clocks of nodes were wrong besides.
     pub wrong_clocks: &'a [WrongClock],
-    /// A key may be there for so long after its TTL or lease ended.
+    /// A key may be there for so long after its TTL or lease ended, in quiet times.
     pub expiry_delay: Nanos,
+    /// When something disturbed the cluster: faults, processes that ended. `None`: it is not known, and no time but that of the final
+    /// reads is a quiet one.
+    pub disturbed: Option<&'a [(Nanos, Nanos)]>,
+    /// So long after a disturbance the cluster may need to be as it was before.
+    pub recovery: Nanos,
+    /// Revisions that a shard keeps at least, as its nodes are configured. `None`: it is not known.
+    pub keep_revisions: Option<u64>,
     /// Processes that were promised that no revision they see of a shard is less than one they saw before.
     pub monotonic: BTreeSet<Process>,
     /// The committed log of all shards from the beginning to the end, if it was collected.
@@ -91,7 +98,7 @@ pub struct Context<'a> {
 }
 
 impl<'a> Context<'a> {
-    /// Nothing known but the shards; 1 GiB for a search; 2 s for expiry.
+    /// Nothing known but the shards; 1 GiB for a search; 2 s for expiry, 10 s to recover.
     pub fn new(shard_of: &'a dyn Fn(u32) -> u32) -> Self {
         Self {
             shard_of,
@@ -101,6 +108,9 @@ impl<'a> Context<'a> {
             clock_error: 0,
             wrong_clocks: &[],
             expiry_delay: 2_000_000_000,
+            disturbed: None,
+            recovery: 10_000_000_000,
+            keep_revisions: None,
             monotonic: BTreeSet::new(),
             committed: None,
             replicas: &[],
@@ -118,6 +128,19 @@ impl<'a> Context<'a> {
     /// The shard of a key.
     pub(crate) fn shard(&self, key: Key) -> u32 {
         (self.shard_of)(key.partition)
+    }
+
+    /// Since when nothing has disturbed the cluster, as seen at the end of a span; `None`: something may have, within it or just before.
+    pub(crate) fn quiet_since(&self, (from, to): (Nanos, Nanos)) -> Option<Nanos> {
+        if let Some(recovered) = self.final_from.filter(|recovered| *recovered <= from) {
+            return Some(recovered);
+        }
+        let wrong = self.wrong_clocks.iter().map(|wrong| (wrong.from, wrong.to));
+        let all = self.disturbed?.iter().copied().chain(wrong);
+        let over = all
+            .filter(|(begun, _)| *begun <= to)
+            .map(|(_, ended)| ended.saturating_add(self.recovery));
+        Some(over.max().unwrap_or(0)).filter(|since| *since <= from)
     }
 
     /// The operation was invoked when the cluster had recovered.
@@ -163,33 +186,59 @@ impl Workload {
     }
 }
 
-/// What a checker must have counted in its [`Stats`] for its verdict to mean something: without one of these a rule was never looked at.
+/// What a checker must have counted in its [`Stats`] for its verdict on a long run to mean something. It counts where a rule could have been
+/// broken: without one of these a rule was never looked at.
 pub fn needs(checker: &str) -> &'static [&'static str] {
     match checker {
         "answers" => &["answers"],
         "bank" => &["reads of all accounts", "payments", "sends", "arrivals", "totals"],
         "committed" => &["commits", "acknowledged"],
-        "consumer" => &["owners", "acks", "changes seen"],
+        "consumer" => &["owners", "acks", "changes seen", "cursors", "successions"],
         "convergence" => &["compared"],
-        "counter" => &["increments", "counts"],
-        "lease" => &["absences", "expiries"],
+        "counter" => &["increments", "counts", "finals"],
+        "lease" => &["absences", "expiries", "late at the end"],
         "linear" => &["keys", "operations"],
         "revisions" => &["changes", "real time"],
-        "session" => &["at least", "bounded", "local"],
+        "session" => &["at least", "bounded", "bounds", "local"],
         "set_list" => &["appends", "list reads", "scans"],
         "watch" => &["watches", "changes seen"],
         _ => &[],
     }
 }
 
-/// What a checker [needs] and has not met, if it found nothing wrong.
-pub fn missing(checker: &str, verdict: &Verdict) -> Vec<&'static str> {
+/// What `revisions` needs besides where there are registers.
+const OF_REGISTERS: [&str; 4] = ["chained", "values", "absences", "read at the end"];
+
+/// What it must have counted besides in some of many runs: not every workload has it, or only trouble brings it about.
+pub fn wants(checker: &str) -> &'static [&'static str] {
+    match checker {
+        "bank" => &["balances shown"],
+        "committed" => &["resolved"],
+        "consumer" => &["fenced", "refused acks"],
+        "lease" => &["late", "refusals"],
+        "revisions" => &["chained", "values", "absences", "older", "read at the end"],
+        "session" => &["ages", "monotonic"],
+        "watch" => &["gone at the end", "compactions"],
+        _ => &[],
+    }
+}
+
+fn not_counted(needed: &[&'static str], verdict: &Verdict) -> Vec<&'static str> {
     let Verdict::Valid { stats } = verdict else {
         return Vec::new();
     };
-    let needed = needs(checker).iter().copied();
     let is_missing = |name: &&str| stats.get(name).is_none_or(|count| *count == 0);
-    needed.filter(is_missing).collect()
+    needed.iter().copied().filter(is_missing).collect()
+}
+
+/// What a checker [needs] and has not met, if it found nothing wrong.
+pub fn missing(checker: &str, verdict: &Verdict) -> Vec<&'static str> {
+    not_counted(needs(checker), verdict)
+}
+
+/// What a checker [wants] and has not met, if it found nothing wrong.
+pub fn wanting(checker: &str, verdict: &Verdict) -> Vec<&'static str> {
+    not_counted(wants(checker), verdict)
 }
 
 /// A checker.
@@ -221,7 +270,10 @@ pub fn check_all(
     }
     if context.demanding {
         for (name, verdict) in &mut verdicts {
-            let missing = missing(name, verdict);
+            let mut missing = missing(name, verdict);
+            if *name == "revisions" && workloads.contains(&Workload::Register) {
+                missing.extend(not_counted(&OF_REGISTERS, verdict));
+            }
             if !missing.is_empty() {
                 let why = format!("there is nothing to check of: {}", missing.join(", "));
                 *verdict = Verdict::Unknown { why };

@@ -15,7 +15,11 @@ use kvsvr_core::{
     types::ShardId,
 };
 
-use crate::{check::Commit, history::Change, workload::names};
+use crate::{
+    check::Commit,
+    history::Change,
+    workload::names::{self, Raw},
+};
 
 /// The log of one data shard.
 pub struct CommittedLog {
@@ -79,10 +83,18 @@ impl CommittedLog {
         for event in &applied.events {
             let changes = by_revision.entry(event.revision).or_default();
             let value = (event.kind == EventKind::Put).then_some(&event.value[..]);
-            let expired = event.kind == EventKind::Expire;
+            let raw = Raw {
+                key: &event.key,
+                value,
+                revision: event.revision,
+                expired: event.kind == EventKind::Expire,
+                create_rev: event.create_rev,
+                version: event.version,
+                lease: event.lease,
+            };
             let partition = Partition::new(event.partition.region, event.partition.name.clone());
             // What is strange there is for who is shown it to say.
-            let change = names::change(&partition, &event.key, value, event.revision, expired);
+            let change = names::change(&partition, raw);
             changes.extend(change.ok().flatten());
         }
         let shard = self.shard.0;

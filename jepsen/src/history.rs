@@ -59,6 +59,8 @@ pub enum Mode {
     Bounded(u64),
     /// Whatever the replica has.
     Local,
+    /// The state of exactly this revision, which is the reply's. It may be compacted.
+    At(Revision),
 }
 
 /// What a client asks for.
@@ -323,6 +325,28 @@ pub struct Change {
     pub value: Option<u64>,
     /// The key expired.
     pub expired: bool,
+    /// Revision of the put that created the key; 0 of a key that is gone, and if it was not told.
+    #[serde(default)]
+    pub create_rev: Revision,
+    /// Puts since the creation; 0 as above.
+    #[serde(default)]
+    pub version: u64,
+    /// The lease that the key is attached to; 0 = none.
+    #[serde(default)]
+    pub lease: u64,
+}
+
+impl Change {
+    /// What a read of the key would find at the change's revision; `None` if the key is gone, or not all of it was told.
+    pub fn row(&self) -> Option<Row> {
+        let row = |value| Row {
+            value,
+            create_rev: self.create_rev,
+            mod_rev: self.revision,
+            version: self.version,
+        };
+        self.value.filter(|_| self.version != 0).map(row)
+    }
 }
 
 /// What a watch or a consumer got at once.
@@ -343,6 +367,13 @@ pub enum Seen {
     },
     /// The connection broke and it goes on by itself from where it was.
     Resumed,
+    /// It ended with an error, for good.
+    Ended {
+        /// The error's code.
+        code: String,
+        /// The first revision that is not compacted, as the error says; 0 if it says none.
+        revision: Revision,
+    },
 }
 
 /// What happened.

@@ -318,7 +318,7 @@ impl<'a> World<'a> {
         };
         self.seen.lock().replicas.clone_from(&replicas);
         let history = self.recorder.events();
-        let faults = faulty(&self.seen.lock().record.bands);
+        let faults = self.disturbed(&self.seen.lock().record.bands);
         let gaps = check::service::gaps(
             &paired(&history),
             &faults,
@@ -333,15 +333,22 @@ impl<'a> World<'a> {
         let mut context = run.context(finished, &shard_of);
         context.committed = commits.as_deref();
         context.replicas = &replicas;
-        let wrong_clocks = {
+        let (wrong_clocks, disturbed) = {
             let bands = &self.seen.lock().record.bands;
-            clocks::wrong(&self.plan.faults, bands, self.plan.nodes)
+            let wrong = clocks::wrong(&self.plan.faults, bands, self.plan.nodes);
+            (wrong, self.disturbed(bands))
         };
         context.clock_error = CLOCK_ERROR;
         context.wrong_clocks = &wrong_clocks;
+        context.disturbed = Some(&disturbed);
+        context.keep_revisions = Some(self.plan.knobs.keep_revisions);
         failures.extend(unfinished(finished));
         for (name, verdict) in check_all(&self.plan.workload.checks(), &history, &context) {
-            if verdict.is_valid() && check::missing(name, &verdict).is_empty() {
+            let is_full = || {
+                let (needed, wanted) = (check::missing(name, &verdict), check::wanting(name, &verdict));
+                needed.is_empty() && wanted.is_empty()
+            };
+            if verdict.is_valid() && is_full() {
                 self.seen.lock().sometimes.checked_in_full(name);
             }
             let judgement = Judgement::new(name, &verdict);
@@ -357,6 +364,18 @@ impl<'a> World<'a> {
         let record = &mut self.seen.lock().record;
         (record.history, record.resolved) = (history, resolved);
         failures
+    }
+
+    /// When faults held and processes ended, for the checkers.
+    fn disturbed(&self, bands: &[Band]) -> Vec<(Nanos, Nanos)> {
+        let nanos = |time: Duration| Nanos::try_from(time.as_nanos()).unwrap_or(Nanos::MAX);
+        let faults = bands
+            .iter()
+            .map(|band| (nanos(band.from), band.until.map_or(Nanos::MAX, nanos)));
+        let ended = self.nodes.iter().flat_map(|node| node.ended());
+        faults
+            .chain(ended.map(|ended| (nanos(ended.at), nanos(ended.at))))
+            .collect()
     }
 
     fn outcome(self, mut failures: Vec<Failure>) -> (Outcome, Record) {
@@ -428,15 +447,6 @@ impl<'a> World<'a> {
         };
         (outcome, record)
     }
-}
-
-/// When something was wrong, in nanoseconds since the simulation began.
-fn faulty(bands: &[Band]) -> Vec<(Nanos, Nanos)> {
-    let nanos = |at: Duration| at.as_nanos() as Nanos;
-    bands
-        .iter()
-        .map(|band| (nanos(band.from), band.until.map_or(Nanos::MAX, nanos)))
-        .collect()
 }
 
 /// One number for all of it.

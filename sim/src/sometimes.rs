@@ -16,7 +16,7 @@ use crate::{
 };
 
 /// Those of every sweep.
-pub const EVENTS: [&str; 61] = [
+pub const EVENTS: [&str; 64] = [
     "leader_changed",
     "two_leaders_of_different_terms",
     "leader_without_quorum_stepped_down",
@@ -69,8 +69,11 @@ pub const EVENTS: [&str; 61] = [
     "committed_log_known",
     "session_looked_at",
     "consumer_looked_at",
+    "checked_in_full_answers",
     "checked_in_full_bank",
+    "checked_in_full_committed",
     "checked_in_full_consumer",
+    "checked_in_full_convergence",
     "checked_in_full_counter",
     "checked_in_full_lease",
     "checked_in_full_linear",
@@ -123,14 +126,16 @@ impl Sometimes {
             .collect()
     }
 
-    /// A checker looked at all that it [needs](kvsvr_jepsen::check::needs): one that never does in a sweep is blind. Short runs and those
-    /// with many faults need not have it all.
+    /// A checker looked at all that it [needs](kvsvr_jepsen::check::needs) and [wants](kvsvr_jepsen::check::wants): one that never does in a
+    /// sweep is blind. Short runs and those with many faults need not have it all.
+    ///
+    /// # Panics
+    /// Such a checker is not in the list of events.
     pub fn checked_in_full(&mut self, checker: &str) {
-        let event = EVENTS
-            .iter()
-            .find(|event| event.strip_prefix("checked_in_full_") == Some(checker));
-        if let Some(event) = event {
-            self.count(event);
+        let mut events = EVENTS.iter();
+        match events.find(|event| event.strip_prefix("checked_in_full_") == Some(checker)) {
+            Some(event) => self.count(event),
+            None => panic!("no event says that {checker} is checked in full"),
         }
     }
 

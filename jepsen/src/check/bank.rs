@@ -6,7 +6,7 @@
 //!   revision make it. Transfers do not change it.
 //! - **negative**: no account is below 0.
 //! - **replay**: each balance is what the transfers up to the revision make it; an account is paid from only if it has enough, and refused
-//!   only if it has not.
+//!   only if it has not. That holds for what reads find, and for what watches and consumers are shown and the committed log has.
 //! - **twice**, **phantom**: the second step of a send is applied at most once, and only for a send that was made, as it was made.
 //! - **lost**: with [`Context::drained`] each acknowledged send has arrived.
 //! - **total**: with [`Context::final_from`] and [`Context::drained`] the last reads of all partitions together make the opening total.
@@ -21,9 +21,10 @@ use std::collections::{BTreeMap, BTreeSet};
 use self::ledger::Ledger;
 use super::{
     Context, History, facts,
+    subscriptions::subscriptions,
     verdict::{Findings, Verdict, Witness, describe},
 };
-use crate::history::{Call, End, Key, Operation, Reply, Revision};
+use crate::history::{Call, Change, End, Key, Operation, Reply, Revision, Seen};
 
 /// Checks all accounts.
 pub fn check(history: &History<'_>, context: &Context<'_>) -> Verdict {
@@ -52,12 +53,19 @@ pub fn check(history: &History<'_>, context: &Context<'_>) -> Verdict {
             (Call::Read { key, .. }, Reply::Row { row: Some(row), .. })
                 if context.accounts.contains_key(key) =>
             {
-                let money = i128::from(row.value as i64);
-                one_balance(operation, *key, row.mod_rev, money, &ledger, &mut findings);
+                let balance = Balance {
+                    key: *key,
+                    revision: row.mod_rev,
+                    money: i128::from(row.value as i64),
+                    before: operation.last,
+                };
+                let who = (describe(operation), Witnessed::Operation(operation.id));
+                one_balance(&balance, &who, &ledger, &mut findings);
             }
             (call, reply) => payment(operation, call, reply, &ledger, &mut findings),
         }
     }
+    shown_balances(history, context, &ledger, &mut findings);
     saga::check(history, context, &mut findings);
     total(&last_reads, context, &mut findings);
     findings.verdict()
@@ -98,15 +106,15 @@ impl AllAccounts<'_> {
             );
             findings.push(Witness::new("sum", text).operations([self.operation.id]));
         }
+        let who = (describe(self.operation), Witnessed::Operation(self.operation.id));
         for (key, money) in found {
-            one_balance(
-                self.operation,
-                Key { partition, key },
-                self.revision,
-                i128::from(money),
-                ledger,
-                findings,
-            );
+            let balance = Balance {
+                key: Key { partition, key },
+                revision: self.revision,
+                money: i128::from(money),
+                before: self.operation.last,
+            };
+            one_balance(&balance, &who, ledger, findings);
         }
     }
 }
@@ -119,28 +127,93 @@ fn text(range: &std::ops::RangeInclusive<i128>) -> String {
     }
 }
 
-fn one_balance(
-    operation: &Operation,
+/// What an account had.
+struct Balance {
     key: Key,
     revision: Revision,
     money: i128,
-    ledger: &Ledger,
-    findings: &mut Findings,
-) {
+    /// It was seen at this place of the history.
+    before: usize,
+}
+
+/// What shows a balance.
+#[derive(Clone, Copy)]
+enum Witnessed {
+    Operation(usize),
+    Event(usize),
+    Log,
+}
+
+/// `who` shows it, in words.
+fn one_balance(balance: &Balance, who: &(String, Witnessed), ledger: &Ledger, findings: &mut Findings) {
+    let Balance {
+        key,
+        revision,
+        money,
+        before,
+    } = *balance;
     findings.count("balances", 1);
-    let who = describe(operation);
+    let witness = |rule: &'static str, text: String| {
+        let witness = Witness::new(rule, text);
+        match who.1 {
+            Witnessed::Operation(id) => witness.operations([id]),
+            Witnessed::Event(place) => witness.events([place]),
+            Witnessed::Log => witness,
+        }
+    };
     if money < 0 {
-        let text = format!("{who}: account {key} has {money}");
-        findings.push(Witness::new("negative", text).operations([operation.id]));
+        findings.push(witness(
+            "negative",
+            format!("{}: account {key} has {money}", who.0),
+        ));
     }
-    let expected = ledger.balance(key, revision, operation.last);
+    let expected = ledger.balance(key, revision, before);
     if !expected.contains(&money) {
         let text = format!(
-            "{who}: account {key} has {money} at revision {revision} and not {}",
+            "{}: account {key} has {money} at revision {revision} and not {}",
+            who.0,
             text(&expected)
         );
         let newest = ledger.newest(key, revision);
-        findings.push(Witness::new("replay", text).operations(newest.into_iter().chain([operation.id])));
+        findings.push(witness("replay", text).operations(newest));
+    }
+}
+
+/// Balances that watches and consumers were shown, and those in the committed log.
+fn shown_balances(history: &History<'_>, context: &Context<'_>, ledger: &Ledger, findings: &mut Findings) {
+    let mut one = |change: &Change, before: usize, who: (String, Witnessed)| {
+        if let Some(value) = change.value
+            && context.accounts.contains_key(&change.key)
+        {
+            let balance = Balance {
+                key: change.key,
+                revision: change.revision,
+                money: i128::from(value as i64),
+                before,
+            };
+            one_balance(&balance, &who, ledger, findings);
+            findings.count("balances shown", 1);
+        }
+    };
+    for subscription in subscriptions(history, context) {
+        for (place, seen) in &subscription.seen {
+            let Seen::Changes { changes, .. } = seen else {
+                continue;
+            };
+            for change in changes {
+                let who = describe(subscription.operation);
+                one(change, *place, (who, Witnessed::Event(*place)));
+            }
+        }
+    }
+    for commit in context.committed.unwrap_or_default() {
+        for change in &commit.changes {
+            one(
+                change,
+                usize::MAX,
+                ("the committed log".to_owned(), Witnessed::Log),
+            );
+        }
     }
 }
 

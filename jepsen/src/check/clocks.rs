@@ -44,9 +44,9 @@ impl Clocks<'_> {
         ahead.saturating_add(self.most((begun, ended), |wrong| wrong.behind))
     }
 
-    /// Stamps may have lagged at some time.
-    pub(crate) fn any(self) -> bool {
-        !self.0.is_empty()
+    /// Stamps may have been wrong before a time.
+    pub(crate) fn any_before(self, time: Nanos) -> bool {
+        self.0.iter().any(|wrong| wrong.from < time)
     }
 
     /// By how much a length of time that ended at `ended` may be wrong, by whose clock ever it was measured.

@@ -27,8 +27,7 @@ use serde::{Deserialize, Serialize};
 
 use self::{patch::Patch, replay::Replay};
 use super::{
-    Context, History,
-    facts::{self, Effect},
+    Context, History, facts,
     verdict::{Findings, Verdict, Witness, describe},
 };
 use crate::history::{Call, Change, End, Event, Key, Operation, Reply, Revision};
@@ -132,11 +131,7 @@ fn acknowledged(
     let is_there = commit.is_some_and(|commit| {
         changed.iter().all(|fact| {
             let change = commit.changes.iter().find(|change| change.key == fact.key);
-            change.is_some_and(|change| match fact.effect {
-                Effect::Value(value) => change.value == Some(value),
-                Effect::Some => change.value.is_some(),
-                Effect::Gone => change.value.is_none() && !change.expired,
-            })
+            change.is_some_and(|change| fact.is_shown_by(change, &operation.call))
         })
     });
     if !is_there {

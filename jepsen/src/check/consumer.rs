@@ -44,7 +44,11 @@ pub fn check(history: &History<'_>, context: &Context<'_>) -> Verdict {
             };
             truth.follow(&what, &mut findings);
         }
-        let acks: Vec<_> = acks(history, shard, name).collect();
+        let tried: Vec<_> = acks(history, shard, name).collect();
+        let refused = tried.iter().filter(|ack| ack.is_refused());
+        let after_another = refused.filter(|ack| newer(&owners, ack).is_some());
+        findings.count("refused acks", after_another.count() as u64);
+        let acks: Vec<_> = tried.into_iter().filter(|ack| !ack.is_refused()).collect();
         findings.count("acks", acks.len() as u64);
         epochs(&owners, &mut findings);
         fencing(&owners, &acks, &mut findings);
@@ -53,7 +57,7 @@ pub fn check(history: &History<'_>, context: &Context<'_>) -> Verdict {
     findings.verdict()
 }
 
-/// An acknowledgement that was carried out, or may have been.
+/// An acknowledgement.
 struct Ack<'a> {
     operation: &'a Operation,
     epoch: u64,
@@ -63,6 +67,10 @@ struct Ack<'a> {
 impl Ack<'_> {
     fn is_ok(&self) -> bool {
         matches!(self.operation.end, End::Ok(..))
+    }
+
+    fn is_refused(&self) -> bool {
+        matches!(self.operation.end, End::Fail(..))
     }
 }
 
@@ -76,7 +84,7 @@ fn acks<'a>(history: &'a History<'_>, of: u32, consumer: &str) -> impl Iterator<
                 name,
                 epoch,
                 revision,
-            } if *shard == of && name == consumer && !matches!(operation.end, End::Fail(..)) => Some(Ack {
+            } if *shard == of && name == consumer => Some(Ack {
                 operation,
                 epoch: *epoch,
                 revision: *revision,
@@ -106,12 +114,15 @@ fn epochs(owners: &[&Subscription<'_>], findings: &mut Findings) {
     }
 }
 
+/// An owner that had begun, and had a greater number, before the acknowledgement began.
+fn newer<'a>(owners: &[&'a Subscription<'a>], ack: &Ack<'_>) -> Option<&'a Subscription<'a>> {
+    let mut owners = owners.iter().copied();
+    owners.find(|owner| owner.epoch > ack.epoch && owner.operation.last < ack.operation.first)
+}
+
 fn fencing(owners: &[&Subscription<'_>], acks: &[Ack<'_>], findings: &mut Findings) {
     for ack in acks.iter().filter(|ack| ack.is_ok()) {
-        let newer = owners
-            .iter()
-            .find(|owner| owner.epoch > ack.epoch && owner.operation.last < ack.operation.first);
-        if let Some(newer) = newer {
+        if let Some(newer) = newer(owners, ack) {
             let text = format!(
                 "{} was carried out, but it began after {} had become the owner",
                 describe(ack.operation),
@@ -131,6 +142,7 @@ fn cursors(owners: &[&Subscription<'_>], acks: &[Ack<'_>], findings: &mut Findin
             .iter()
             .filter(|ack| ack.is_ok() && ack.operation.last < operation.first && ack.epoch < owner.epoch)
             .max_by_key(|ack| ack.revision);
+        findings.count("cursors", u64::from(acked.is_some()));
         if let Some(ack) = acked.filter(|ack| ack.revision > owner.after) {
             let text = format!(
                 "{} begins after revision {}, but {} was carried out before",
@@ -142,6 +154,7 @@ fn cursors(owners: &[&Subscription<'_>], acks: &[Ack<'_>], findings: &mut Findin
             findings.push(Witness::new("cursor", text).operations(ids));
         }
         if let Some(before) = before {
+            findings.count("successions", 1);
             let ids = [before.operation.id, operation.id];
             let both = format!("{} after {}", describe(operation), describe(before.operation));
             let asked = acks.iter().filter(|ack| ack.operation.first < operation.last);

@@ -170,6 +170,7 @@ impl Counter<'_> {
             findings.unknown(format!("counter {key}: increments went on during its final read"));
             return;
         }
+        findings.count("finals", 1);
         let base: i128 = before.map(|known| known.delta).sum();
         if !self.all_unknown().contains(value - base) {
             let text = format!(

@@ -5,7 +5,7 @@
 use std::collections::BTreeMap;
 
 use super::{Context, History};
-use crate::history::{Call, End, Key, Mode, Operation, Reply, Revision};
+use crate::history::{Call, Change, End, Key, Mode, Operation, Reply, Revision};
 
 /// What a change left at its key.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -27,6 +27,27 @@ pub(crate) struct Fact {
     pub(crate) version: Option<u64>,
     /// [`Operation::id`].
     pub(crate) operation: usize,
+}
+
+impl Fact {
+    /// A change that is shown at the fact's revision is this one, made by this call.
+    pub(crate) fn is_shown_by(&self, change: &Change, call: &Call) -> bool {
+        let is_effect = match self.effect {
+            Effect::Value(value) => change.value == Some(value),
+            Effect::Some => change.value.is_some(),
+            Effect::Gone => change.value.is_none() && !change.expired,
+        };
+        let Some(row) = change.row() else {
+            return is_effect;
+        };
+        let is_version = self.version.is_none_or(|version| version == row.version);
+        let is_lease = match call {
+            Call::Write { lease, .. } => change.lease == *lease,
+            Call::Cas { .. } | Call::Append { .. } => change.lease == 0,
+            _ => true,
+        };
+        is_effect && is_version && is_lease
+    }
 }
 
 /// All acknowledged changes.

@@ -6,9 +6,11 @@
 //! - **early**: a linearizable read that finds nothing, an event that a key expired, or a call that is refused because its lease has ended
 //!   does not come before the earliest time at which the key or the lease can have ended. Where a deletion, a revocation or an unknown
 //!   outcome can explain it, nothing is said.
-//! - **late**: with [`Context::final_from`], a final linearizable read does not find a key that must have ended more than
-//!   [`Context::expiry_delay`] before the read began, counted from `final_from` at the earliest. Where clocks were wrong, the TTL may have
-//!   begun to run only then: a shard's time never goes back, but it may have lagged.
+//! - **late**: a linearizable read in a quiet time does not find a key that must have ended more than [`Context::expiry_delay`] before the
+//!   read began, counted from the beginning of that time at the earliest. Quiet is what comes after the cluster has recovered for good, and
+//!   any time that begins [`Context::recovery`] after the last of [`Context::disturbed`]: a leader looks for what is due every 200 ms and
+//!   removes it through the log, and until it has, reads show it. Where a clock was wrong before, the TTL may have begun to run only when
+//!   it got quiet: a shard's time never goes back, but it may have lagged, or have been ahead when the key was written.
 
 #[cfg(test)]
 mod tests;
@@ -230,19 +232,13 @@ impl<'a> Ends<'a> {
         end.saturating_sub(early.saturating_add(self.context.clock_error))
     }
 
-    /// The latest time at which it ends by itself; `None` if it need not, or it cannot be said.
-    fn latest(&self, key: Key, mortal: &Mortal<'a>, revision: Revision) -> Option<Nanos> {
+    /// The latest time at which it ends by itself, told in a quiet time; `None` if it need not, or it cannot be said.
+    fn latest(&self, key: Key, mortal: &Mortal<'a>, revision: Revision, quiet_since: Nanos) -> Option<Nanos> {
         let (put, ttl, lease) = self.terms(mortal, revision)?;
-        // Where stamps lagged, the time began to run when they did no more, which was so when all faults were over.
-        let lagged = |ttl: Nanos| match self.context.clocks().any() {
-            true => self
-                .context
-                .final_from
-                .map_or(Nanos::MAX, |from| from.saturating_add(ttl)),
-            false => 0,
-        };
+        let was_wrong = self.context.clocks().any_before(quiet_since);
+        let begins = if was_wrong { quiet_since } else { 0 };
         let end_of =
-            |operation: &Operation, ttl: Nanos| Some(ended(operation)?.saturating_add(ttl).max(lagged(ttl)));
+            |operation: &Operation, ttl: Nanos| Some(ended(operation)?.max(begins).saturating_add(ttl));
         let end = match (ttl, lease) {
             (0, 0) => return None,
             (ttl, 0) => end_of(put, ttl)?,
@@ -256,6 +252,25 @@ impl<'a> Ends<'a> {
             }
         };
         Some(end.saturating_add(self.context.clock_error))
+    }
+
+    /// When what this put left ends at the latest, if it must be gone for a linearizable read.
+    fn must_be_gone(
+        &self,
+        key: Key,
+        mortal: &Mortal<'a>,
+        revision: Revision,
+        read: &Operation,
+    ) -> Option<Nanos> {
+        let since = self.context.quiet_since((read.invoked, ended(read)?))?;
+        let end = self.latest(key, mortal, revision, since)?;
+        let due = end.max(since).saturating_add(self.context.expiry_delay);
+        (read.invoked > due).then_some(end)
+    }
+
+    fn count_late(&self, read: &Operation, findings: &mut Findings) {
+        let at_end = self.context.is_final(read);
+        findings.count(if at_end { "late at the end" } else { "late" }, 1);
     }
 
     /// A call was refused because its lease has ended.
@@ -295,6 +310,10 @@ impl<'a> Ends<'a> {
         let Some((newest, put)) = over.max_by_key(|(revision, _)| **revision) else {
             return;
         };
+        // Had it been found, it would have been late.
+        if self.must_be_gone(key, mortal, *newest, read).is_some() {
+            self.count_late(read, findings);
+        }
         let may_be_after = |other: &&Operation| other.last > put.first && other.first < read.last;
         if mortal.deletes.iter().any(may_be_after) || mortal.unknown_puts.iter().any(may_be_after) {
             return;
@@ -362,19 +381,12 @@ impl<'a> Ends<'a> {
         mod_rev: Revision,
         findings: &mut Findings,
     ) {
-        if !facts::is_final_read(read, self.context) {
-            return;
-        }
-        let Some(end) = self.latest(key, mortal, mod_rev) else {
+        let Some(end) = self.must_be_gone(key, mortal, mod_rev, read) else {
             return;
         };
-        findings.count("left at the end", 1);
-        // Nothing was promised while there was no leader.
-        let due = end.max(self.context.final_from.unwrap_or_default());
-        if read.invoked > due.saturating_add(self.context.expiry_delay) {
-            let text = format!("{} found key {key}, which ended at {end} ns", describe(read));
-            let put = mortal.puts.get(&mod_rev).map(|put| put.id);
-            findings.push(Witness::new("late", text).operations(put.into_iter().chain([read.id])));
-        }
+        self.count_late(read, findings);
+        let text = format!("{} found key {key}, which ended at {end} ns", describe(read));
+        let put = mortal.puts.get(&mod_rev).map(|put| put.id);
+        findings.push(Witness::new("late", text).operations(put.into_iter().chain([read.id])));
     }
 }

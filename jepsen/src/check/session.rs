@@ -132,6 +132,7 @@ impl<'a> Known<'a> {
                 self.not_older(read, bound, "bounded", context, findings);
             }
             Mode::Local => findings.count("local", 1),
+            Mode::At(_) => {}
         }
         if let Reply::Row { age_ms, .. } = *read.reply {
             let text = format!(
@@ -146,7 +147,7 @@ impl<'a> Known<'a> {
                     // The age is in whole milliseconds.
                     self.not_older(read, age_ms.saturating_add(1), "age", context, findings);
                 }
-                Mode::Linearizable | Mode::AtLeast(_) => {}
+                Mode::Linearizable | Mode::AtLeast(_) | Mode::At(_) => {}
             }
         }
     }
@@ -187,9 +188,11 @@ impl<'a> Known<'a> {
         let Some(time) = read.operation.invoked.checked_sub(age) else {
             return;
         };
-        if let Some((revision, missed)) = self.acknowledged_before(read.shard, time)
-            && revision > read.revision
-        {
+        let Some((revision, missed)) = self.acknowledged_before(read.shard, time) else {
+            return;
+        };
+        findings.count(if rule == "age" { "ages" } else { "bounds" }, 1);
+        if revision > read.revision {
             let missed = &self.operations[missed];
             let text = format!(
                 "{} saw revision {} and not that of {}, acknowledged more than {age_ms} ms before",
@@ -215,11 +218,12 @@ fn monotonic(history: &History<'_>, context: &Context<'_>, findings: &mut Findin
         else {
             continue;
         };
-        findings.count("monotonic", 1);
         let place = (operation.process, (context.shard_of)(partition));
-        if let Some((before, id)) = last.insert(place, (revision, operation.id))
-            && revision < before
-        {
+        let Some((before, id)) = last.insert(place, (revision, operation.id)) else {
+            continue;
+        };
+        findings.count("monotonic", 1);
+        if revision < before {
             let one = describe(&history.operations[id]);
             let text = format!(
                 "{} saw revision {revision} after {one} saw {before}",

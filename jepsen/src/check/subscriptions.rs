@@ -3,7 +3,33 @@
 use std::collections::BTreeMap;
 
 use super::{Context, History};
-use crate::history::{Call, End, Operation, Reply, Revision, Seen, Step};
+use crate::history::{Call, Change, End, Key, Operation, Reply, Revision, Seen, Step};
+
+/// Changes by shard, revision and key, each with the first event that showed it; `None`: the committed log has it.
+pub(crate) type Shown = BTreeMap<(u32, Revision), BTreeMap<Key, (Change, Option<usize>)>>;
+
+/// Changes that the committed log or any subscription shows.
+pub(crate) fn shown(history: &History<'_>, context: &Context<'_>) -> Shown {
+    let mut shown = Shown::new();
+    for commit in context.committed.unwrap_or_default() {
+        for change in &commit.changes {
+            let changes = shown.entry((commit.shard, change.revision)).or_default();
+            changes.insert(change.key, (*change, None));
+        }
+    }
+    for subscription in subscriptions(history, context) {
+        for (place, seen) in &subscription.seen {
+            let Seen::Changes { changes, .. } = seen else {
+                continue;
+            };
+            for change in changes {
+                let at = shown.entry((subscription.shard, change.revision)).or_default();
+                at.entry(change.key).or_insert((*change, Some(*place)));
+            }
+        }
+    }
+    shown
+}
 
 /// A watch or a consumer, from its begin until its process begins another one.
 pub(crate) struct Subscription<'a> {

@@ -194,6 +194,9 @@ pub(crate) fn change(revision: Revision, key: Key, value: Option<u64>) -> Change
         key,
         value,
         expired: false,
+        create_rev: 0,
+        version: 0,
+        lease: 0,
     }
 }
 

@@ -113,3 +113,27 @@ fn a_verdict_in_words() {
          #0 (process 1, 1..2 ns) write [0 1] = 10 -> written at revision 7, version 1 had ended with revision 7; operations [0, 1]"
     );
 }
+
+#[test]
+fn registers_need_more_of_a_long_run() {
+    let script = || Script::new().ok(1, (1, 2), write(k(1), 10, 1, 1));
+    let verdict = |script: Script| {
+        let context = Context {
+            demanding: true,
+            ..Context::new(&shard_of)
+        };
+        let workloads = BTreeSet::from([Workload::Register]);
+        check_all(&workloads, &script.events(), &context)["revisions"].to_string()
+    };
+    let why = verdict(script());
+    assert!(
+        why.ends_with("nothing to check of: chained, values, absences, read at the end"),
+        "{why}"
+    );
+    let why = verdict(
+        script()
+            .ok(1, (3, 4), delete(k(1), 2, true))
+            .ok(1, (5, 6), read(k(1), 2, None)),
+    );
+    assert!(why.ends_with("nothing to check of: read at the end"), "{why}");
+}

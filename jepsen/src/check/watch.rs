@@ -10,18 +10,21 @@
 //!   that no operation changes are left out in partitions with sends: these keep rows there.)
 //! - **removal**: with [`Context::drained`], a key that the final reads do not find has a deletion or an expiry after its last put, which
 //!   was shown where all revisions since were.
-//! - **compaction**: it says that changes are gone, and from where it goes on, never back.
+//! - **compaction**: where it is told that changes are gone, they can be: with [`Context::keep_revisions`] the shard had as many revisions
+//!   after those that are gone. It never goes back by that. Whoever is told that there is a newer owner is an owner, and there is one.
 
+mod compaction;
 mod removals;
 #[cfg(test)]
 mod tests;
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 
+use self::compaction::Heads;
 use super::{
     Context, History,
-    facts::{self, Effect, Fact, Facts},
-    subscriptions::{Subscription, subscriptions},
+    facts::{self, Fact, Facts},
+    subscriptions::{Shown, Subscription, shown, subscriptions},
     verdict::{Findings, Verdict, Witness, describe},
 };
 use crate::history::{Call, Change, Key, Revision, Seen};
@@ -60,9 +63,6 @@ impl Followed<'_> {
     }
 }
 
-/// Changes by shard, revision and key, each with the first event that showed it.
-type Shown = BTreeMap<(u32, Revision), BTreeMap<Key, (Change, Option<usize>)>>;
-
 /// What is known of the changes.
 pub(super) struct Truth<'a> {
     history: &'a History<'a>,
@@ -76,6 +76,7 @@ pub(super) struct Truth<'a> {
     changed: BTreeSet<Key>,
     /// Partitions in which sends keep rows of their own.
     outboxes: BTreeSet<u32>,
+    heads: Heads,
 }
 
 /// Revisions that are to be shown next.
@@ -88,24 +89,7 @@ struct Position {
 
 impl<'a> Truth<'a> {
     pub(super) fn new(history: &'a History<'_>, context: &'a Context<'_>) -> Self {
-        let mut shown = Shown::new();
-        for commit in context.committed.unwrap_or_default() {
-            for change in &commit.changes {
-                let changes = shown.entry((commit.shard, change.revision)).or_default();
-                changes.insert(change.key, (*change, None));
-            }
-        }
-        for subscription in subscriptions(history, context) {
-            for (place, seen) in &subscription.seen {
-                let Seen::Changes { changes, .. } = seen else {
-                    continue;
-                };
-                for change in changes {
-                    let at = shown.entry((subscription.shard, change.revision)).or_default();
-                    at.entry(change.key).or_insert((*change, Some(*place)));
-                }
-            }
-        }
+        let shown = shown(history, context);
         let mut vanishing = BTreeSet::new();
         let mut changed = BTreeSet::new();
         let mut outboxes = BTreeSet::new();
@@ -124,6 +108,7 @@ impl<'a> Truth<'a> {
             }
         }
         let facts = Facts::new(history, context);
+        let heads = Heads::new(history, context, &facts, &shown);
         Self {
             history,
             context,
@@ -132,6 +117,7 @@ impl<'a> Truth<'a> {
             vanishing,
             changed,
             outboxes,
+            heads,
         }
     }
 
@@ -154,15 +140,11 @@ impl<'a> Truth<'a> {
                     at.through = at.through.max(*through);
                 }
                 Seen::Compacted { resumed_after } => {
-                    if *resumed_after < at.through {
-                        let text = format!(
-                            "{} is told to go on after revision {resumed_after}, but it has seen everything up to {}",
-                            describe(what.subscription.operation),
-                            at.through
-                        );
-                        findings.push(self.witness("compaction", text, what, [*place]));
-                    }
+                    self.compacted(what, &at, *place, *resumed_after, findings);
                     at.through = at.through.max(*resumed_after);
+                }
+                Seen::Ended { code, revision } => {
+                    self.ended(what, &at, *place, (code, *revision), findings);
                 }
                 Seen::Resumed => {}
             }
@@ -290,6 +272,7 @@ impl<'a> Truth<'a> {
             key,
             value,
             expired,
+            ..
         } = *change;
         let shard = what.subscription.shard;
         let who = describe(what.subscription.operation);
@@ -335,11 +318,7 @@ impl<'a> Truth<'a> {
         findings: &mut Findings,
     ) {
         let operation = &self.history.operations[fact.operation];
-        let is_same = match fact.effect {
-            Effect::Value(value) => change.value == Some(value),
-            Effect::Some => change.value.is_some(),
-            Effect::Gone => change.value.is_none() && !change.expired,
-        };
+        let is_same = fact.is_shown_by(change, &operation.call);
         let who = describe(what.subscription.operation);
         let text = if !is_same {
             format!(

@@ -138,6 +138,7 @@ fn body(kind: &str, call: &Call, reply: Option<&Reply>) -> String {
         Some(Mode::AtLeast(revision)) => format!(" :mode [:at-least {revision}]"),
         Some(Mode::Bounded(ms)) => format!(" :mode [:bounded {ms}]"),
         Some(Mode::Local) => " :mode [:local]".to_owned(),
+        Some(Mode::At(revision)) => format!(" :mode [:at {revision}]"),
     };
     let suffix = if weak.is_empty() { "" } else { "-weak" };
     let value = value(call, reply);
@@ -276,6 +277,7 @@ fn seen_value(seen: &Seen) -> String {
         }
         Seen::Compacted { resumed_after } => format!("{{:compacted {resumed_after}}}"),
         Seen::Resumed => ":resumed".to_owned(),
+        Seen::Ended { code, revision } => format!("{{:ended {} :revision {revision}}}", Text(code)),
     }
 }
 

@@ -74,7 +74,7 @@ fn data_calls() -> Vec<(Call, Reply)> {
         items: vec![(1, 8), (2, 9)],
     };
     let append = Call::Append { list: key, value: 8 };
-    let local = Mode::Local;
+    let (local, old) = (Mode::Local, Mode::At(6));
     let bounded = Mode::Bounded(500);
     let mismatch = Reply::Mismatch { revision: 5 };
     let list = Call::List { list: key, mode };
@@ -86,7 +86,8 @@ fn data_calls() -> Vec<(Call, Reply)> {
         (cas, mismatch),
         (Call::Delete { key }, gone),
         (Call::Read { key, mode: bounded }, absent.clone()),
-        (Call::Read { key, mode: local }, absent),
+        (Call::Read { key, mode: local }, absent.clone()),
+        (Call::Read { key, mode: old }, absent),
         (Call::Increment { key, delta: -3 }, number(7, -3)),
         (Call::Count { key }, number(7, -3)),
         (append, Reply::Appended { revision: 8, seq: 1 }),
@@ -163,11 +164,17 @@ pub(crate) fn one_of_each() -> Vec<Event> {
         key: key(1, 2),
         value: Some(6),
         expired: false,
+        create_rev: 9,
+        version: 2,
+        lease: 3,
     };
     let gone = Change {
         revision: 12,
         value: None,
         expired: true,
+        create_rev: 0,
+        version: 0,
+        lease: 0,
         ..change
     };
     let changes = vec![change, gone];
@@ -175,6 +182,8 @@ pub(crate) fn one_of_each() -> Vec<Event> {
     push(1, seen(Seen::Changes { changes, through: 12 }));
     push(1, seen(Seen::Resumed));
     push(1, seen(Seen::Compacted { resumed_after: 15 }));
+    let code = "compacted".to_owned();
+    push(1, seen(Seen::Ended { code, revision: 16 }));
     let list = Call::Count { key: key(1, 2) };
     for step in [
         Step::Fail {

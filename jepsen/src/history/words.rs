@@ -16,6 +16,7 @@ impl fmt::Display for Mode {
             Mode::AtLeast(revision) => write!(f, "at least {revision}"),
             Mode::Bounded(ms) => write!(f, "at most {ms} ms old"),
             Mode::Local => f.write_str("local"),
+            Mode::At(revision) => write!(f, "at revision {revision}"),
         }
     }
 }
@@ -129,9 +130,16 @@ impl fmt::Display for Change {
             key,
             value,
             expired,
+            version,
+            lease,
+            ..
         } = self;
         match value {
-            Some(value) => write!(f, "{revision}: {key}={value}"),
+            Some(value) => {
+                write!(f, "{revision}: {key}={value}")?;
+                write_unless_zero(f, ", version", *version, "")?;
+                write_unless_zero(f, ", lease", *lease, "")
+            }
             None if *expired => write!(f, "{revision}: {key} expired"),
             None => write!(f, "{revision}: {key} deleted"),
         }
@@ -147,6 +155,10 @@ impl fmt::Display for Seen {
             }
             Seen::Compacted { resumed_after } => write!(f, "compacted, goes on after {resumed_after}"),
             Seen::Resumed => f.write_str("resumed"),
+            Seen::Ended { code, revision } => {
+                write!(f, "ended: {code}")?;
+                write_unless_zero(f, ", can be read from revision", *revision, " on")
+            }
         }
     }
 }

@@ -54,8 +54,10 @@ const PANIC_MARKERS: [&str; 5] = [
     "Assertion `",
     "stack overflow",
 ];
+/// Revisions that shards keep.
+pub const KEEP_REVISIONS: u64 = 2000;
 /// Small buffers and a short memory, so that flushes, purges, snapshots and compactions happen in minutes.
-const SETTINGS: [&str; 8] = [
+const SETTINGS: [&str; 7] = [
     "wal.segment=8MiB",
     "wal.flush=16MiB",
     "memory.write_buffer=2MiB",
@@ -63,7 +65,6 @@ const SETTINGS: [&str; 8] = [
     "memory.block_cache=16MiB",
     "memory.row_cache=1MiB",
     "disk_reserve=64MiB",
-    "history.revisions=2000",
 ];
 
 /// So little that a node which was down for seconds is sent a snapshot.
@@ -275,7 +276,8 @@ impl Cluster {
         args.extend(["--advertise".into(), node.address.clone().into()]);
         args.extend(["--data".into(), data.into_os_string()]);
         let log = if self.keep_log { WHOLE_LOG } else { SHORT_LOG };
-        for setting in SETTINGS.into_iter().chain([log]) {
+        let kept = format!("history.revisions={KEEP_REVISIONS}");
+        for setting in SETTINGS.into_iter().chain([log, &kept]) {
             args.extend(["--set".into(), setting.into()]);
         }
         let mut env = node.shim.as_ref().map(Shim::env).unwrap_or_default();

@@ -15,7 +15,7 @@ use tokio::{
 };
 
 use super::{
-    cluster::Cluster,
+    cluster::{Cluster, KEEP_REVISIONS},
     judge::{About, Counts, Problem, Seen},
     logs,
     nemesis::{self, Arsenal, Injected},
@@ -107,6 +107,8 @@ impl Outcome {
             monotonic: self.monotonic.clone(),
             clock_error: CLOCK_ERROR_MS * 1_000_000,
             wrong_clocks: self.wrong_clocks(plan),
+            disturbed: Some(self.disturbed()),
+            keep_revisions: Some(KEEP_REVISIONS),
             demanding: plan.load_ms >= DEMANDING_MS,
             replicas: self.replicas.iter().map(replica).collect(),
             placement: self.placement.clone(),
@@ -115,6 +117,18 @@ impl Outcome {
 }
 
 impl Outcome {
+    /// When faults held, and when nodes ended and started. A fault that may not have been undone holds for ever.
+    fn disturbed(&self) -> Vec<(Nanos, Nanos)> {
+        let fault = |one: &Injected| match one.outcome {
+            nemesis::Outcome::Installed => (one.from, one.to),
+            _ => (one.from, Nanos::MAX),
+        };
+        let done = |one: &&Injected| !matches!(one.outcome, nemesis::Outcome::Skipped(_));
+        let faults = self.injected.iter().filter(done).map(fault);
+        let marks = self.marks.iter().map(|mark| (mark.time, mark.time));
+        faults.chain(marks).collect()
+    }
+
     /// When clocks were wrong. A fault that may not have been undone holds for ever.
     fn wrong_clocks(&self, plan: &Plan) -> Vec<WrongClock> {
         let done = |one: &&Injected| !matches!(one.outcome, nemesis::Outcome::Skipped(_));

@@ -20,6 +20,9 @@ pub const FILE: &str = "context.json";
 /// Another one, if the committed log is known.
 pub const LOG: &str = "log.jsonl";
 
+/// Longer than elsewhere: disks and processors are shared with who knows whom.
+const EXPIRY_DELAY: Nanos = 4_000_000_000;
+
 /// What was true of a run.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Facts {
@@ -37,6 +40,12 @@ pub struct Facts {
     pub clock_error: Nanos,
     /// See [`Context::wrong_clocks`].
     pub wrong_clocks: Vec<WrongClock>,
+    /// See [`Context::disturbed`].
+    #[serde(default)]
+    pub disturbed: Option<Vec<(Nanos, Nanos)>>,
+    /// See [`Context::keep_revisions`].
+    #[serde(default)]
+    pub keep_revisions: Option<u64>,
     /// See [`Context::demanding`].
     pub demanding: bool,
     /// Node, shard, index and hash of replicas at the end.
@@ -76,6 +85,9 @@ impl Facts {
             monotonic: self.monotonic.clone(),
             clock_error: self.clock_error,
             wrong_clocks: &self.wrong_clocks,
+            disturbed: self.disturbed.as_deref(),
+            expiry_delay: EXPIRY_DELAY,
+            keep_revisions: self.keep_revisions,
             demanding: self.demanding,
             replicas: &replicas,
             placement: self.placement.as_deref(),
@@ -133,6 +145,8 @@ mod tests {
             monotonic: BTreeSet::new(),
             clock_error: 0,
             wrong_clocks: Vec::new(),
+            disturbed: None,
+            keep_revisions: None,
             demanding: false,
             replicas: vec![(1, 1, 7, 5), (2, 1, 7, 5)],
             placement: Some(vec![(1, 1), (2, 1)]),

@@ -9,7 +9,7 @@
 use std::{collections::BTreeMap, ops::Range, time::Duration};
 
 use futures::future::BoxFuture;
-use kvsvr_client::{Code, Compare, Error, Event, EventKind, Op, Txn};
+use kvsvr_client::{Code, Compare, ConsumerStart, Error, Event, EventKind, Op, Txn};
 use serde::{Deserialize, Serialize};
 use tokio::time::sleep;
 
@@ -114,6 +114,10 @@ impl Program {
     }
 }
 
+fn consumer_name(place: &Place) -> String {
+    format!("bank{}", place.index())
+}
+
 /// It runs.
 pub(super) struct Running {
     program: Program,
@@ -132,7 +136,7 @@ impl Running {
             acks_percent: 70,
         };
         let workers = numbered.zip(WORKERS..).map(|(shard, number)| {
-            let name = format!("bank{}", place.index());
+            let name = consumer_name(&place);
             let receiver = Receiver {
                 partitions: place.partitions(program.partitions),
             };
@@ -164,6 +168,18 @@ impl Load for Running {
                 let random = self.place.random(number);
                 let watcher = Watcher::new(&self.place.env, partition, manner, random, first);
                 self.watchers.push((partition, watcher));
+            }
+            // A consumer begins with the next change: with one that is opened beside the first sends, these would never arrive.
+            let client = self.place.env.clients.next();
+            let name = consumer_name(&self.place);
+            for shard in self.place.shards(self.program.partitions) {
+                while client
+                    .consumer_open(shard, &name, ConsumerStart::Now)
+                    .await
+                    .is_err()
+                {
+                    sleep(AGAIN).await;
+                }
             }
         })
     }

@@ -114,17 +114,39 @@ pub fn stored(key: &[u8]) -> Option<Stored> {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Strange(pub String);
 
+/// A change as the cluster shows it.
+#[derive(Clone, Copy, Debug)]
+pub struct Raw<'a> {
+    /// The key.
+    pub key: &'a [u8],
+    /// The new value; `None` = deleted or expired.
+    pub value: Option<&'a [u8]>,
+    /// See [`Change::revision`].
+    pub revision: Revision,
+    /// See [`Change::expired`].
+    pub expired: bool,
+    /// See [`Change::create_rev`].
+    pub create_rev: Revision,
+    /// See [`Change::version`].
+    pub version: u64,
+    /// See [`Change::lease`].
+    pub lease: u64,
+}
+
 /// A change as histories have it; `None` if it is in a partition that is no workload's, or of a list's length.
 ///
 /// # Errors
 /// It is in a workload's partition, and no workload makes such ones.
-pub fn change(
-    of: &Partition,
-    key: &[u8],
-    value: Option<&[u8]>,
-    revision: Revision,
-    expired: bool,
-) -> Result<Option<Change>, Strange> {
+pub fn change(of: &Partition, raw: Raw<'_>) -> Result<Option<Change>, Strange> {
+    let Raw {
+        key,
+        value,
+        revision,
+        expired,
+        create_rev,
+        version,
+        lease,
+    } = raw;
     let Some(partition) = partition_number(of).filter(|number| *number < PARTITIONS_END) else {
         return Ok(None);
     };
@@ -149,6 +171,9 @@ pub fn change(
         key: Key { partition, key },
         value: number,
         expired,
+        create_rev,
+        version,
+        lease,
     }))
 }
 
@@ -180,18 +205,31 @@ mod tests {
         }
     }
 
+    fn raw<'a>(key: &'a [u8], value: Option<&'a [u8]>) -> Raw<'a> {
+        Raw {
+            key,
+            value,
+            revision: 7,
+            expired: value.is_none(),
+            create_rev: 5,
+            version: 2,
+            lease: 3,
+        }
+    }
+
     #[test]
     fn changes_are_as_histories_have_them() {
         let of = partition(4);
         let item = [&list(3)[..], &2u64.to_be_bytes()].concat();
-        let appended = change(&of, &item, Some(&value(9)), 7, false).unwrap().unwrap();
+        let appended = change(&of, raw(&item, Some(&value(9)))).unwrap().unwrap();
         let key = Key { partition: 4, key: 3 };
         assert_eq!(
             (appended.key, appended.value, appended.revision),
             (key, Some(9), 7)
         );
-        assert_eq!(change(&of, &list(3), Some(&value(2)), 7, false), Ok(None));
-        let gone = change(&of, &super::key(3), None, 8, true).unwrap().unwrap();
+        assert_eq!((appended.create_rev, appended.version, appended.lease), (5, 2, 3));
+        assert_eq!(change(&of, raw(&list(3), Some(&value(2)))), Ok(None));
+        let gone = change(&of, raw(&super::key(3), None)).unwrap().unwrap();
         assert_eq!((gone.key, gone.value, gone.expired), (key, None, true));
     }
 
@@ -199,7 +237,7 @@ mod tests {
     fn changes_that_no_workload_makes_are_strange() {
         let (key, long) = (super::key(3), [&value(2)[..], b"x"].concat());
         let row = [&value(5)[..], &[0; OUTBOX_REST]].concat();
-        let of = |number, key: &[u8], value: &[u8]| change(&partition(number), key, Some(value), 7, false);
+        let of = |number, key: &[u8], value: &[u8]| change(&partition(number), raw(key, Some(value)));
         assert!(of(4, &key, &value(2)).unwrap().is_some());
         for (key, value) in [
             (&key[..], &long[..]),

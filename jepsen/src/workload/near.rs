@@ -31,7 +31,7 @@ impl Near {
     /// Reads a key, from memory if that is fresh enough. `None`: not a mode that a near-cache has.
     pub(super) async fn read(&self, key: Key, mode: Mode) -> Option<Result<Reply>> {
         let options = match mode {
-            Mode::Linearizable => return None,
+            Mode::Linearizable | Mode::At(_) => return None,
             Mode::AtLeast(at_least) => CachedGet {
                 max_age: None,
                 at_least,

@@ -16,7 +16,7 @@ use super::{
     random::Random,
     recorder::Logger,
     stop::Stop,
-    watcher::changes,
+    watcher::{changes, ended},
 };
 use crate::history::{Call, Reply, Revision, Seen};
 
@@ -151,8 +151,13 @@ impl<H: Handler> Owner<H> {
         // Somebody who is fenced and gets nothing more would wait for ever.
         const IDLE: Duration = Duration::from_secs(20);
         loop {
-            let Some(Ok(Ok(batch))) = stop.or(timeout(IDLE, consumer.next())).await else {
-                return false;
+            let batch = match stop.or(timeout(IDLE, consumer.next())).await {
+                Some(Ok(Ok(batch))) => batch,
+                Some(Ok(Err(error))) => {
+                    self.logger.seen(ended(&error));
+                    return false;
+                }
+                Some(Err(_)) | None => return false,
             };
             let through = batch.revision;
             if !self.take(batch, stop).await {

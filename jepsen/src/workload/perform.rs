@@ -60,10 +60,29 @@ pub(super) async fn perform(client: &Client, call: &Call) -> Result<Reply> {
 /// The library's word for how fresh a read must be.
 fn read_mode(mode: Mode) -> ReadMode {
     match mode {
-        Mode::Linearizable => ReadMode::Linearizable,
+        Mode::Linearizable | Mode::At(_) => ReadMode::Linearizable,
         Mode::AtLeast(revision) => ReadMode::AtLeast(revision),
         Mode::Bounded(ms) => ReadMode::Bounded(Duration::from_millis(ms)),
         Mode::Local => ReadMode::Local,
+    }
+}
+
+/// The older revision that is to be read; 0: it is not said.
+fn at(mode: Mode) -> Revision {
+    match mode {
+        Mode::At(revision) => revision,
+        _ => 0,
+    }
+}
+
+/// The revision of the state that was read: the shard's, or the one that was asked for, if the shard has it.
+fn revision_read(mode: Mode, of_shard: Revision) -> Result<Revision> {
+    match mode {
+        Mode::At(revision) if revision > of_shard => Err(Failed::Strange(format!(
+            "revision {revision} was read of a shard at revision {of_shard}"
+        ))),
+        Mode::At(revision) => Ok(revision),
+        _ => Ok(of_shard),
     }
 }
 
@@ -82,11 +101,15 @@ fn millis(time: Duration) -> u64 {
 }
 
 async fn read(client: &Client, key: Key, mode: Mode) -> Result<Reply> {
-    let options = GetOptions::from(read_mode(mode));
+    let options = GetOptions {
+        revision: at(mode),
+        ..GetOptions::from(read_mode(mode))
+    };
     let read = client
         .get_with(&names::partition(key.partition), names::key(key.key), options)
         .await?;
-    row(read.value.as_ref(), read.revision, read.age)
+    let revision = revision_read(mode, read.revision)?;
+    row(read.value.as_ref(), revision, read.age)
 }
 
 /// What a read of a key has shown.
@@ -131,8 +154,10 @@ async fn range(
     range: RangeOptions,
     mode: Mode,
 ) -> Result<Read<Vec<KeyValue>>> {
-    let range = range.mode(read_mode(mode));
-    Ok(client.range_all(&names::partition(partition), range).await?)
+    let range = range.mode(read_mode(mode)).revision(at(mode));
+    let mut read = client.range_all(&names::partition(partition), range).await?;
+    read.revision = revision_read(mode, read.revision)?;
+    Ok(read)
 }
 
 async fn scan(client: &Client, partition: u32, mode: Mode) -> Result<Reply> {

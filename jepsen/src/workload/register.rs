@@ -140,8 +140,17 @@ impl Client<'_> {
             let key = self.keys.draw(&mut self.random);
             let call = self.call(key);
             let wrote = written(&call);
+            let is_old = matches!(
+                call,
+                Call::Read {
+                    mode: Mode::At(_),
+                    ..
+                }
+            );
             let result = self.caller.call(call).await;
-            self.learn(key, wrote, &result);
+            if !is_old {
+                self.learn(key, wrote, &result);
+            }
         }
     }
 
@@ -196,9 +205,14 @@ fn written(call: &Call) -> Option<u64> {
     }
 }
 
-/// How fresh a read must be that is not linearizable; `known` is the newest revision that its client was told.
+/// How far back a read of an older revision looks at most.
+const BACK: u64 = 60;
+
+/// How fresh a read must be that is not linearizable, or which older revision it is of; `known` is the newest revision that its client was
+/// told.
 pub(super) fn weak_mode(random: &mut Random, known: u64) -> Mode {
-    match random.below(3) {
+    match random.below(4) {
+        3 if known > 0 => Mode::At(known - random.below(known.min(BACK))),
         0 => Mode::AtLeast(known),
         1 => Mode::Bounded(random.range(100, 3_000)),
         _ => Mode::Local,

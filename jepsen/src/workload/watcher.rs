@@ -10,7 +10,7 @@ use tokio::time::{sleep, timeout};
 
 use super::{
     caller::{AGAIN, Env, ending},
-    names,
+    names::{self, Raw},
     perform::Failed,
     random::Random,
     recorder::Logger,
@@ -104,7 +104,10 @@ impl Watcher {
         while let Some(watch) = &mut self.watch {
             match watch.next().await {
                 Ok(item) => self.take(item),
-                Err(_) => self.watch = None,
+                Err(error) => {
+                    self.logger.seen(ended(&error));
+                    self.watch = None;
+                }
             }
             if self.through >= target {
                 return;
@@ -160,12 +163,28 @@ impl Watcher {
     }
 }
 
+/// A watch or a consumer came to its end by this error.
+pub(super) fn ended(error: &kvsvr_client::Error) -> Seen {
+    Seen::Ended {
+        code: error.code.to_string(),
+        revision: error.revision,
+    }
+}
+
 /// Events as histories have them. Those that no workload makes are written down as strange.
 pub(super) fn changes(events: &[kvsvr_client::Event], logger: &Logger) -> Vec<Change> {
     let change = |event: &kvsvr_client::Event| {
         let value = (event.kind == EventKind::Put).then_some(&event.kv.value[..]);
-        let expired = event.kind == EventKind::Expire;
-        match names::change(&event.partition, &event.kv.key, value, event.revision(), expired) {
+        let raw = Raw {
+            key: &event.kv.key,
+            value,
+            revision: event.revision(),
+            expired: event.kind == EventKind::Expire,
+            create_rev: event.kv.create_rev,
+            version: event.kv.version,
+            lease: event.kv.lease,
+        };
+        match names::change(&event.partition, raw) {
             Ok(change) => change,
             Err(names::Strange(what)) => {
                 logger.strange(what);

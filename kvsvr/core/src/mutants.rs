@@ -38,7 +38,7 @@ impl Mutant {
 }
 
 /// All of them, by name.
-pub const MUTANTS: [Mutant; 50] = [
+pub const MUTANTS: [Mutant; 52] = [
     Mutant {
         name: "ack-before-fsync",
         breaks: "The log acknowledges blocks that are in the page cache only.",
@@ -218,6 +218,13 @@ pub const MUTANTS: [Mutant; 50] = [
         breaks: "Of the keys that expire at once, and of those of a lease that ends, only the first has an event.",
         origin: "The rule that a watch shows every change.",
         expected: &["watch"],
+    },
+    Mutant {
+        name: "expired-key-stays",
+        breaks: "A key that expires has an event, and its row stays where it is.",
+        origin: "The rule of expiry: what has ended is gone for every read that shows a later revision, and a put \
+                 after it begins anew.",
+        expected: &["revisions", "lease"],
     },
     Mutant {
         name: "flush-not-atomic",
@@ -507,6 +514,12 @@ pub const MUTANTS: [Mutant; 50] = [
             "leader_completeness",
             "process",
         ],
+    },
+    Mutant {
+        name: "watch-compacted-too-far",
+        breaks: "A subscriber that is behind the events in memory is told that all of them are compacted.",
+        origin: "The rule of watches: only what retention lets go is compacted, the rest is shown.",
+        expected: &["watch", "consumer"],
     },
     Mutant {
         name: "watch-drops-what-left-the-ring",

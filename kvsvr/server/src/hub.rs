@@ -268,6 +268,9 @@ impl Subscription {
         let (parts, up_to) = match self.found(max_bytes).await {
             Found::Closed => return Err(SubscriptionError::Closed),
             Found::Events { chunks, up_to } => cut(chunks, self.position, max_bytes, up_to),
+            Found::Behind { head } if kvsvr_core::mutant!("watch-compacted-too-far") => {
+                return Err(SubscriptionError::Compacted { floor: head });
+            }
             Found::Behind { head } => {
                 // A long replay gives the other tasks of its thread a turn between its steps.
                 tokio::task::yield_now().await;

@@ -4,7 +4,7 @@ use proptest::prelude::*;
 
 use super::{super::testing::*, check};
 use crate::{
-    check::{Context, Verdict},
+    check::{Commit, Context, History, Verdict},
     history::{Call, Key, Reply, Revision, Row},
 };
 
@@ -289,4 +289,43 @@ proptest! {
         let verdict = verdict(script.ok(1, (5000, 5001), all(0, revision, one, two)));
         prop_assert!(verdict.is_valid(), "{}", verdict);
     }
+}
+
+#[test]
+fn a_balance_that_a_watch_is_shown() {
+    let watch = Call::Watch {
+        partition: 0,
+        after: 0,
+    };
+    let shown = |one, two| {
+        let both = [change(1, FROM, Some(one)), change(1, k(2), Some(two))];
+        let script = Script::new()
+            .ok(9, (1, 2), (watch.clone(), Reply::Watching { after: 0, epoch: 0 }))
+            .ok(1, (3, 4), transfer(10, 1))
+            .seen(9, 5, changes(&both, 1));
+        verdict(script)
+    };
+    valid(shown(90, 110));
+    let witness = broken("replay", shown(95, 105));
+    assert_eq!((witness.operations, witness.events), (vec![1], vec![4]));
+}
+
+#[test]
+fn a_balance_in_the_committed_log() {
+    let script = || Script::new().ok(1, (3, 4), transfer(10, 1));
+    let with = |money| {
+        let log = [Commit {
+            shard: 1,
+            index: 1,
+            revision: 1,
+            changes: vec![change(1, FROM, Some(money))],
+        }];
+        let events = script().events();
+        let mut context = Context::new(&shard_of);
+        accounts(&mut context);
+        context.committed = Some(&log);
+        check(&History::new(&events), &context)
+    };
+    valid(with(90));
+    broken("replay", with(95));
 }

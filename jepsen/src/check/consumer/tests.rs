@@ -1,7 +1,7 @@
 //! Histories by hand.
 
 use super::{super::testing::*, check};
-use crate::history::{Call, Process, Reply, Revision};
+use crate::history::{Call, Process, Reply, Revision, Seen};
 
 fn consume(after: Revision, epoch: u64) -> (Call, Reply) {
     let (shard, name) = (1, "mail".to_owned());
@@ -112,4 +112,32 @@ fn a_consumer_that_stops_before_the_end() {
     let script = first_owner().ok(9, (60, 61), consume(2, 2));
     let script = shows(script, 9, 62, 3..=3);
     broken("gap", script.check_with(check, |context| context.drained = true));
+}
+
+fn ended(code: &str, revision: Revision) -> Seen {
+    let code = code.to_owned();
+    Seen::Ended { code, revision }
+}
+
+#[test]
+fn who_is_fenced_has_a_successor() {
+    let fenced = |script: Script| script.seen(8, 70, ended("fenced", 0)).check(check);
+    valid(fenced(first_owner().ok(9, (60, 61), consume(2, 2))));
+    valid(fenced(first_owner().ok(9, (60, 99), consume(2, 2))));
+    valid(fenced(first_owner().unknown(9, (60, 61), consume(2, 2).0)));
+    broken("fenced", fenced(first_owner()));
+    broken("fenced", fenced(first_owner().ok(9, (71, 72), consume(2, 2))));
+    broken("fenced", fenced(first_owner().fail(9, (60, 61), consume(2, 2).0)));
+}
+
+#[test]
+fn a_consumer_that_is_told_that_its_events_are_gone() {
+    let told = |revision, kept| {
+        let script = first_owner().seen(8, 35, ended("compacted", revision));
+        script.check_with(check, |context| context.keep_revisions = kept)
+    };
+    // Revision 3 was the newest then.
+    valid(told(2, Some(2)));
+    broken("compaction", told(3, Some(2)));
+    valid(told(3, None));
 }

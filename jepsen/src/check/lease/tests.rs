@@ -244,3 +244,57 @@ fn no_key_that_ends_is_unknown() {
         found(1),
     )));
 }
+
+/// What is said of a key that ended at 102 ms at the latest and is found at some time, after a quiet beginning and a disturbance.
+fn found_at(ms: u64, disturbed: Option<&[(u64, u64)]>, jumps: &[WrongClock]) -> Verdict {
+    let script = with_ttl().ok(2, (ms * MS, (ms + 1) * MS), found(1));
+    let events = script.events();
+    let mut context = Context::new(&shard_of);
+    context.expiry_delay = 50 * MS;
+    context.recovery = 100 * MS;
+    context.disturbed = disturbed;
+    context.wrong_clocks = jumps;
+    check(&History::new(&events), &context)
+}
+
+#[test]
+fn a_key_that_stays_in_a_quiet_time() {
+    let at = |ms| found_at(ms, Some(&[]), &[]);
+    valid(at(152));
+    broken("late", at(153));
+    // It is not known what went on.
+    valid(found_at(60_000, None, &[]));
+}
+
+#[test]
+fn a_disturbance_excuses_a_key_that_stays_until_the_cluster_has_recovered() {
+    let faults = [(10 * MS, 200 * MS), (700 * MS, 900 * MS)];
+    let at = |ms| found_at(ms, Some(&faults), &[]);
+    valid(at(299));
+    valid(at(350));
+    broken("late", at(351));
+    broken("late", at(698));
+    valid(at(699));
+    valid(at(1_000));
+    broken("late", at(1_051));
+}
+
+#[test]
+fn after_a_wrong_clock_the_time_may_begin_anew() {
+    // It was wrong until 40 ms.
+    let at = |ms, ahead| found_at(ms, Some(&[]), &[jump(ahead)]);
+    valid(at(290, true));
+    valid(at(290, false));
+    broken("late", at(291, true));
+    broken("late", at(291, false));
+}
+
+#[test]
+fn a_read_that_would_have_been_late_is_counted() {
+    let late = |ms| match gone_at(with_ttl(), ms).check_with(check, |context| context.disturbed = Some(&[])) {
+        Verdict::Valid { stats } => stats.get("late").copied(),
+        verdict => panic!("{verdict}"),
+    };
+    assert_eq!(late(2_102), None);
+    assert_eq!(late(2_104), Some(1));
+}

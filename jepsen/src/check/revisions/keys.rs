@@ -5,9 +5,49 @@ use std::collections::{BTreeMap, BTreeSet};
 use super::super::{
     Context, History,
     facts::{self, Effect, Fact, Facts},
+    subscriptions::shown,
     verdict::{Findings, Witness, describe},
 };
-use crate::history::{Call, End, Key, Operation, Reply, Revision, Row};
+use crate::history::{Call, Change, End, Key, Operation, Reply, Revision, Row};
+
+/// Who tells of a change.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Source {
+    /// The operation with this id.
+    Operation(usize),
+    /// The event at this place, which a watch or a consumer was shown.
+    Event(usize),
+    /// The committed log.
+    Log,
+}
+
+impl Source {
+    /// In words.
+    pub(super) fn describe(self, operations: &[Operation]) -> String {
+        match self {
+            Source::Operation(id) => describe(&operations[id]),
+            Source::Event(place) => format!("what event {place} shows"),
+            Source::Log => "the committed log".to_owned(),
+        }
+    }
+
+    /// The change may have been made from this place in the history on.
+    pub(super) fn first(self, operations: &[Operation]) -> usize {
+        match self {
+            Source::Operation(id) => operations[id].first,
+            Source::Event(_) | Source::Log => 0,
+        }
+    }
+
+    /// Puts it into a witness.
+    pub(super) fn into_witness(self, witness: Witness) -> Witness {
+        match self {
+            Source::Operation(id) => witness.operations([id]),
+            Source::Event(place) => witness.events([place]),
+            Source::Log => witness,
+        }
+    }
+}
 
 /// What is known of a key's change at one revision.
 #[derive(Clone, Copy, Debug)]
@@ -20,8 +60,8 @@ pub(super) struct Entry {
     pub(super) create_rev: Option<Revision>,
     /// The operation that was acknowledged with it.
     pub(super) acknowledged: Option<usize>,
-    /// An operation that told of it.
-    pub(super) told_by: usize,
+    /// Who told of it.
+    pub(super) told_by: Source,
 }
 
 /// A key that only writes, cas and deletes change.
@@ -35,6 +75,8 @@ pub(super) struct Register {
     pub(super) hidden_deletes: Vec<usize>,
     /// It has had a TTL or a lease, and may be gone at any time.
     pub(super) vanishes: bool,
+    /// Not all ends of what vanishes are known.
+    pub(super) vanishes_unseen: bool,
     /// A final read of it was answered.
     pub(super) read_at_end: bool,
 }
@@ -62,7 +104,7 @@ impl Register {
 
     /// The key may have gone in a way that the history does not show.
     pub(super) fn may_be_deleted(&self, before: usize, all: &[Operation]) -> bool {
-        self.vanishes || self.hidden_deletes.iter().any(|id| all[*id].first < before)
+        self.vanishes_unseen || self.hidden_deletes.iter().any(|id| all[*id].first < before)
     }
 }
 
@@ -87,7 +129,7 @@ impl<'a> Keys<'a> {
             keys: BTreeMap::new(),
             special: context.accounts.keys().copied().collect(),
         };
-        keys.find_keys();
+        keys.find_keys(context);
         for ((_, revision), facts) in &facts.changes {
             facts.iter().for_each(|fact| keys.add_fact(*revision, fact));
         }
@@ -95,14 +137,16 @@ impl<'a> Keys<'a> {
             if let (Call::Read { key, .. }, End::Ok(_, Reply::Row { row: Some(row), .. })) =
                 (&operation.call, &operation.end)
             {
-                keys.add_row(operation, *key, row, findings);
+                let (source, before) = (Source::Operation(operation.id), operation.last);
+                keys.add_row((source, before), *key, row, findings);
             }
         }
+        keys.add_shown(history, context, findings);
         keys.note_final_reads(context);
         keys
     }
 
-    fn find_keys(&mut self) {
+    fn find_keys(&mut self, context: &Context<'_>) {
         for operation in self.operations {
             if !matches!(
                 operation.call,
@@ -119,6 +163,7 @@ impl<'a> Keys<'a> {
                 let register = self.keys.entry(key).or_default();
                 if let Call::Write { ttl_ms, lease, .. } = operation.call {
                     register.vanishes |= ttl_ms != 0 || lease != 0;
+                    register.vanishes_unseen = register.vanishes && context.committed.is_none();
                 }
                 if operation.end != End::Unknown {
                     continue;
@@ -150,13 +195,43 @@ impl<'a> Keys<'a> {
             version: fact.version,
             create_rev: (fact.version == Some(1)).then_some(revision),
             acknowledged: Some(fact.operation),
-            told_by: fact.operation,
+            told_by: Source::Operation(fact.operation),
         };
         register.entries.insert(revision, entry);
     }
 
-    /// What a read shows of the change that wrote what it read.
-    fn add_row(&mut self, read: &Operation, key: Key, row: &Row, findings: &mut Findings) {
+    /// What the log and subscriptions show: rows, and the ends of what may end by itself.
+    fn add_shown(&mut self, history: &History<'_>, context: &Context<'_>, findings: &mut Findings) {
+        for changes in shown(history, context).into_values() {
+            for (change, place) in changes.into_values() {
+                let source = place.map_or(Source::Log, Source::Event);
+                match change.row() {
+                    Some(row) => {
+                        let before = place.unwrap_or(usize::MAX);
+                        self.add_row((source, before), change.key, &row, findings);
+                    }
+                    None => self.add_end(source, &change),
+                }
+            }
+        }
+    }
+
+    fn add_end(&mut self, source: Source, change: &Change) {
+        let register = self.keys.get_mut(&change.key);
+        let Some(register) = register.filter(|register| register.vanishes && change.value.is_none()) else {
+            return;
+        };
+        register.entries.entry(change.revision).or_insert(Entry {
+            value: None,
+            version: None,
+            create_rev: None,
+            acknowledged: None,
+            told_by: source,
+        });
+    }
+
+    /// What a read, or a change that was shown, tells of the change that wrote the row, before a place in the history.
+    fn add_row(&mut self, (source, before): (Source, usize), key: Key, row: &Row, findings: &mut Findings) {
         let Some(register) = self.keys.get_mut(&key) else {
             return;
         };
@@ -166,35 +241,39 @@ impl<'a> Keys<'a> {
             mod_rev,
             version,
         } = *row;
+        let who = source.describe(self.operations);
         if (version == 1) != (create_rev == mod_rev) || create_rev > mod_rev || version == 0 {
-            let text = format!("{} shows numbers that do not fit together", describe(read));
-            findings.push(Witness::new("chain", text).operations([read.id]));
+            let text = format!("{who} shows numbers that do not fit together: {row:?}");
+            findings.push(source.into_witness(Witness::new("chain", text)));
         }
         if let Some(entry) = register.entries.get_mut(&mod_rev) {
-            let other = &self.operations[entry.told_by];
             let differs = entry.value != Some(value)
                 || entry.version.is_some_and(|known| known != version)
                 || entry.create_rev.is_some_and(|known| known != create_rev);
-            if differs {
-                let text = format!(
-                    "{} and {} tell different things of the change at revision {mod_rev}",
-                    describe(other),
-                    describe(read)
-                );
-                findings.push(Witness::new("value", text).operations([read.id, other.id]));
-            } else if other.first > read.last && entry.acknowledged.is_some() {
-                let text = format!("{} read what {} wrote later", describe(read), describe(other));
-                findings.push(Witness::new("value", text).operations([read.id, other.id]));
+            let other = entry.told_by.describe(self.operations);
+            let text = if differs {
+                Some(format!(
+                    "{other} and {who} tell different things of the change at revision {mod_rev}"
+                ))
+            } else if entry.acknowledged.is_some() && entry.told_by.first(self.operations) > before {
+                Some(format!("{who} read what {other} wrote later"))
+            } else {
+                None
+            };
+            if let Some(text) = text {
+                let witness = source.into_witness(Witness::new("value", text));
+                findings.push(entry.told_by.into_witness(witness));
             }
             entry.create_rev.get_or_insert(create_rev);
+            entry.version.get_or_insert(version);
             return;
         }
-        let Some(writer) = register.hidden_writer(value, read.last, self.operations) else {
-            let text = format!(
-                "{} read a value of revision {mod_rev} that nobody wrote there",
-                describe(read)
-            );
-            findings.push(Witness::new("value", text).operations([read.id]));
+        let Some(writer) = register.hidden_writer(value, before, self.operations) else {
+            // What is shown and nobody wrote is for `watch` and `committed` to say.
+            if let Source::Operation(id) = source {
+                let text = format!("{who} read a value of revision {mod_rev} that nobody wrote there");
+                findings.push(Witness::new("value", text).operations([id]));
+            }
             return;
         };
         if let Some(writers) = register.hidden_values.get_mut(&value) {
@@ -205,7 +284,7 @@ impl<'a> Keys<'a> {
             version: Some(version),
             create_rev: Some(create_rev),
             acknowledged: None,
-            told_by: read.id,
+            told_by: source,
         };
         register.entries.insert(mod_rev, entry);
     }
@@ -235,31 +314,38 @@ impl<'a> Keys<'a> {
         for (key, register) in &self.keys {
             let mut puts = register.hidden_values.values().map(Vec::len).sum::<usize>() as u64;
             let mut deletes = register.hidden_deletes.len() as u64;
-            let mut before: Option<Entry> = None;
+            let mut before: Option<(Revision, Entry)> = None;
             for (revision, entry) in &register.entries {
-                findings.count("chained changes", 1);
-                let unseen = unseen_between(before.as_ref(), entry);
-                let broken = if unseen.deletes > deletes && !register.vanishes {
+                let unseen = unseen_between(before.as_ref().map(|(_, entry)| entry), entry);
+                let is_older = before.is_some_and(|(gone, before)| {
+                    before.value.is_none() && entry.create_rev.is_some_and(|created| created <= gone)
+                });
+                let broken = if unseen.deletes > deletes && !register.vanishes_unseen {
                     Some("the key began anew, but nobody deleted it")
                 } else if unseen.puts > puts {
                     Some("there are more changes before it than were asked for")
+                } else if is_older && entry.value.is_some() {
+                    Some("the key was created before it was gone")
                 } else {
                     None
                 };
+                let sources = before.iter().map(|(_, entry)| entry.told_by);
+                findings.count("chained", sources.len() as u64);
                 if let Some(why) = broken {
-                    let ids = before.iter().map(|e| e.told_by).chain([entry.told_by]);
-                    let changes = ids.clone().map(|id| describe(&self.operations[id]));
+                    let sources = sources.chain([entry.told_by]);
+                    let changes = sources.clone().map(|source| source.describe(self.operations));
                     let changes = changes.collect::<Vec<_>>().join(" and ");
                     let text = format!("key {key} at revision {revision}: {why}: {changes}");
-                    findings.push(Witness::new("chain", text).operations(ids));
+                    let witness = Witness::new("chain", text);
+                    findings.push(sources.fold(witness, |witness, source| source.into_witness(witness)));
                 }
                 puts = puts.saturating_sub(unseen.puts);
                 deletes = deletes.saturating_sub(unseen.deletes);
                 let mut entry = *entry;
                 if unseen.is_none() && entry.create_rev.is_none() {
-                    entry.create_rev = before.and_then(|before| before.create_rev);
+                    entry.create_rev = before.and_then(|(_, before)| before.create_rev);
                 }
-                before = Some(entry);
+                before = Some((*revision, entry));
             }
         }
     }

@@ -3,7 +3,10 @@
 use proptest::prelude::*;
 
 use super::{super::testing::*, check};
-use crate::history::{Call, Key, Mode, Reply};
+use crate::{
+    check::{Commit, Context, History},
+    history::{Call, Change, Key, Mode, Reply},
+};
 
 fn two_writes() -> Script {
     Script::new()
@@ -317,4 +320,132 @@ proptest! {
             .ok(7, (5004, 5005), read(k(5), revision + 1, Some((7000, revision, revision, 1))));
         broken("value", script.check(check));
     }
+}
+
+fn write_with_ttl(revision: u64, version: u64) -> (Call, Reply) {
+    let call = Call::Write {
+        key: k(7),
+        value: 10 * revision,
+        ttl_ms: 1_000,
+        lease: 0,
+    };
+    (call, written(revision, version))
+}
+
+/// A key with a TTL that is written at revision 5 and expires at revision 9, as a watch shows.
+fn expired() -> Script {
+    let watch = Call::Watch {
+        partition: 0,
+        after: 0,
+    };
+    let gone = Change {
+        expired: true,
+        ..change(9, k(7), None)
+    };
+    Script::new()
+        .ok(9, (1, 2), (watch, Reply::Watching { after: 0, epoch: 0 }))
+        .ok(1, (3, 4), write_with_ttl(5, 1))
+        .seen(9, 10, changes(&[gone], 9))
+        .ok(1, (11, 12), read(k(7), 9, None))
+}
+
+#[test]
+fn a_key_that_has_expired_does_not_come_back() {
+    valid(
+        expired()
+            .ok(1, (13, 14), read_as(Mode::Local, k(7), 8, Some((50, 5, 5, 1))))
+            .check(check),
+    );
+    let back = expired().ok(1, (13, 14), read(k(7), 9, Some((50, 5, 5, 1))));
+    let witness = broken("value", back.check(check));
+    assert_eq!((witness.operations, witness.events), (vec![3], vec![4]));
+    let log = [Commit {
+        shard: 1,
+        index: 9,
+        revision: 9,
+        changes: vec![change(9, k(7), None)],
+    }];
+    let events = Script::new()
+        .ok(1, (3, 4), write_with_ttl(5, 1))
+        .ok(1, (13, 14), read(k(7), 9, Some((50, 5, 5, 1))))
+        .events();
+    let mut context = Context::new(&shard_of);
+    context.committed = Some(&log);
+    broken("value", check(&History::new(&events), &context));
+}
+
+#[test]
+fn a_put_after_an_expiry_begins_anew() {
+    valid(expired().ok(1, (13, 14), write_with_ttl(10, 1)).check(check));
+    broken(
+        "chain",
+        expired().ok(1, (13, 14), write_with_ttl(10, 2)).check(check),
+    );
+    // It had been written by somebody who does not know: but not created before.
+    let written_by_others = |created| {
+        expired()
+            .unknown(2, (13, 14), call_write(k(7), 1))
+            .ok(1, (15, 16), write_with_ttl(11, 2))
+            .ok(1, (17, 18), read(k(7), 11, Some((110, created, 11, 2))))
+            .check(check)
+    };
+    valid(written_by_others(10));
+    broken("chain", written_by_others(5));
+}
+
+#[test]
+fn with_the_committed_log_every_end_is_known() {
+    let events = Script::new()
+        .ok(1, (3, 4), write_with_ttl(5, 1))
+        .ok(1, (13, 14), read(k(7), 9, None))
+        .events();
+    let history = History::new(&events);
+    let mut context = Context::new(&shard_of);
+    valid(check(&history, &context));
+    context.committed = Some(&[]);
+    broken("absence", check(&history, &context));
+}
+
+#[test]
+fn what_a_watch_shows_is_what_reads_find() {
+    let shown = |version, create_rev| {
+        let watch = Call::Watch {
+            partition: 0,
+            after: 0,
+        };
+        let two = Change {
+            version,
+            create_rev,
+            ..change(2, k(1), Some(11))
+        };
+        two_writes()
+            .ok(9, (5, 6), (watch, Reply::Watching { after: 0, epoch: 0 }))
+            .ok(2, (7, 8), read(k(1), 2, Some((11, 1, 2, 2))))
+            .seen(9, 9, changes(&[two], 2))
+            .check(check)
+    };
+    valid(shown(2, 1));
+    broken("value", shown(3, 1));
+    broken("value", shown(2, 0));
+}
+
+#[test]
+fn a_read_of_an_older_revision_is_of_exactly_that_one() {
+    let old = |revision, found| {
+        two_writes()
+            .ok(1, (5, 6), delete(k(1), 3, true))
+            .ok(2, (7, 8), read_as(Mode::At(revision), k(1), revision, found))
+            .check(check)
+    };
+    valid(old(1, Some((10, 1, 1, 1))));
+    valid(old(2, Some((11, 1, 2, 2))));
+    valid(old(3, None));
+    broken("value", old(1, Some((11, 1, 2, 2))));
+    broken("value", old(2, Some((10, 1, 1, 1))));
+    // An ordinary read may have seen the deletion.
+    broken("absence", old(2, None));
+    let ordinary = two_writes()
+        .ok(1, (5, 9), delete(k(1), 3, true))
+        .ok(2, (7, 8), read(k(1), 2, None));
+    valid(ordinary.check(check));
 }

@@ -4,8 +4,8 @@ use super::super::{
     Context, facts,
     verdict::{Findings, Witness, describe},
 };
-use super::keys::{Keys, Register};
-use crate::history::{Call, End, Key, Operation, Reply, Revision};
+use super::keys::{Keys, Register, Source};
+use crate::history::{Call, End, Key, Mode, Operation, Reply, Revision};
 
 /// Checks every answer that says something about a register.
 pub(super) fn check(keys: &Keys<'_>, context: &Context<'_>, findings: &mut Findings) {
@@ -22,16 +22,35 @@ pub(super) fn check(keys: &Keys<'_>, context: &Context<'_>, findings: &mut Findi
             (Call::Scan { partition, .. }, Reply::Items { revision, items }) => {
                 view.scan(*partition, *revision, items, findings);
             }
+            (
+                Call::Read {
+                    key,
+                    mode: Mode::At(at),
+                },
+                Reply::Row { revision, row, .. },
+            ) => {
+                let mod_rev = row.map(|row| row.mod_rev);
+                findings.count("older", 1);
+                view.of(*key, *at, findings, |register| {
+                    view.exact(register, (*at, *revision), mod_rev)
+                });
+            }
             (Call::Read { key, .. }, Reply::Row { revision, row, .. }) => {
                 let mod_rev = row.map(|row| row.mod_rev);
-                view.of(*key, findings, |register| view.row(register, *revision, mod_rev));
+                view.of(*key, *revision, findings, |register| {
+                    view.row(register, *revision, mod_rev)
+                });
             }
             (Call::Cas { key, from, .. }, Reply::Written { revision, .. }) => {
                 let before = revision.saturating_sub(1);
-                view.of(*key, findings, |register| view.value(register, before, *from));
+                view.of(*key, before, findings, |register| {
+                    view.value(register, before, *from)
+                });
             }
             (Call::Cas { key, from, .. }, Reply::Mismatch { revision }) => {
-                view.of(*key, findings, |register| view.other(register, *revision, *from));
+                view.of(*key, *revision, findings, |register| {
+                    view.other(register, *revision, *from)
+                });
             }
             (
                 Call::Delete { key },
@@ -39,7 +58,9 @@ pub(super) fn check(keys: &Keys<'_>, context: &Context<'_>, findings: &mut Findi
                     revision,
                     existed: false,
                 },
-            ) => view.of(*key, findings, |register| view.absent(register, *revision)),
+            ) => view.of(*key, *revision, findings, |register| {
+                view.absent(register, *revision)
+            }),
             _ => {}
         }
     }
@@ -54,22 +75,41 @@ struct View<'a> {
 
 impl View<'_> {
     /// Runs one rule on a register; other keys are left out.
-    fn of(&self, key: Key, findings: &mut Findings, rule: impl FnOnce(&Register) -> Result<(), Witness>) {
+    fn of(
+        &self,
+        key: Key,
+        revision: Revision,
+        findings: &mut Findings,
+        rule: impl FnOnce(&Register) -> Result<(), Witness>,
+    ) {
         if let Some(register) = self.keys.keys.get(&key) {
-            findings.count("answers", 1);
+            self.count(register, revision, findings);
             if let Err(witness) = rule(register) {
                 findings.push(witness);
             }
         }
     }
 
-    fn wrong(&self, rule: &'static str, what: &str, other: Option<usize>) -> Witness {
+    /// Counts an answer: an old value would be seen where a change is known, an absence where in addition no unknown deletion may be.
+    fn count(&self, register: &Register, revision: Revision, findings: &mut Findings) {
+        findings.count("answers", 1);
+        if register.newest(revision).is_some() {
+            let may_be = register.may_be_deleted(self.operation.last, self.keys.operations);
+            findings.count("values", 1);
+            findings.count("absences", u64::from(!may_be));
+        }
+    }
+
+    fn wrong(&self, rule: &'static str, what: &str, other: Option<Source>) -> Witness {
         let mut text = format!("{} {what}", describe(self.operation));
         if let Some(other) = other {
-            text += &format!(" {}", describe(&self.keys.operations[other]));
+            text += &format!(" {}", other.describe(self.keys.operations));
         }
         let rule = if self.is_final { "durability" } else { rule };
-        Witness::new(rule, text).operations(other.into_iter().chain([self.operation.id]))
+        let witness = Witness::new(rule, text).operations([self.operation.id]);
+        other
+            .into_iter()
+            .fold(witness, |witness, other| other.into_witness(witness))
     }
 
     /// A point read: of the state at the revision, or a later one.
@@ -77,7 +117,8 @@ impl View<'_> {
         let Some(mod_rev) = mod_rev else {
             // Gone at the revision, or by a later deletion.
             let later = register.entries.range(revision.saturating_add(1)..);
-            let mut begun = later.filter(|(_, e)| self.operations_first(e.told_by) < self.operation.last);
+            let mut begun =
+                later.filter(|(_, e)| e.told_by.first(self.keys.operations) < self.operation.last);
             if begun.any(|(_, entry)| entry.value.is_none()) {
                 return Ok(());
             }
@@ -91,8 +132,20 @@ impl View<'_> {
         }
     }
 
-    fn operations_first(&self, id: usize) -> usize {
-        self.keys.operations[id].first
+    /// A read of the state at exactly a revision, and the one that was told.
+    fn exact(
+        &self,
+        register: &Register,
+        (at, told): (Revision, Revision),
+        mod_rev: Option<Revision>,
+    ) -> Result<(), Witness> {
+        if told != at || mod_rev.is_some_and(|mod_rev| mod_rev > at) {
+            return Err(self.wrong("value", "saw another revision than it asked for", None));
+        }
+        match mod_rev {
+            Some(_) => self.row(register, at, mod_rev),
+            None => self.absent(register, at),
+        }
     }
 
     /// The key had this value at exactly this revision.
@@ -148,7 +201,7 @@ impl View<'_> {
     /// A scan: of the state at exactly its revision.
     fn scan(&self, partition: u32, revision: Revision, items: &[(u64, u64)], findings: &mut Findings) {
         for (key, register) in self.keys.keys.range(Key::all_of(partition)) {
-            findings.count("answers", 1);
+            self.count(register, revision, findings);
             let found = items.binary_search_by_key(&u64::from(key.key), |(key, _)| *key);
             let result = match found {
                 Ok(at) => self.value(register, revision, items[at].1),

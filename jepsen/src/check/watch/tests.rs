@@ -33,6 +33,9 @@ const ONE: Change = Change {
     key: Key { partition: 0, key: 1 },
     value: Some(10),
     expired: false,
+    create_rev: 1,
+    version: 1,
+    lease: 0,
 };
 
 fn two() -> Change {
@@ -348,4 +351,45 @@ proptest! {
         let context = crate::check::Context::new(&shard_of);
         broken("gap", check(&crate::check::History::new(&events), &context));
     }
+}
+
+/// 100 revisions, and a watch that is told at some time, before the next revision, that what is up to this one is gone.
+fn compacted(time: u64, resumed_after: Revision) -> Script {
+    let mut script = Script::new().ok(9, (1, 2), watch(0));
+    for revision in 1..=100 {
+        let time = 10 * revision;
+        script = script.ok(1, (time, time + 1), write(k(1), revision, revision, revision));
+    }
+    script.seen(9, time, Seen::Compacted { resumed_after })
+}
+
+#[test]
+fn what_is_kept_is_not_compacted() {
+    let told = |time, resumed_after, kept| {
+        compacted(time, resumed_after).check_with(check, |context| context.keep_revisions = kept)
+    };
+    // Revision 80 was the newest then.
+    valid(told(805, 70, Some(10)));
+    broken("compaction", told(805, 71, Some(10)));
+    broken("compaction", told(805, 0, Some(100_000)));
+    broken("compaction", told(805, 1_000_000_000, Some(10)));
+    valid(told(805, 71, None));
+    // Afterwards nobody knows how many there are.
+    valid(told(2_000, 95, Some(10)));
+}
+
+#[test]
+fn when_all_is_told_the_end_is_known() {
+    let told = |resumed_after| {
+        let after: Vec<_> = (resumed_after + 1..=100)
+            .map(|r| change(r, k(1), Some(r)))
+            .collect();
+        let script = compacted(2_000, resumed_after).seen(9, 2_001, changes(&after, 100));
+        script.check_with(check, |context| {
+            context.keep_revisions = Some(10);
+            context.drained = true;
+        })
+    };
+    valid(told(90));
+    broken("compaction", told(91));
 }

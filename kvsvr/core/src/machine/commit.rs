@@ -103,7 +103,11 @@ impl Machine {
             mod_rev: previous,
             superseded_at: revision,
         });
-        step.overlay.set_data(data_key, stored, retired);
+        let stays =
+            stored.is_none() && deleted_as == EventKind::Expire && crate::mutant!("expired-key-stays");
+        if !stays {
+            step.overlay.set_data(data_key, stored, retired);
+        }
         let event = match row {
             Some(row) => Event::put(partition, key, row),
             None => Event::deletion(revision, kind, partition, key),
