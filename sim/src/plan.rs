@@ -86,6 +86,12 @@ pub struct Knobs {
     pub link_us: (u64, u64),
     /// The least and the mean additional time of a sync.
     pub sync_us: (u64, u64),
+    /// Sessions that a shard may have; 0 = as many as usual.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub sessions: u64,
+    /// For how many milliseconds a session may be unused; 0 = as long as usual.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub session_idle_ms: u64,
 }
 
 impl Knobs {

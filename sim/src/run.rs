@@ -62,6 +62,7 @@ const OPERATOR: &str = "operator";
 /// record.
 pub fn run(plan: &Plan, messages: bool) -> (Outcome, Record) {
     kvsvr::time::skewed::forget_all();
+    kvsvr_core::limits::sessions::choose(plan.knobs.sessions, plan.knobs.session_idle_ms);
     Runtime::with_seed_and_config(plan.seed, madsim::Config::default()).block_on(world(plan, messages))
 }
 

@@ -16,7 +16,7 @@ use crate::{
 };
 
 /// Those of every sweep.
-pub const EVENTS: [&str; 64] = [
+pub const EVENTS: [&str; 65] = [
     "leader_changed",
     "two_leaders_of_different_terms",
     "leader_without_quorum_stepped_down",
@@ -67,6 +67,7 @@ pub const EVENTS: [&str; 64] = [
     "sent_to_the_leader",
     "retry_committed_twice_applied_once",
     "committed_log_known",
+    "session_closed",
     "session_looked_at",
     "consumer_looked_at",
     "checked_in_full_answers",

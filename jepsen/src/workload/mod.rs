@@ -29,6 +29,7 @@ mod spec;
 mod stop;
 mod watch;
 mod watcher;
+mod ways;
 
 use std::{collections::BTreeMap, time::Duration};
 

@@ -58,7 +58,7 @@ pub(super) async fn perform(client: &Client, call: &Call) -> Result<Reply> {
 }
 
 /// The library's word for how fresh a read must be.
-fn read_mode(mode: Mode) -> ReadMode {
+pub(super) fn read_mode(mode: Mode) -> ReadMode {
     match mode {
         Mode::Linearizable | Mode::At(_) => ReadMode::Linearizable,
         Mode::AtLeast(revision) => ReadMode::AtLeast(revision),

@@ -158,7 +158,10 @@ impl Tries {
             Code::WrongShard if self.maybe_applied && self.repeat == Repeat::Deduplicated => Step::Fail,
             Code::WrongShard => retry(Next::RefreshMap),
             // A sequence number is worth nothing without its session.
-            Code::SessionExpired if self.repeat == Repeat::Deduplicated && !self.maybe_applied => {
+            Code::SessionExpired
+                if self.repeat == Repeat::Deduplicated
+                    && (!self.maybe_applied || crate::mutant!("session-renewed-blindly")) =>
+            {
                 Step::Retry {
                     after: Duration::ZERO,
                     next: Next::NewSession,

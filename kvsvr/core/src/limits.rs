@@ -78,6 +78,51 @@ pub const FRESH_KEPT: usize = 256;
 pub const MAX_SESSIONS: usize = 16_384;
 /// Milliseconds after which an unused session is closed.
 pub const SESSION_IDLE_MS: u64 = 24 * 3600 * 1000;
+/// How many sessions a shard has, and for how long one may be unused, if a simulation wants less than [`MAX_SESSIONS`] and
+/// [`SESSION_IDLE_MS`].
+pub mod sessions {
+    #[cfg(feature = "mutants")]
+    use std::sync::atomic::{AtomicU64, Ordering};
+
+    use super::{MAX_SESSIONS, SESSION_IDLE_MS};
+
+    /// Of this process; 0 = what is usual.
+    #[cfg(feature = "mutants")]
+    static CHOSEN: [AtomicU64; 2] = [AtomicU64::new(0), AtomicU64::new(0)];
+
+    /// Chooses for the whole process, before it has a state machine; 0 = what is usual. All replicas of a shard must have the same.
+    #[cfg(feature = "mutants")]
+    pub fn choose(sessions: u64, idle_ms: u64) {
+        CHOSEN[0].store(sessions, Ordering::Relaxed);
+        CHOSEN[1].store(idle_ms, Ordering::Relaxed);
+    }
+
+    /// Fewer, or for less long, than is usual: then sessions are closed.
+    #[cfg(feature = "mutants")]
+    pub fn are_few() -> bool {
+        CHOSEN.iter().any(|chosen| chosen.load(Ordering::Relaxed) != 0)
+    }
+
+    fn chosen(which: usize, usual: u64) -> u64 {
+        #[cfg(feature = "mutants")]
+        if let chosen @ 1.. = CHOSEN[which].load(Ordering::Relaxed) {
+            return chosen;
+        }
+        let _ = which;
+        usual
+    }
+
+    /// Sessions of one shard.
+    pub(crate) fn most() -> usize {
+        chosen(0, MAX_SESSIONS as u64) as usize
+    }
+
+    /// Milliseconds.
+    pub(crate) fn idle_ms() -> u64 {
+        chosen(1, SESSION_IDLE_MS)
+    }
+}
+
 /// By so much the ids that a restored shard gives out to sessions and leases are ahead of the backup's last ones.
 pub const RESTORED_IDS_APART: u64 = 1 << 40;
 /// Consumers of one shard.

@@ -38,7 +38,7 @@ impl Mutant {
 }
 
 /// All of them, by name.
-pub const MUTANTS: [Mutant; 52] = [
+pub const MUTANTS: [Mutant; 53] = [
     Mutant {
         name: "ack-before-fsync",
         breaks: "The log acknowledges blocks that are in the page cache only.",
@@ -384,6 +384,21 @@ pub const MUTANTS: [Mutant; 52] = [
             "set_list",
             "bank",
             "convergence",
+        ],
+    },
+    Mutant {
+        name: "session-renewed-blindly",
+        breaks: "A write whose session has ended is sent again in a new one, though an earlier try may have been \
+                 carried out.",
+        origin: "The rule that a session's end makes the outcome unknown (Ongaro 2014, section 6.3).",
+        expected: &[
+            "committed",
+            "counter",
+            "bank",
+            "set_list",
+            "linear",
+            "revisions",
+            "answers",
         ],
     },
     Mutant {

@@ -333,7 +333,9 @@ impl fmt::Display for Report {
                 failure.found_by, failure.text
             )?;
         }
-        writeln!(f, "{}", Matrix(&self.mutants))?;
+        let found = &self.mutants[..];
+        let all = found.len() * 2 > MUTANTS.len();
+        writeln!(f, "{}", Matrix { found, all })?;
         write!(
             f,
             "{} of {} found as expected; median seeds {}, max {}; {:.0} s",

@@ -24,7 +24,12 @@ const CHECKERS: [&str; 12] = [
 const OTHERS: [&str; 5] = ["service", "process", "no_end", "setup", "panic"];
 
 /// For each finder: how many bugs it found first in some run, how many at all, and which. A star: first.
-pub struct Matrix<'a>(pub &'a [Found]);
+pub struct Matrix<'a> {
+    /// The bugs that were looked for.
+    pub found: &'a [Found],
+    /// Finders that found none are told, too. Of a few bugs that says nothing.
+    pub all: bool,
+}
 
 impl fmt::Display for Matrix<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -36,8 +41,12 @@ impl fmt::Display for Matrix<'_> {
             f,
             "|----------------------|-------|--------|-------------------------|"
         )?;
-        for finder in finders(self.0) {
-            let found = || self.0.iter().filter(|found| found.at_all.contains_key(&finder));
+        for finder in finders(self.found) {
+            let found = || {
+                self.found
+                    .iter()
+                    .filter(|found| found.at_all.contains_key(&finder))
+            };
             let is_first = |found: &&Found| found.first.contains_key(&finder);
             let (first, at_all) = (found().filter(is_first).count(), found().count());
             let names = found().map(|found| {
@@ -45,6 +54,9 @@ impl fmt::Display for Matrix<'_> {
                 format!("{}{star}", found.mutant)
             });
             let names = names.collect::<Vec<_>>().join(", ");
+            if names.is_empty() && !self.all {
+                continue;
+            }
             let names = if names.is_empty() { "NONE" } else { &names };
             write!(f, "\n| {finder:20} | {first:5} | {at_all:6} | {names} |")?;
         }
@@ -120,8 +132,17 @@ mod tests {
                 .map(|(by, n)| (by.to_owned(), n))
                 .into()
         );
-        let all = [found];
-        let text = Matrix(&all).to_string();
+        let all_found = [found];
+        let text = |all_finders| {
+            let all = all_finders;
+            Matrix {
+                found: &all_found,
+                all,
+            }
+            .to_string()
+        };
+        assert!(!text(false).contains("NONE"));
+        let text = text(true);
         let line = |finder: &str| {
             let begin = format!("| {finder} ");
             let line = text.lines().find(|line| line.starts_with(&begin)).unwrap();

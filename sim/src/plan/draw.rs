@@ -128,6 +128,13 @@ fn knobs(chance: &mut Stream) -> Knobs {
         segment_bytes: bytes(chance, 64 << 10, 1 << 20),
         link_us: (chance.range(50, 500), chance.range(50, 2000)),
         sync_us: (chance.range(50, 200), chance.range(20, 2000)),
+        // A client has one in each shard. Who finds its own closed must say that it does not know.
+        sessions: if chance.chance(0.3) { chance.range(4, 9) } else { 0 },
+        session_idle_ms: if chance.chance(0.3) {
+            bytes(chance, 1_000, 60_000)
+        } else {
+            0
+        },
     }
 }
 

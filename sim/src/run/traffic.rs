@@ -10,8 +10,9 @@ use bytes::Bytes;
 use kvsvr_client::transport::Method;
 use kvsvr_core::types::{LogPosition, ShardId};
 use kvsvr_proto::v1::{
-    AppendRequest, AppendResponse, ErrorCode, ExecFrame, ExecReplyFrame, ReadIndexResponse, SnapshotAck,
-    TransferLeadershipRequest, VoteRequest, VoteResponse, WatchRequest, append_response, exec_reply,
+    AppendRequest, AppendResponse, ErrorCode, ExecFrame, ExecReplyFrame, Outcome, ReadIndexResponse,
+    SnapshotAck, TransferLeadershipRequest, VoteRequest, VoteResponse, WatchRequest, append_response,
+    exec_reply, outcome,
 };
 use parking_lot::Mutex;
 use prost::Message as _;
@@ -226,13 +227,11 @@ impl Traffic {
             Method::KvExec => {
                 let frame = ExecReplyFrame::decode(message.clone()).ok()?;
                 for reply in frame.replies {
-                    let Some(exec_reply::Result::Error(error)) = reply.result else {
-                        continue;
-                    };
-                    match error.code() {
-                        ErrorCode::NoLeader => self.count("refused_without_a_leader"),
-                        ErrorCode::TooStale => self.count("refused_as_too_stale"),
-                        ErrorCode::NotLeader => self.count("sent_to_the_leader"),
+                    match reply.result.and_then(refusal) {
+                        Some(ErrorCode::NoLeader) => self.count("refused_without_a_leader"),
+                        Some(ErrorCode::TooStale) => self.count("refused_as_too_stale"),
+                        Some(ErrorCode::NotLeader) => self.count("sent_to_the_leader"),
+                        Some(ErrorCode::SessionExpired) => self.count("session_closed"),
                         _ => {}
                     }
                 }
@@ -240,5 +239,17 @@ impl Traffic {
             _ => {}
         }
         Some(())
+    }
+}
+
+/// Why a request was refused, if it was.
+fn refusal(result: exec_reply::Result) -> Option<ErrorCode> {
+    match result {
+        exec_reply::Result::Error(error) => Some(error.code()),
+        exec_reply::Result::Outcome(bytes) => match Outcome::decode(bytes).ok()?.result? {
+            outcome::Result::Rejected(rejection) => Some(rejection.code()),
+            _ => None,
+        },
+        exec_reply::Result::Read(_) => None,
     }
 }

@@ -24,8 +24,8 @@ use crate::{
     error::{Corrupt, ErrorCode, Rejection},
     keys::{self, Key, place},
     limits::{
-        FRESH_KEPT, MAX_REMEMBERED_OUTCOME, MAX_SESSION_BYTES, MAX_SESSION_WINDOW, MAX_SESSIONS,
-        MAX_SESSIONS_BYTES, MAX_STUB, REMEMBERED_OVERHEAD, SESSION_IDLE_MS,
+        self, FRESH_KEPT, MAX_REMEMBERED_OUTCOME, MAX_SESSION_BYTES, MAX_SESSION_WINDOW, MAX_SESSIONS_BYTES,
+        MAX_STUB, REMEMBERED_OVERHEAD,
     },
     rows::{SessionRow, WindowRow, encode_window, put_outcome},
     types::{Revision, ShardId, StampMs},
@@ -251,7 +251,7 @@ impl Sessions {
 
     /// Opens a session with a new id; closes the longest unused one if there are too many.
     pub(super) fn open(&mut self, step: &mut Step<'_>, id: u64, stamp: StampMs) {
-        if self.by_id.len() >= MAX_SESSIONS
+        if self.by_id.len() >= limits::sessions::most()
             && let Some((_, oldest)) = self.by_use.first().copied()
         {
             self.close(step, oldest);
@@ -297,14 +297,14 @@ impl Sessions {
 
     fn oldest_idle(&self, bound: StampMs) -> Option<u64> {
         let (last_used, id) = self.by_use.first()?;
-        (last_used.saturating_add(SESSION_IDLE_MS) <= bound).then_some(*id)
+        (last_used.saturating_add(limits::sessions::idle_ms()) <= bound).then_some(*id)
     }
 
     /// When the longest unused session becomes idle.
     pub(super) fn next_idle(&self) -> Option<StampMs> {
         self.by_use
             .first()
-            .map(|(last_used, _)| last_used.saturating_add(SESSION_IDLE_MS))
+            .map(|(last_used, _)| last_used.saturating_add(limits::sessions::idle_ms()))
     }
 
     /// Writes what the present log entry added.
