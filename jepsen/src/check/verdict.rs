@@ -30,7 +30,15 @@ pub enum Verdict {
     },
 }
 
+/// Why nothing is known of a history that has nothing for a checker.
+const NOTHING: &str = "there is nothing to check in this history";
+
 impl Verdict {
+    /// Nothing was there to check.
+    pub fn is_empty(&self) -> bool {
+        matches!(self, Verdict::Unknown { why } if why == NOTHING)
+    }
+
     /// Only this is a success.
     pub fn is_valid(&self) -> bool {
         matches!(self, Verdict::Valid { .. })
@@ -144,7 +152,7 @@ impl Findings {
             return Verdict::Unknown { why };
         }
         if self.stats.values().all(|n| *n == 0) {
-            let why = "there is nothing to check in this history".to_owned();
+            let why = NOTHING.to_owned();
             return Verdict::Unknown { why };
         }
         Verdict::Valid { stats: self.stats }
