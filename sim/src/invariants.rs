@@ -2,7 +2,7 @@
 //!
 //! The cluster is looked at often ([`Watcher::see`]: after every so much simulated time, and at its end). Each invariant sees the
 //! replicas as they are then and remembers what it needs of what was. The names are those of the Raft dissertation (Ongaro 2014,
-//! figure 3.2), and of what this store promises besides. Those of membership and of placement will have their files here too.
+//! figure 3.2), and of what this store promises besides.
 
 mod append_durability;
 mod applied;
@@ -12,6 +12,7 @@ mod election_safety;
 mod leader_completeness;
 mod lease_disjointness;
 mod log_matching;
+mod membership;
 mod monotonic;
 mod order_of_indexes;
 mod session_window;
@@ -49,6 +50,8 @@ pub struct Replica {
     pub process: u64,
     /// Which shard.
     pub shard: ShardId,
+    /// The node's how manieth replica of the shard: one that was destroyed and made anew is another one.
+    pub incarnation: u64,
     /// It replaces its state by a snapshot: the engine has neither the old state nor the new one.
     pub installing: bool,
     /// What it believes to be.
@@ -81,11 +84,34 @@ pub struct Replica {
     pub contents: Option<Result<Arc<Applied>, String>>,
 }
 
+impl Said {
+    /// What a replica has said is forgotten: another one is in its place.
+    pub fn forget(&mut self, machine: usize, shard: ShardId) {
+        self.asked.remove(&(machine, shard));
+        self.granted.remove(&(machine, shard));
+        self.stored.remove(&(machine, shard));
+    }
+}
+
 impl Replica {
+    /// Whose it is, and which one. Another one begins with nothing.
+    pub fn identity(&self) -> (u64, u64) {
+        (self.node, self.incarnation)
+    }
+
     /// Another look shows what is worth a record: not every new entry is.
     pub fn tells_else(&self, other: &Replica) -> bool {
         let coarse = |index: Option<u64>| index.map(|index| index / 64);
-        let key = |r: &Replica| (r.process, r.role, r.term, coarse(r.committed), coarse(r.applied));
+        let key = |r: &Replica| {
+            (
+                r.identity(),
+                r.process,
+                r.role,
+                r.term,
+                coarse(r.committed),
+                coarse(r.applied),
+            )
+        };
         key(self) != key(other)
     }
 }
@@ -170,6 +196,7 @@ pub fn all() -> Vec<Box<dyn Invariant>> {
         Box::new(session_window::SessionWindow::default()),
         Box::new(vote_durability::VoteDurability),
         Box::new(append_durability::AppendDurability),
+        Box::new(membership::Membership::default()),
     ]
 }
 
@@ -275,6 +302,7 @@ pub fn views(machine: usize, sim: &SimNode, said: &Said, contents: bool) -> Vec<
             node: number,
             process,
             shard: shard.id(),
+            incarnation: shard.incarnation(),
             installing: shard.head().installs() % 2 == 1,
             role: role(&status.role),
             term: status.term,

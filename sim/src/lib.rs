@@ -17,6 +17,7 @@ pub mod hunt;
 pub mod invariants;
 pub mod net;
 pub mod node;
+pub mod operate;
 pub mod outcome;
 pub mod plan;
 pub mod random;

@@ -131,16 +131,26 @@ struct How {
     /// What keeps the nodes' rows; `rocks` needs a build with --features rocks [default: memory, or as the plan says]
     #[arg(long)]
     engine: Option<EngineKind>,
+    /// Operators change the members of the cluster meanwhile
+    #[arg(long)]
+    churn: bool,
 }
 
 impl How {
     fn change(&self, mut plan: Plan) -> Plan {
         plan.engine = self.engine.unwrap_or(plan.engine);
+        if self.churn {
+            plan.add_churn();
+        }
         plan
     }
 
     fn arguments(&self) -> Vec<String> {
-        self.engine.map_or_else(Vec::new, EngineKind::arguments)
+        let mut arguments = self.engine.map_or_else(Vec::new, EngineKind::arguments);
+        if self.churn {
+            arguments.push("--churn".into());
+        }
+        arguments
     }
 }
 
@@ -270,7 +280,7 @@ fn command(command: Command) -> Result<bool, String> {
                 ..many.sweep()
             };
             let summary = sweep::sweep(&sweep).map_err(|error| error.to_string())?;
-            let demanded = demanded(many.limits.how.engine.unwrap_or_default());
+            let demanded = demanded(many.limits.how.engine.unwrap_or_default(), many.limits.how.churn);
             let missing = match all_events.unwrap_or(summary.seeds >= ALL_EVENTS_FROM) {
                 true => summary.missing(&demanded),
                 false => Vec::new(),

@@ -7,6 +7,7 @@
 //! Plans are drawn as a swarm (Groce et al.: Swarm Testing, ISSTA 2012): each seed switches kinds of faults on and off, since kinds
 //! that always come together hide what only one of them finds.
 
+mod churn;
 mod draw;
 mod recipe;
 
@@ -39,8 +40,14 @@ pub struct Plan {
     pub finds: Option<String>,
     /// Where the faults come from, for people: `swarm`, `calm`, `extreme`, or a recipe's name.
     pub origin: String,
-    /// Machines; numbered from 0 on.
+    /// Machines of which the cluster is made; numbered from 0 on.
     pub nodes: usize,
+    /// Machines besides, which operators may add.
+    #[serde(default, skip_serializing_if = "is_none")]
+    pub spares: usize,
+    /// Voters of each data shard; 0 = one on each machine of which the cluster is made.
+    #[serde(default, skip_serializing_if = "is_none")]
+    pub replication: usize,
     /// Data shards, besides the meta shard.
     pub shards: u32,
     /// How the nodes are set and how good the machines are.
@@ -54,8 +61,44 @@ pub struct Plan {
     pub workload: Spec,
     /// Large values that are written besides.
     pub ballast: Option<Ballast>,
+    /// What operators ask for.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub orders: Vec<Order>,
     /// In the order of their begin.
     pub faults: Vec<Fault>,
+}
+
+/// What one of the operators asks for. It asks again for a while if it is told that another operation is under way.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Order {
+    /// When, in milliseconds since the load began.
+    pub at_ms: u64,
+    /// Who: 0 or 1. Each asks for one thing after the other.
+    pub operator: usize,
+    /// For what.
+    pub ask: Ask,
+}
+
+/// A change of the members. Machines, not nodes: one may be another node later.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+#[expect(missing_docs, reason = "they are the verbs of kvctl")]
+pub enum Ask {
+    Add(usize),
+    Remove(usize),
+    Replace {
+        old: usize,
+        new: usize,
+    },
+    Drain(usize),
+    Undrain(usize),
+    Evict(usize),
+    Restore(usize),
+    /// What is under way.
+    Abort,
+    /// The machine is killed and loses its disk, and is given its place again as a new node.
+    Wipe(usize),
 }
 
 /// How the nodes are set, and how quick the world is.
@@ -335,6 +378,10 @@ fn is_zero(number: &u64) -> bool {
     *number == 0
 }
 
+fn is_none(number: &usize) -> bool {
+    *number == 0
+}
+
 /// As [`crate::disk::Operation`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -352,6 +399,13 @@ impl Plan {
         draw::plan(seed)
     }
 
+    /// With operators who change the members, unless it has some.
+    pub fn add_churn(&mut self) {
+        if self.orders.is_empty() {
+            churn::add(self);
+        }
+    }
+
     /// Reads a plan.
     ///
     /// # Errors
@@ -364,14 +418,14 @@ impl Plan {
                 plan.format
             ));
         }
-        if !(1..=9).contains(&plan.nodes) || !(1..=16).contains(&plan.shards) {
+        if !(1..=9).contains(&plan.machines()) || !(1..=16).contains(&plan.shards) {
             return Err("a plan has 1 to 9 nodes and 1 to 16 shards".into());
         }
-        let beyond = |victims: &BTreeSet<usize>| victims.iter().any(|node| *node >= plan.nodes);
+        let beyond = |victims: &BTreeSet<usize>| victims.iter().any(|node| *node >= plan.machines());
         for fault in &plan.faults {
             let mut unknown = matches!(fault.what.victims(), Some(Victims::Nodes(nodes)) if beyond(nodes));
             unknown |= match &fault.what {
-                What::Transfer { to, .. } => *to >= plan.nodes,
+                What::Transfer { to, .. } => *to >= plan.machines(),
                 What::Cut { only, .. } => beyond(only),
                 _ => false,
             };
@@ -379,11 +433,33 @@ impl Plan {
                 return Err(format!(
                     "the fault at {} ms names a node that does not exist; nodes are 0 to {}",
                     fault.at_ms,
-                    plan.nodes - 1
+                    plan.machines() - 1
                 ));
             }
         }
+        let is_there = |order: &Order| {
+            order
+                .ask
+                .machines()
+                .iter()
+                .all(|machine| *machine < plan.machines())
+        };
+        if let Some(order) = plan
+            .orders
+            .iter()
+            .find(|order| !is_there(order) || order.operator > 1)
+        {
+            return Err(format!(
+                "the order at {} ms names a machine or an operator that does not exist",
+                order.at_ms
+            ));
+        }
         Ok(plan)
+    }
+
+    /// All machines.
+    pub fn machines(&self) -> usize {
+        self.nodes + self.spares
     }
 
     /// As a file.
@@ -399,6 +475,23 @@ impl Plan {
     /// HOST:PORT of a machine.
     pub fn address(&self, node: usize) -> String {
         format!("node{}:7101", node + 1)
+    }
+}
+
+impl Ask {
+    /// The machines that it is about.
+    pub fn machines(&self) -> Vec<usize> {
+        match self {
+            Ask::Abort => Vec::new(),
+            Ask::Replace { old, new } => vec![*old, *new],
+            Ask::Add(one)
+            | Ask::Remove(one)
+            | Ask::Drain(one)
+            | Ask::Undrain(one)
+            | Ask::Evict(one)
+            | Ask::Restore(one)
+            | Ask::Wipe(one) => vec![*one],
+        }
     }
 }
 

@@ -33,8 +33,9 @@ use crate::{
     faults::{Band, CLIENT_HOSTS, Faults, all_started},
     net::SimNet,
     node::SimNode,
+    operate,
     outcome::{Failure, Outcome},
-    plan::Plan,
+    plan::{Ask, Plan},
     random::Stream,
     shadow::Shadow,
 };
@@ -95,7 +96,7 @@ impl<'a> World<'a> {
         let begin = Instant::now();
         let net = SimNet::new(plan.seed);
         let settings = plan.knobs.settings();
-        let nodes: Vec<SimNode> = (0..plan.nodes)
+        let nodes: Vec<SimNode> = (0..plan.machines())
             .map(|number| {
                 let node = SimNode::new(plan.seed, net.clone(), &plan.address(number), settings);
                 node.set_segment_bytes(plan.knobs.segment_bytes);
@@ -125,7 +126,8 @@ impl<'a> World<'a> {
             // The addresses of a plan are well formed.
             Err(error) => panic!("no client: {error}"),
         };
-        let traffic = Traffic::watch(&net, &addresses, messages);
+        let machines: Vec<String> = (0..plan.machines()).map(|number| plan.address(number)).collect();
+        let traffic = Traffic::watch(&net, &machines, messages);
         Self {
             plan,
             begin,
@@ -189,6 +191,13 @@ impl<'a> World<'a> {
             let writing = ballast::write(self.operator.clone(), ballast, chance, stop.clone());
             self.operator_process.spawn(writing);
         }
+        for operator in 0..2 {
+            let orders = self.plan.orders.iter().filter(|order| order.operator == operator);
+            let orders: Vec<_> = orders.cloned().collect();
+            let operating =
+                operate::operate(self.operator.clone(), self.nodes.clone(), orders, Instant::now());
+            self.operator_process.spawn(operating);
+        }
         self.seen.lock().setup = self.begin.elapsed();
         faults.run(self.plan).await;
         let mut failures = Vec::new();
@@ -205,8 +214,7 @@ impl<'a> World<'a> {
             (run, finished)
         });
         let finished = faults.supervising(finishing).await.ok();
-        let alike = replicas::once_alike(&self.nodes, self.plan.shards, until);
-        let replicas = faults.supervising(alike).await;
+        let replicas = faults.supervising(self.once_alike(until)).await;
         self.seen.lock().record.bands = faults.bands().to_vec();
         match finished {
             Some((run, finished)) => failures.extend(self.check(&run, finished, replicas, &shard_of).await),
@@ -216,6 +224,13 @@ impl<'a> World<'a> {
             )),
         }
         failures
+    }
+
+    fn replication(&self) -> usize {
+        match self.plan.replication {
+            0 => self.plan.nodes,
+            some => some,
+        }
     }
 
     /// Starts all machines and makes a cluster of them. The shard of each of the workloads' partitions.
@@ -229,7 +244,7 @@ impl<'a> World<'a> {
                 .map(|number| self.plan.address(number))
                 .collect(),
             shards: self.plan.shards,
-            replication: self.plan.nodes as u32,
+            replication: self.replication() as u32,
             ..Default::default()
         };
         let operator = self.operator.clone();
@@ -267,8 +282,21 @@ impl<'a> World<'a> {
     async fn serve_again(&self, faults: &mut Faults) -> Option<Failure> {
         let mut chance = Stream::new(self.plan.seed, &[&"core"]);
         let mut core = BTreeSet::new();
-        while core.len() <= self.plan.nodes / 2 {
-            core.insert(chance.index(self.plan.nodes));
+        if self.plan.orders.is_empty() {
+            while core.len() <= self.plan.nodes / 2 {
+                core.insert(chance.index(self.plan.nodes));
+            }
+        } else {
+            // Who belongs to a majority of each shard is not known here. A replica that is lost for good may be one of a shard's already.
+            core.extend(0..self.plan.machines());
+            if !self
+                .plan
+                .orders
+                .iter()
+                .any(|order| matches!(order.ask, Ask::Wipe(_)))
+            {
+                core.remove(&chance.index(self.plan.machines()));
+            }
         }
         faults.isolate(&core);
         let (operator, shards) = (self.operator.clone(), self.plan.shards);
@@ -295,6 +323,22 @@ impl<'a> World<'a> {
                 format!("the majority {core:?} did not serve within {SERVICE:?}"),
             )
         })
+    }
+
+    /// Waits until operations have ended and replicas are where they should be, and alike.
+    async fn once_alike(&self, until: Instant) -> Result<Vec<check::Replica>, String> {
+        if self.plan.orders.is_empty() {
+            return replicas::once_alike(&self.nodes, self.plan.shards, until).await;
+        }
+        let within = until.saturating_duration_since(Instant::now());
+        let ending = self.operator_process.spawn(operate::all_ended(
+            self.operator.clone(),
+            self.nodes.clone(),
+            within,
+        ));
+        let members = ending.await.map_err(|error| error.to_string())??;
+        self.seen.lock().sometimes.add_operations(&members.operations);
+        replicas::once_placed(&self.nodes, self.replication(), until).await
     }
 
     /// Has the history and the replicas' states checked.
@@ -338,7 +382,7 @@ impl<'a> World<'a> {
         context.replicas = &replicas;
         let (wrong_clocks, disturbed) = {
             let bands = &self.seen.lock().record.bands;
-            let wrong = clocks::wrong(&self.plan.faults, bands, self.plan.nodes);
+            let wrong = clocks::wrong(&self.plan.faults, bands, self.plan.machines());
             (wrong, self.disturbed(bands))
         };
         context.clock_error = CLOCK_ERROR;

@@ -169,6 +169,15 @@ impl Search<'_> {
     }
 
     fn rest(&mut self) -> io::Result<()> {
+        for number in (0..self.best.orders.len()).rev() {
+            self.attempt_if(|plan| {
+                plan.orders.remove(number);
+                true
+            })?;
+        }
+        if self.best.orders.is_empty() {
+            self.attempt_if(|plan| std::mem::take(&mut plan.spares) > 0)?;
+        }
         for number in (0..self.best.workload.programs.len()).rev() {
             self.attempt_if(|plan| {
                 (plan.workload.programs.len() > 1)
@@ -241,7 +250,8 @@ fn without_a_shard(plan: &mut Plan) -> bool {
 
 /// Takes two, so that their number stays odd.
 fn without_a_node(plan: &mut Plan) -> bool {
-    if plan.nodes <= 3 {
+    // What is meant by a number would change.
+    if plan.nodes <= 3 || plan.spares > 0 {
         return false;
     }
     plan.nodes -= 2;

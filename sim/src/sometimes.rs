@@ -7,6 +7,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use kvsvr::store::STAGING_DIR;
 use kvsvr_jepsen::history::{self, Call, End, Event, Reply, Seen, paired};
 
+use kvsvr_proto::v1::{Operation, operation};
+
 use crate::{
     engine::EngineKind,
     failpoint::Step,
@@ -93,10 +95,19 @@ const ROCKS_EVENTS: [&str; 5] = [
     "rocks_unsynced_bytes_lost",
 ];
 
-/// What a sweep of nodes on this engine must have met.
-pub fn demanded(engine: EngineKind) -> Vec<&'static str> {
-    let besides: &[&str] = if engine.is_default() { &[] } else { &ROCKS_EVENTS };
-    EVENTS.iter().chain(besides).copied().collect()
+/// Those of sweeps with operators, besides.
+const MEMBER_EVENTS: [&str; 2] = ["members_changed", "change_of_members_taken_back"];
+
+/// What a sweep of nodes on this engine must have met; `churn`: with operators.
+pub fn demanded(engine: EngineKind, churn: bool) -> Vec<&'static str> {
+    let of_engine: &[&str] = if engine.is_default() { &[] } else { &ROCKS_EVENTS };
+    let of_members: &[&str] = if churn { &MEMBER_EVENTS } else { &[] };
+    EVENTS
+        .iter()
+        .chain(of_engine)
+        .chain(of_members)
+        .copied()
+        .collect()
 }
 
 /// Counts of events.
@@ -119,7 +130,8 @@ impl Sometimes {
     /// How often each happened.
     pub fn counts(&self) -> BTreeMap<String, u64> {
         let count = |event: &&'static str| self.counts.get(*event).copied().unwrap_or(0);
-        let happened = ROCKS_EVENTS.iter().filter(|event| count(event) > 0);
+        let of_some = ROCKS_EVENTS.iter().chain(&MEMBER_EVENTS);
+        let happened = of_some.filter(|event| count(event) > 0);
         EVENTS
             .iter()
             .chain(happened)
@@ -299,6 +311,17 @@ impl Sometimes {
         }
     }
 
+    /// Adds what became of operations.
+    pub fn add_operations(&mut self, operations: &[Operation]) {
+        for operation in operations {
+            match operation.state() {
+                operation::State::Done => self.count("members_changed"),
+                operation::State::Aborted => self.count("change_of_members_taken_back"),
+                _ => {}
+            }
+        }
+    }
+
     /// Adds what clients met; `resolved` is the history as far as unknown outcomes are known now.
     pub fn add_history(&mut self, history: &[Event], resolved: &[Event]) {
         let unknown = |events: &[Event]| {
@@ -340,7 +363,7 @@ impl Sometimes {
     /// Adds to the count of an event of the list.
     pub fn add(&mut self, event: &'static str, count: u64) {
         debug_assert!(
-            EVENTS.contains(&event) || ROCKS_EVENTS.contains(&event),
+            EVENTS.contains(&event) || ROCKS_EVENTS.contains(&event) || MEMBER_EVENTS.contains(&event),
             "{event}"
         );
         *self.counts.entry(event).or_default() += count;

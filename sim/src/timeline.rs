@@ -36,7 +36,9 @@ pub fn record(plan: &Plan, outcome: &Outcome, seen: &run::Record, replay: &str) 
         failed_at: seen.broken_at.map(nanos),
         ended: nanos(outcome.simulated),
         judgements: seen.judgements.clone(),
-        nodes: (0..plan.nodes).map(|node| format!("node {}", node + 1)).collect(),
+        nodes: (0..plan.machines())
+            .map(|node| format!("node {}", node + 1))
+            .collect(),
         clients: run::CLIENTS.map(str::to_owned).to_vec(),
         states: states(plan, seen),
         faults: seen.bands.iter().map(|band| fault(plan, band)).collect(),
@@ -102,7 +104,7 @@ fn fault(plan: &Plan, band: &Band) -> Fault {
         text: text.unwrap_or_else(|| "only a majority is left, without faults".to_owned()),
         from: nanos(band.from),
         to: band.until.map(nanos),
-        place: if band.nodes.len() == plan.nodes {
+        place: if band.nodes.len() == plan.machines() {
             Place::All
         } else {
             Place::Nodes(band.nodes.iter().map(|node| *node as u32).collect())
@@ -132,7 +134,7 @@ fn marks(seen: &run::Record) -> Vec<Mark> {
 }
 
 fn messages(plan: &Plan, events: &[net::Event]) -> Vec<Message> {
-    let nodes = (0..plan.nodes).map(|node| plan.address(node));
+    let nodes = (0..plan.machines()).map(|node| plan.address(node));
     let hosts: Vec<String> = nodes.chain(run::CLIENTS.map(str::to_owned)).collect();
     let number = |host: &str| {
         hosts

@@ -235,7 +235,11 @@ impl Follow {
                 self.core.router().write().penalize(&address, self.core.now());
             }
             Code::Timeout | Code::TooStale | Code::Internal | Code::Corrupt => self.avoid(node, shard),
-            Code::WrongShard => self.core.refresh_map(),
+            Code::WrongShard => {
+                self.core.refresh_map();
+                // Until the new map is there.
+                self.avoid(node, shard);
+            }
             Code::Overloaded => {}
             // A replica that lags may not have what another has delivered.
             Code::FutureRevision if self.proven => self.avoid(node, shard),

@@ -386,10 +386,14 @@ impl Node {
             if state.map.as_ref().is_none_or(mine) {
                 return self.not_ready();
             }
-            error::definite(
-                ErrorCode::NotFound,
-                format!("this node has no replica of shard {number}"),
-            )
+            let map = state.map.as_ref();
+            let is_known = map.is_some_and(|map| map.shards.iter().any(|s| s.id == number));
+            // It was moved away, and the client has an old map: that is not the end of what it follows.
+            let code = match is_known {
+                true => ErrorCode::WrongShard,
+                false => ErrorCode::NotFound,
+            };
+            error::definite(code, format!("this node has no replica of shard {number}"))
         })
     }
     /// All replicas on this node.

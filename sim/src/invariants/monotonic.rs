@@ -20,6 +20,9 @@ impl Invariant for Monotonic {
         for (now, _) in &moment.replicas {
             let key = (now.shard, now.machine);
             let mut now = now.clone();
+            // Another replica begins with nothing.
+            self.0
+                .retain(|of, before| *of != key || before.identity() == now.identity());
             let before = self.0.get(&key);
             // The engine has nothing of the shard for a moment; the staged snapshot takes its place, also after a crash.
             if let Some(before) = before.filter(|_| now.unreadable || now.installing) {

@@ -27,6 +27,7 @@ pub(super) fn replica(machine: usize, term: u64) -> Replica {
         machine,
         node: machine as u64 + 1,
         process: 1,
+        incarnation: 0,
         installing: false,
         shard: ShardId(1),
         role: Role::Follower,

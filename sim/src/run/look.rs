@@ -73,11 +73,18 @@ impl World<'_> {
         seen.looks += 1;
         let contents = seen.looks.is_multiple_of(CONTENTS);
         let views: Vec<_> = {
-            let said = &self.traffic.lock().said;
+            let said = &mut self.traffic.lock().said;
             let machines = self.nodes.iter().enumerate();
-            machines
-                .flat_map(|(machine, node)| invariants::views(machine, node, said, contents))
-                .collect()
+            let views = machines.flat_map(|(machine, node)| invariants::views(machine, node, said, contents));
+            let mut views: Vec<_> = views.collect();
+            for (replica, _) in &mut views {
+                let last = seen.last.get(&(replica.shard.0, replica.machine));
+                if last.is_some_and(|last| last.identity() != replica.identity()) {
+                    said.forget(replica.machine, replica.shard);
+                    (replica.asked, replica.granted, replica.stored) = (None, None, None);
+                }
+            }
+            views
         };
         let running = self.nodes.iter().filter(|node| node.is_running()).count();
         let at = self.begin.elapsed();

@@ -2,7 +2,10 @@
 
 use std::{collections::BTreeMap, time::Duration};
 
-use kvsvr_core::hash::state_hash;
+use kvsvr_core::{
+    hash::state_hash,
+    types::{META_SHARD, ShardId},
+};
 use kvsvr_jepsen::check;
 use tokio::time::{Instant, sleep};
 
@@ -40,6 +43,61 @@ pub(super) async fn once_alike(
         }
         sleep(Duration::from_millis(50)).await;
     }
+}
+
+/// The states of all replicas that the newest shard map has, once each of its nodes runs, has those replicas and no others, and all of a
+/// shard have applied the same. What is in the way of that then, if they are not there in time.
+pub(super) async fn once_placed(
+    nodes: &[SimNode],
+    replication: usize,
+    until: Instant,
+) -> Result<Vec<check::Replica>, String> {
+    loop {
+        match placed(nodes, replication) {
+            Ok(()) => return states(nodes),
+            Err(why) if Instant::now() >= until => return Err(why),
+            Err(_) => sleep(Duration::from_millis(50)).await,
+        }
+    }
+}
+
+fn placed(nodes: &[SimNode], replication: usize) -> Result<(), String> {
+    let running = nodes.iter().filter_map(SimNode::node);
+    let running = running.filter_map(|node| Some((node.identity()?.node_id, node)));
+    let running: BTreeMap<u64, _> = running.collect();
+    let maps = running.values().filter_map(|node| node.map_with_leaders());
+    let map = maps.max_by_key(|map| map.epoch).ok_or("nobody has a shard map")?;
+    for info in &map.shards {
+        let is_data = info.id != META_SHARD.0;
+        let is_settled = info.change.is_none() && (!is_data || info.learners.is_empty());
+        if !is_settled || is_data && info.replicas.len() != replication {
+            return Err(format!("shard {} is not as it should be: {info:?}", info.id));
+        }
+        let hosts: Vec<u64> = info.replicas.iter().chain(&info.learners).copied().collect();
+        let applied_by = |node: &u64| {
+            let shard = running.get(node)?.shard(ShardId(info.id))?;
+            Some(shard.head().applied_next())
+        };
+        let applied: Vec<Option<u64>> = hosts.iter().map(applied_by).collect();
+        if applied.contains(&None) || applied.windows(2).any(|pair| pair[0] != pair[1]) {
+            return Err(format!(
+                "replicas of shard {} on nodes {hosts:?} have applied {applied:?}",
+                info.id
+            ));
+        }
+        let is_member = |node: &&u64| map.nodes.iter().any(|info| info.id == **node);
+        let mut others = running
+            .keys()
+            .filter(is_member)
+            .filter(|node| !hosts.contains(node));
+        if let Some(other) = others.find(|node| applied_by(node).is_some()) {
+            return Err(format!(
+                "node {other} has a replica of shard {} that the map does not have",
+                info.id
+            ));
+        }
+    }
+    Ok(())
 }
 
 /// All of so many nodes run, have so many shards and the meta shard, and have applied the same.

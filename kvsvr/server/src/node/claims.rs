@@ -39,6 +39,13 @@ impl Node {
                 )
             }
             Some(_) if *store == envelope.to_store => return self.check_member(envelope.from_node),
+            // A member already, by the word of the others, and not told yet: no reason to refuse what will tell it.
+            None if *store == envelope.to_store => {
+                return Err(format!(
+                    "this is to be node {}, and has not joined yet",
+                    envelope.to_node
+                ));
+            }
             _ => format!(
                 "cluster {} knows this address as node {} with store {}, but this data directory is store {store}: its disk was lost or replaced, or --data names \
                  another directory. A node without its log cannot vote again under its old identity. If the old directory exists, start the node with it. \
