@@ -10,7 +10,7 @@ use crate::{
 };
 
 /// Shards without a majority that are named.
-const NAMED: usize = 3;
+const NAMED: usize = 4;
 
 /// Nodes whose majority a shard needs, and which of them are up.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -100,10 +100,7 @@ impl Survival {
                         0 => String::new(),
                         more => format!(" and {more} more"),
                     };
-                    format!(
-                        "can lose none: shards {}{more} have no majority",
-                        named.join(", ")
-                    )
+                    format!("can lose none: no majority in shards {}{more}", named.join(", "))
                 }
             },
         }
@@ -166,7 +163,7 @@ mod tests {
         assert_eq!(survival, Survival::NoMajority(vec![2]));
         assert_eq!(survival.text(), "can lose none: shard 2 has no majority");
         let survival = Survival::NoMajority(vec![0, 1, 2]);
-        assert_eq!(survival.text(), "can lose none: shards 0, 1, 2 have no majority");
+        assert_eq!(survival.text(), "can lose none: no majority in shards 0, 1, 2");
         assert_eq!(Survival::json(Some(&survival)), (json!(0), json!([0, 1, 2])));
     }
 
@@ -175,7 +172,7 @@ mod tests {
         let survival = Survival::NoMajority((0..64).collect());
         assert_eq!(
             survival.text(),
-            "can lose none: shards 0, 1, 2 and 61 more have no majority"
+            "can lose none: no majority in shards 0, 1, 2, 3 and 60 more"
         );
     }
 

@@ -140,6 +140,30 @@ fn a_cluster_that_is_lost_is_shown_and_asked_again() {
 }
 
 #[test]
+fn an_old_shard_map_is_told() {
+    let stale = |sample: &mut Sample, epoch: u64| {
+        sample.error = Some("no answer in time".into());
+        if let Some(status) = sample
+            .view
+            .as_mut()
+            .and_then(|view| view.nodes[1].status.as_mut().ok())
+        {
+            status.map_epoch = epoch;
+        }
+    };
+    let text = plain(|sample| stale(sample, 9), 160);
+    assert!(
+        text.contains("warning: the nodes have a newer shard map than this one: no answer in time"),
+        "{text}"
+    );
+    let text = plain(|sample| stale(sample, 0), 160);
+    assert!(
+        text.contains("all is well"),
+        "the map is still the newest\n{text}"
+    );
+}
+
+#[test]
 fn before_the_first_sample_nothing_is_said_of_the_cluster() {
     let canvas = Canvas {
         width: 80,

@@ -34,7 +34,7 @@ use self::{
 use crate::{
     context::Context,
     failure::Failure,
-    limits::{STATUS_TIMEOUT, TOP_INTERVAL_LEAST, TOP_WIDTH},
+    limits::{TOP_INTERVAL_LEAST, TOP_TIMEOUT, TOP_WIDTH},
     output,
     text::parse_timeout,
 };
@@ -62,7 +62,7 @@ fn parse_interval(typed: &str) -> Result<Duration, String> {
 
 /// Shows the cluster until the operator has seen enough.
 pub async fn top(context: &mut Context, args: &TopArgs) -> Result<(), Failure> {
-    let timeout = context.request_timeout().min(STATUS_TIMEOUT);
+    let timeout = context.request_timeout().min(TOP_TIMEOUT);
     let sampler = Sampler::new(context.client()?.with_timeout(timeout), args.interval);
     match (context.out.is_json(), args.once || !io::stdout().is_terminal()) {
         (true, _) => lines(context, sampler, args.once).await,
@@ -99,12 +99,9 @@ impl Sampler {
         sleep_until(self.next).await;
         // After a slow answer the next is a whole interval later.
         self.next = Instant::now() + self.interval;
-        let sample = Sample::fetch(&self.client, self.known.clone(), || self.begun.elapsed()).await;
-        self.known = sample
-            .view
-            .as_ref()
-            .map(|view| view.map.clone())
-            .or(self.known.take());
+        let at = self.begun.elapsed();
+        let (sample, map) = Sample::fetch(&self.client, self.known.take(), at).await;
+        self.known = map;
         (self, sample)
     }
 }

@@ -86,19 +86,19 @@ impl Picture {
 
     /// Of a sample that is the newest of the history.
     pub fn new(sample: &Sample, history: &History) -> Self {
-        let mut problems = Vec::new();
-        if let Some(error) = &sample.error {
-            let text = format!("nobody tells the state of the cluster: {error}; trying again");
-            problems.push((("down".to_owned(), Mood::Bad), text));
-        }
         let Some(view) = &sample.view else {
+            let error = sample.error.as_deref().unwrap_or("nobody answers");
             return Self {
                 head: vec![(0, ("no cluster yet".to_owned(), Mood::Bad))],
                 operation: None,
                 tables: None,
-                problems,
+                problems: vec![bad("down", format!("{error}; trying again"))],
             };
         };
+        let mut problems = Vec::new();
+        if view.nodes.iter().all(|node| node.status.is_err()) {
+            problems.push(bad("down", "no node answers; trying again".to_owned()));
+        }
         problems.extend(view.problems().into_iter().map(|problem| {
             let word = match problem.severity {
                 Severity::Down => ("down", Mood::Bad),
@@ -107,6 +107,12 @@ impl Picture {
             };
             ((word.0.to_owned(), word.1), problem.text)
         }));
+        if let Some(error) = &sample.error
+            && newest_epoch(view) > view.map.epoch
+        {
+            let text = format!("the nodes have a newer shard map than this one: {error}");
+            problems.push((("warning".to_owned(), Mood::Warn), text));
+        }
         let nodes = view.nodes.iter().map(|node| node_row(view, history, node));
         let shards = view
             .map
@@ -129,6 +135,16 @@ impl Picture {
             problems,
         }
     }
+}
+
+fn bad(word: &str, text: String) -> (Piece, String) {
+    ((word.to_owned(), Mood::Bad), text)
+}
+
+/// Of the shard map, of those that the nodes have.
+fn newest_epoch(view: &View) -> u64 {
+    let epochs = view.nodes.iter().filter_map(NodeView::status);
+    epochs.map(|status| status.map_epoch).max().unwrap_or(0)
 }
 
 fn head(view: &View, history: &History) -> Vec<(u8, Piece)> {
@@ -163,9 +179,9 @@ fn data_shards(view: &View) -> impl Iterator<Item = u32> {
 }
 
 /// The sum, if all are known.
-fn sum(rates: impl Iterator<Item = Option<f64>>) -> Option<f64> {
+fn sum(mut rates: impl Iterator<Item = Option<f64>>) -> Option<f64> {
     // Not by `sum`: of nothing that is -0.
-    rates.fold(Some(0.0), |sum, rate| Some(sum? + rate?))
+    rates.try_fold(0.0, |sum, rate| Some(sum + rate?))
 }
 
 /// Writes per second of the data shards that a node leads.

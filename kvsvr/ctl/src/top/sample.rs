@@ -5,6 +5,7 @@ use std::{
     time::Duration,
 };
 
+use futures::future::join3;
 use kvsvr_client::{Client, proto::ShardMap};
 use serde_json::Value;
 
@@ -19,32 +20,42 @@ pub struct Sample {
     pub view: Option<View>,
     /// The operation under way: one line, and for programs.
     pub operation: Option<(String, Value)>,
-    /// Why nobody answers. The view then is of the nodes that were known before.
+    /// Why nobody gave the shard map. The view then is of the map that was known before.
     pub error: Option<String>,
 }
 
 impl Sample {
-    /// Asks the cluster. `known`: the map as it was, if nobody tells it now; `at`: the time at which nodes are asked for their numbers.
-    pub async fn fetch(client: &Client, known: Option<ShardMap>, at: impl Fn() -> Duration) -> Self {
-        let (map, error) = match client.shard_map().await {
-            Ok(map) => (Some(map), None),
+    /// Asks the cluster. `known`: the map as it was. The map that this brings is for the next sample, so that a node that does not
+    /// answer holds up nothing twice.
+    pub async fn fetch(client: &Client, known: Option<ShardMap>, at: Duration) -> (Self, Option<ShardMap>) {
+        let known = match known {
+            Some(known) => known,
+            None => match client.shard_map().await {
+                Ok(map) => map,
+                Err(error) => return (Self::failed(at, error.message), None),
+            },
+        };
+        let asked = View::of_map(client, known.clone());
+        let (map, view, operation) = join3(client.shard_map(), asked, operation::running(client)).await;
+        let (map, error) = match map {
+            Ok(map) => (map, None),
             Err(error) => (known, Some(error.message)),
         };
-        let at = at();
-        let view = match map {
-            Some(map) => Some(View::of_map(client, map).await),
-            None => None,
-        };
-        // Without a leader of the meta shard there is nobody to ask.
-        let operation = match view.as_ref().and_then(|view| view.leader(0)) {
-            Some(_) => operation::running(client).await,
-            None => None,
-        };
-        Self {
+        let sample = Self {
             at,
-            view,
+            view: Some(view),
             operation,
             error,
+        };
+        (sample, Some(map))
+    }
+
+    fn failed(at: Duration, error: String) -> Self {
+        Self {
+            at,
+            view: None,
+            operation: None,
+            error: Some(error),
         }
     }
 }

@@ -12,7 +12,9 @@ use std::{
 use crossterm::{
     cursor::{Hide, Show},
     execute,
-    terminal::{EnterAlternateScreen, LeaveAlternateScreen, disable_raw_mode, enable_raw_mode},
+    terminal::{
+        Clear, ClearType, EnterAlternateScreen, LeaveAlternateScreen, disable_raw_mode, enable_raw_mode,
+    },
 };
 use ratatui::{Terminal, backend::CrosstermBackend};
 
@@ -62,7 +64,8 @@ impl Screen {
         OURS.store(true, Ordering::SeqCst);
         let guard = Guard;
         enable_raw_mode()?;
-        execute!(stdout(), EnterAlternateScreen, Hide)?;
+        // Not every terminal has a second screen, which would be empty.
+        execute!(stdout(), EnterAlternateScreen, Clear(ClearType::All), Hide)?;
         Ok(Self {
             terminal: Terminal::new(CrosstermBackend::new(stdout()))?,
             color,
