@@ -15,7 +15,7 @@ use crate::{
     output::{self, Format},
     shard, snapshot,
     text::{Encoding, parse_endpoint, parse_timeout},
-    txn, verify, watch,
+    top, txn, verify, watch,
 };
 
 /// Operate a kvsvr cluster: read and write data, look after consumers and leases, form and inspect clusters, measure.
@@ -137,6 +137,8 @@ pub enum Command {
     /// Form and inspect a cluster
     #[command(subcommand)]
     Cluster(cluster::ClusterCommand),
+    /// Watch a cluster: nodes, shards, rates and lags, on one screen that keeps up; q ends it
+    Top(top::TopArgs),
     /// Who leads, and who should
     #[command(subcommand)]
     Leader(leader::LeaderCommand),
@@ -284,6 +286,7 @@ pub async fn execute(context: &mut Context, command: Command) -> Result<(), Fail
             cluster::ClusterCommand::Status => cluster::status(context).await,
             cluster::ClusterCommand::Health(args) => health::health(context, &args).await,
         },
+        Command::Top(args) => Box::pin(top::top(context, &args)).await,
         Command::Leader(command) => leader::leader(context, &command).await,
         Command::Member(command) => member::member(context, &command).await,
         Command::Drain(args) => member::drain(context, &args).await,
@@ -445,6 +448,8 @@ pub(crate) mod tests {
             "cluster bootstrap --nodes a:1,b:1,c:1 --shards 4 --replication 3 --name test",
             "cluster status",
             "cluster health --wait --serving",
+            "top",
+            "top --once --interval 500ms --width 80 -o json",
             "bench put --clients 64",
             "bench ycsb-a --rate 1000 --skew zipfian=0.8 --load",
             "completion bash",
@@ -462,6 +467,8 @@ pub(crate) mod tests {
             "get p k --timeout 1us",
             "get p k --endpoints http://127.0.0.1:7101",
             "get p k --endpoints nonsense",
+            "top --interval 10ms",
+            "top --width 10",
         ] {
             assert!(try_parse(line).is_err(), "{line}");
         }

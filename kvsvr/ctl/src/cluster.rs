@@ -13,6 +13,7 @@ use crate::{
     limits::{BOOTSTRAP_TIMEOUT, COMPACT_KEEP, LAG_ENTRIES, LOW_DISK_BYTES, SLOW_FSYNC_US, STATUS_TIMEOUT},
     operation,
     output::{Field, Mood},
+    survive::Survival,
     text::{show_size, show_span},
 };
 
@@ -141,8 +142,11 @@ pub async fn status(context: &mut Context) -> Result<(), Failure> {
         return Ok(context.out.json(&json)?);
     }
     let map = &view.map;
+    let survival = Survival::of(&view).map_or(String::new(), |survival| {
+        format!(", {}", context.out.paint(&survival.text(), survival.mood()))
+    });
     context.out.line(format!(
-        "cluster {} ({}), map epoch {}",
+        "cluster {} ({}), map epoch {}{survival}",
         map.cluster_name, map.cluster_id, map.epoch
     ))?;
     context.out.line("")?;
@@ -227,13 +231,19 @@ fn node_row(view: &View, node: &NodeView) -> Vec<Field> {
 
 /// What the node is for; it answers.
 fn state_field(view: &View, id: u64) -> Field {
+    let (word, mood) = node_state(view, id);
+    Field::text(word).mood(mood)
+}
+
+/// What a node that answers is for, in a word.
+pub(crate) fn node_state(view: &View, id: u64) -> (&'static str, Mood) {
     let info = view.map.nodes.iter().find(|info| info.id == id);
     match info.map_or(NodeState::NodeUp, NodeInfo::state) {
-        NodeState::NodeUp => Field::text("up").mood(Mood::Good),
-        NodeState::NodeJoining => Field::text("joining").mood(Mood::Warn),
-        NodeState::NodeDraining => Field::text("draining").mood(Mood::Warn),
-        NodeState::NodeLost => Field::text("lost").mood(Mood::Bad),
-        NodeState::NodeLeaving | NodeState::NodeRemoved => Field::text("leaving").mood(Mood::Warn),
+        NodeState::NodeUp => ("up", Mood::Good),
+        NodeState::NodeJoining => ("joining", Mood::Warn),
+        NodeState::NodeDraining => ("draining", Mood::Warn),
+        NodeState::NodeLost => ("lost", Mood::Bad),
+        NodeState::NodeLeaving | NodeState::NodeRemoved => ("leaving", Mood::Warn),
     }
 }
 
@@ -266,7 +276,7 @@ fn shard_row(view: &View, shard: &ShardInfo) -> Vec<Field> {
     ]
 }
 
-fn status_json(view: &View) -> Value {
+pub(crate) fn status_json(view: &View) -> Value {
     let nodes: Vec<Value> = view.nodes.iter().map(|node| node_json(view, node)).collect();
     let shards: Vec<Value> = view
         .map
@@ -282,9 +292,11 @@ fn status_json(view: &View) -> Value {
             })
         })
         .collect();
+    let (can_lose, no_majority) = Survival::json(Survival::of(view).as_ref());
     json!({
         "cluster_id": view.map.cluster_id, "cluster_name": view.map.cluster_name, "map_epoch": view.map.epoch,
-        "nodes": nodes, "shards": shards, "problems": view.problems(),
+        "can_lose": can_lose, "no_majority": no_majority, "nodes": nodes, "shards": shards,
+        "problems": view.problems(),
     })
 }
 
@@ -407,6 +419,7 @@ mod tests {
         assert_eq!(json["nodes"][0]["reachable"], true);
         assert_eq!(json["shards"][1]["leader"], 2);
         assert_eq!(json["problems"], json!([]));
+        assert_eq!((&json["can_lose"], &json["no_majority"]), (&json!(1), &json!([])));
         let json = status_json(&view(|nodes| nodes[1].status = Err("refused".into())));
         assert_eq!(json["nodes"][1]["reachable"], false);
         assert_eq!(json["shards"][1]["leader"], Value::Null);

@@ -16,7 +16,7 @@ use crate::{
     context::Context,
     failure::{self, Failure},
     limits::{LAG_ENTRIES, LOW_DISK_BYTES, POLL, SLOW_FSYNC_US, STATUS_TIMEOUT, WAIT_TIMEOUT},
-    text::{show_size, show_span},
+    text::{shard_name, show_size, show_span},
 };
 
 /// `kvctl cluster health`.
@@ -95,6 +95,11 @@ impl View {
     /// As [`View::fetch`].
     pub async fn fetch_with(client: &Client) -> Result<View, Failure> {
         let map = client.shard_map().await?;
+        Ok(Self::of_map(client, map).await)
+    }
+
+    /// Asks every node of a map for its status.
+    pub async fn of_map(client: &Client, map: ShardMap) -> View {
         let asked = map.nodes.iter().map(|node| async {
             let status = client.status(&node.address).await.map_err(|e| e.message);
             NodeView {
@@ -105,7 +110,7 @@ impl View {
         });
         let mut nodes = join_all(asked).await;
         nodes.sort_by_key(|node| node.id);
-        Ok(View { map, nodes })
+        View { map, nodes }
     }
 
     /// A shard of the map.
@@ -133,6 +138,14 @@ impl View {
             .replicas
             .iter()
             .find(|replica| replica.shard == shard)
+    }
+
+    /// True if a node answers, is who it should be, and has a replica of a shard.
+    pub fn is_up(&self, node: u64, shard: u32) -> bool {
+        let says = self.nodes.iter().find(|view| view.id == node);
+        says.and_then(NodeView::status)
+            .is_some_and(|status| status.node_id == node)
+            && self.replica(node, shard).is_some()
     }
 
     /// The node that leads a shard by its own word; of several, the one of the highest term.
@@ -182,11 +195,7 @@ impl View {
             .iter()
             .filter(|id| self.replica(**id, shard.id).is_some())
             .count();
-        let name = if shard.id == 0 {
-            "the meta shard".into()
-        } else {
-            format!("shard {}", shard.id)
-        };
+        let name = shard_name(shard.id);
         if self.leader(shard.id).is_none() {
             let majority = shard.replicas.len() / 2 + 1;
             let hint = if up < majority {

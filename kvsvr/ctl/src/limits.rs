@@ -45,6 +45,14 @@ pub const LOW_DISK_BYTES: u64 = 1 << 30;
 pub const SLOW_FSYNC_US: u64 = 50_000;
 /// Log entries a replica may be behind its leader before `cluster status` complains.
 pub const LAG_ENTRIES: u64 = 10_000;
+/// Least time between two looks of `top`: each asks every node.
+pub const TOP_INTERVAL_LEAST: Duration = Duration::from_millis(100);
+/// Deadline of what `top` asks: a node that is silent must not hold up the picture of the others for long.
+pub const TOP_TIMEOUT: Duration = Duration::from_secs(1);
+/// Columns of a frame of `top` that is printed where there is no terminal.
+pub const TOP_WIDTH: u16 = 160;
+/// Samples that `top` remembers, for how long replicas are behind.
+pub const TOP_HISTORY: usize = 120;
 
 /// Tries for each shard of a backup, each from another replica.
 pub const BACKUP_TRIES: usize = 5;

@@ -293,6 +293,20 @@ pub fn show_size(bytes: u64) -> String {
     }
 }
 
+/// A number of things: "1 node", "2 nodes".
+pub fn plural(number: u64, thing: &str) -> String {
+    let ending = if number == 1 { "" } else { "s" };
+    format!("{number} {thing}{ending}")
+}
+
+/// A shard in a sentence.
+pub fn shard_name(shard: u32) -> String {
+    match shard {
+        0 => "the meta shard".to_owned(),
+        shard => format!("shard {shard}"),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;

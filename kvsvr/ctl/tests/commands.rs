@@ -346,6 +346,21 @@ async fn the_cluster_is_shown() {
         shell.run("cluster health --wait").await,
         "healthy: 1 of 1 nodes, 2 shards with a leader each\n"
     );
+    let top = shell.run("top --once --interval 100ms").await;
+    for part in [
+        "1 of 1 node up",
+        "can lose 0 more nodes",
+        "node:1",
+        "0 (meta)",
+        "all is well",
+    ] {
+        assert!(top.contains(part), "{part} is missing in\n{top}");
+    }
+    let json = shell.json("top --once --interval 100ms").await;
+    assert_eq!(
+        (json.len(), &json[0]["shards"][1]["writes_per_s"]),
+        (1, &0.0.into())
+    );
     assert_eq!(shell.json("leader show").await[0]["leaders"][0]["leader"], 1);
     assert_eq!(&shell.fails("leader transfer 9").await.code[..], "not_found");
     assert_eq!(
