@@ -25,7 +25,7 @@ pub struct Outcome {
     pub unknown: Vec<String>,
     /// How often each event happened that must happen in a sweep.
     pub sometimes: BTreeMap<String, u64>,
-    /// One number for all that happened: equal plans have equal ones.
+    /// One number for all that the network did: equal plans have equal ones.
     pub hash: u64,
     /// One number for what clients saw.
     #[serde(default)]

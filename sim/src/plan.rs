@@ -43,10 +43,10 @@ pub struct Plan {
     /// Machines of which the cluster is made; numbered from 0 on.
     pub nodes: usize,
     /// Machines besides, which operators may add.
-    #[serde(default, skip_serializing_if = "is_none")]
+    #[serde(default, skip_serializing_if = "is_zero")]
     pub spares: usize,
     /// Voters of each data shard; 0 = one on each machine of which the cluster is made.
-    #[serde(default, skip_serializing_if = "is_none")]
+    #[serde(default, skip_serializing_if = "is_zero")]
     pub replication: usize,
     /// Data shards, besides the meta shard.
     pub shards: u32,
@@ -374,12 +374,8 @@ pub struct BadLinks {
     pub bandwidth: u64,
 }
 
-fn is_zero(number: &u64) -> bool {
-    *number == 0
-}
-
-fn is_none(number: &usize) -> bool {
-    *number == 0
+fn is_zero<T: Default + PartialEq>(number: &T) -> bool {
+    *number == T::default()
 }
 
 /// As [`crate::disk::Operation`].

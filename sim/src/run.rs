@@ -35,7 +35,7 @@ use crate::{
     node::SimNode,
     operate,
     outcome::{Failure, Outcome},
-    plan::{Ask, Plan},
+    plan::{Ask, Order, Plan},
     random::Stream,
     shadow::Shadow,
 };
@@ -278,26 +278,28 @@ impl<'a> World<'a> {
         }
     }
 
-    /// Heals a majority and nobody else. Every shard must take a write then.
-    async fn serve_again(&self, faults: &mut Faults) -> Option<Failure> {
+    /// The machines that must serve without the others.
+    fn core(&self) -> BTreeSet<usize> {
         let mut chance = Stream::new(self.plan.seed, &[&"core"]);
-        let mut core = BTreeSet::new();
         if self.plan.orders.is_empty() {
+            let mut core = BTreeSet::new();
             while core.len() <= self.plan.nodes / 2 {
                 core.insert(chance.index(self.plan.nodes));
             }
-        } else {
-            // Who belongs to a majority of each shard is not known here. A replica that is lost for good may be one of a shard's already.
-            core.extend(0..self.plan.machines());
-            if !self
-                .plan
-                .orders
-                .iter()
-                .any(|order| matches!(order.ask, Ask::Wipe(_)))
-            {
-                core.remove(&chance.index(self.plan.machines()));
-            }
+            return core;
         }
+        // Who belongs to a majority of each shard is not known here, but that one may be missing; unless one is lost for good already.
+        let mut core: BTreeSet<usize> = (0..self.plan.machines()).collect();
+        let wipes = |order: &Order| matches!(order.ask, Ask::Wipe(_));
+        if !self.plan.orders.iter().any(wipes) {
+            core.remove(&chance.index(self.plan.machines()));
+        }
+        core
+    }
+
+    /// Heals a majority and nobody else. Every shard must take a write then.
+    async fn serve_again(&self, faults: &mut Faults) -> Option<Failure> {
+        let core = self.core();
         faults.isolate(&core);
         let (operator, shards) = (self.operator.clone(), self.plan.shards);
         let probing = self.operator_process.spawn(async move {

@@ -211,6 +211,14 @@ async fn balances(client: &Client, partition: u32) -> Result<Reply> {
     })
 }
 
+/// 0 = none of it.
+pub(super) fn put_options(ttl_ms: u64, lease: u64) -> PutOptions {
+    PutOptions {
+        ttl: (ttl_ms != 0).then(|| Duration::from_millis(ttl_ms)),
+        lease: (lease != 0).then_some(lease),
+    }
+}
+
 async fn change(client: &Client, call: &Call) -> Result<Reply> {
     match call {
         Call::Write {
@@ -219,10 +227,7 @@ async fn change(client: &Client, call: &Call) -> Result<Reply> {
             ttl_ms,
             lease,
         } => {
-            let options = PutOptions {
-                ttl: (*ttl_ms != 0).then(|| Duration::from_millis(*ttl_ms)),
-                lease: (*lease != 0).then_some(*lease),
-            };
+            let options = put_options(*ttl_ms, *lease);
             let (partition, name) = (names::partition(key.partition), names::key(key.key));
             let put = client
                 .put_with(&partition, name, names::value(*value), options)

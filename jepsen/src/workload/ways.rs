@@ -3,13 +3,11 @@
 //! To a history and its checkers it is the same call. So every rule for a put, a deletion, an increment, an append and a read holds the
 //! operations of transactions to it, too, their `or_else` branch, and deletions of ranges.
 
-use std::time::Duration;
-
-use kvsvr_client::{Client, Compare, Op, OpReply, PutOptions, Txn, TxnReply};
+use kvsvr_client::{Client, Compare, Op, OpReply, Txn, TxnReply};
 
 use super::{
     names,
-    perform::{Failed, Result, number, read_mode, row},
+    perform::{Failed, Result, number, put_options, read_mode, row},
 };
 use crate::history::{Call, Key, Mode, Reply};
 
@@ -30,10 +28,7 @@ pub(super) async fn perform(client: &Client, call: &Call) -> Option<Result<Reply
             ttl_ms,
             lease,
         } => {
-            let options = PutOptions {
-                ttl: (*ttl_ms != 0).then(|| Duration::from_millis(*ttl_ms)),
-                lease: (*lease != 0).then_some(*lease),
-            };
+            let options = put_options(*ttl_ms, *lease);
             (
                 *key,
                 Txn::new().then(Op::put_with(names::key(key.key), names::value(*value), options)),

@@ -31,6 +31,11 @@ impl Mutant {
         matches!(self.name, "engine-directory-not-synced" | "flush-not-atomic")
     }
 
+    /// Whether only a cluster whose members change can have it.
+    pub fn needs_churn(&self) -> bool {
+        self.name == "watch-ends-with-its-replica"
+    }
+
     /// Whether only nodes whose log is in the files of an operating system can have it: the fault harness looks for it.
     pub fn needs_files(&self) -> bool {
         self.name == "direct-write-not-synced"
@@ -38,7 +43,7 @@ impl Mutant {
 }
 
 /// All of them, by name.
-pub const MUTANTS: [Mutant; 53] = [
+pub const MUTANTS: [Mutant; 54] = [
     Mutant {
         name: "ack-before-fsync",
         breaks: "The log acknowledges blocks that are in the page cache only.",
@@ -542,6 +547,13 @@ pub const MUTANTS: [Mutant; 53] = [
         origin: "d-engine issue 294: events dropped silently; etcd issue 17529: events lost by a slow \
                  watcher.",
         expected: &["watch", "consumer", "bank"],
+    },
+    Mutant {
+        name: "watch-ends-with-its-replica",
+        breaks: "A node whose replica of a shard was moved away says that there is none: a watch by an old shard map \
+                 ends for good. Only where members change.",
+        origin: "This project, found by the simulator before version 0.1.",
+        expected: &["service", "watch", "consumer"],
     },
     Mutant {
         name: "watch-gap-at-snapshot",

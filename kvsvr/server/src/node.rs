@@ -389,7 +389,7 @@ impl Node {
             let map = state.map.as_ref();
             let is_known = map.is_some_and(|map| map.shards.iter().any(|s| s.id == number));
             // It was moved away, and the client has an old map: that is not the end of what it follows.
-            let code = match is_known {
+            let code = match is_known && !kvsvr_core::mutant!("watch-ends-with-its-replica") {
                 true => ErrorCode::WrongShard,
                 false => ErrorCode::NotFound,
             };

@@ -119,12 +119,9 @@ fn command(arguments: Arguments) -> Result<bool, String> {
     {
         return child(seed, mutant.as_deref(), engine, output);
     }
-    let can_have =
-        |mutant: &Mutant| !mutant.needs_files() && (!mutant.needs_rocks() || !arguments.engine.is_default());
     for name in &arguments.only {
-        let mutant = chosen(name)?;
-        if !can_have(mutant) {
-            return Err(format!("{name} {}", needs(mutant)));
+        if let Some(needs) = needs(chosen(name)?, arguments.engine) {
+            return Err(format!("{name} {needs}"));
         }
     }
     mutants::choose_none();
@@ -136,21 +133,25 @@ fn command(arguments: Arguments) -> Result<bool, String> {
     let (todo, without): (Vec<&'static Mutant>, Vec<_>) = MUTANTS
         .iter()
         .filter(is_wanted)
-        .partition(|mutant| can_have(mutant));
+        .partition(|mutant| needs(mutant, arguments.engine).is_none());
     let report = all(&todo, &arguments)?;
     report.print(arguments.output)?;
     for mutant in without {
-        eprintln!("not looked for: {}, which {}", mutant.name, needs(mutant));
+        let needs = needs(mutant, arguments.engine).unwrap_or_default();
+        eprintln!("not looked for: {}, which {needs}", mutant.name);
     }
     Ok(report.as_expected == todo.len())
 }
 
 /// What a bug needs that this run does not have.
-fn needs(mutant: &Mutant) -> &'static str {
-    match mutant.needs_files() {
-        true => "is for the fault harness: nodes here have no real files",
-        false => "needs --engine rocks",
+fn needs(mutant: &Mutant, engine: EngineKind) -> Option<&'static str> {
+    if mutant.needs_files() {
+        return Some("is for the fault harness: nodes here have no real files");
     }
+    if mutant.needs_churn() {
+        return Some("is for plans whose members change: `kvsvr-sim corpus` has one");
+    }
+    (mutant.needs_rocks() && engine.is_default()).then_some("needs --engine rocks")
 }
 
 fn chosen(name: &str) -> Result<&'static Mutant, String> {

@@ -1,74 +1,21 @@
 //! Power failures at any operation of a transfer, with an engine that makes things durable when it likes.
 
-use std::sync::atomic::{AtomicU64, Ordering};
-
-use kvsvr_core::{
-    engine::{EngineSnapshot, WriteBatch},
-    testing::cases,
-    types::Revision,
-};
+use kvsvr_core::testing::cases;
 use proptest::prelude::*;
 
 use super::{
-    sides::{Source, Target, Trouble, transfer},
+    sides::{Hooked, Source, Target, Trouble, transfer},
     *,
 };
 use crate::raft::snapshot::Staged;
 
-/// Flushes by itself after each `every` writes, as RocksDB does when its memtables are full. Refuses to block the async tasks.
-struct Restless {
-    inner: Arc<MemEngine>,
-    every: u64,
-    writes: AtomicU64,
-    /// The thread of the async tasks.
-    not_on: ThreadId,
-}
-
-impl Restless {
-    fn new(inner: Arc<MemEngine>, every: u64) -> Self {
-        let writes = AtomicU64::new(0);
-        let not_on = thread::current().id();
-        Self {
-            inner,
-            every,
-            writes,
-            not_on,
-        }
-    }
-}
-
-impl EngineRead for Restless {
-    fn get(&self, cf: Cf, key: &[u8]) -> Result<Option<Bytes>, EngineError> {
-        self.inner.get(cf, key)
-    }
-    fn scan(&self, cf: Cf, range: Scan<'_>, visit: Visit<'_>) -> Result<(), EngineError> {
-        self.inner.scan(cf, range, visit)
-    }
-}
-
-impl Engine for Restless {
-    fn write(&self, batch: WriteBatch) -> Result<(), EngineError> {
-        assert_ne!(self.not_on, thread::current().id(), "writing blocks");
-        self.inner.write(batch)?;
-        let writes = self.writes.fetch_add(1, Ordering::Relaxed) + 1;
-        if writes.is_multiple_of(self.every) {
-            self.inner.flush()?;
-        }
-        Ok(())
-    }
-    fn snapshot(&self) -> Box<dyn EngineSnapshot + '_> {
-        self.inner.snapshot()
-    }
-    fn flush(&self) -> Result<(), EngineError> {
-        assert_ne!(self.not_on, thread::current().id(), "flushing blocks");
-        self.inner.flush()
-    }
-    fn get_durable(&self, cf: Cf, key: &[u8]) -> Result<Option<Bytes>, EngineError> {
-        self.inner.get_durable(cf, key)
-    }
-    fn set_garbage_floor(&self, shard: ShardId, floor: Revision) {
-        self.inner.set_garbage_floor(shard, floor);
-    }
+/// Flushes by itself after each `every` writes, as RocksDB does when its memtables are full.
+fn restless(inner: Arc<MemEngine>, every: u64) -> Hooked {
+    let engine = inner.clone();
+    Hooked::new(inner, move |writes| match writes.is_multiple_of(every) {
+        true => engine.flush(),
+        false => Ok(()),
+    })
 }
 
 /// A power failure, and how the engine flushes until then.
@@ -127,7 +74,7 @@ async fn check(crashes: &[Crash], flush_every: u64) {
     let states = [hash(&target.engine, SHARD), hash(&source.engine, SHARD)];
     for crash in crashes {
         target.disk.fail_power_after(crash.after);
-        let engine = Arc::new(Restless::new(target.engine.clone(), crash.flush_every));
+        let engine = Arc::new(restless(target.engine.clone(), crash.flush_every));
         if start(&target, engine.clone()).await {
             assert!(states.contains(&hash(&target.engine, SHARD)), "half a state");
             // However it ends: the power may have failed anywhere.
@@ -135,7 +82,7 @@ async fn check(crashes: &[Crash], flush_every: u64) {
         }
         target = target.crashed(crash.seed);
     }
-    let engine = Arc::new(Restless::new(target.engine.clone(), flush_every));
+    let engine = Arc::new(restless(target.engine.clone(), flush_every));
     assert!(
         start(&target, engine.clone()).await,
         "nothing is in the way of the start"

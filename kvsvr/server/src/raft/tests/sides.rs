@@ -1,8 +1,15 @@
 //! The two sides of a snapshot transfer, with the trouble that may come between them.
 
-use std::future::pending;
+use std::{
+    future::pending,
+    sync::atomic::{AtomicU64, Ordering},
+};
 
 use kvsvr_client::transport::STREAM_QUEUE;
+use kvsvr_core::{
+    engine::{EngineSnapshot, WriteBatch},
+    types::Revision,
+};
 use kvsvr_proto::v1 as pb;
 use tokio::sync::Notify;
 
@@ -21,6 +28,61 @@ use crate::{
 };
 
 pub(super) type Meta = of::SnapshotMetaOf<TypeConfig>;
+
+type AfterWrite = Box<dyn Fn(u64) -> Result<(), EngineError> + Send + Sync>;
+
+/// An engine that does something after each write, which it is told the number of. Refuses to block the async tasks.
+pub(super) struct Hooked {
+    inner: Arc<MemEngine>,
+    after_write: AfterWrite,
+    writes: AtomicU64,
+    /// The thread of the async tasks.
+    not_on: ThreadId,
+}
+
+impl Hooked {
+    pub(super) fn new(
+        inner: Arc<MemEngine>,
+        after_write: impl Fn(u64) -> Result<(), EngineError> + Send + Sync + 'static,
+    ) -> Self {
+        Self {
+            inner,
+            after_write: Box::new(after_write),
+            writes: AtomicU64::new(0),
+            not_on: thread::current().id(),
+        }
+    }
+}
+
+impl EngineRead for Hooked {
+    fn get(&self, cf: Cf, key: &[u8]) -> Result<Option<Bytes>, EngineError> {
+        self.inner.get(cf, key)
+    }
+    fn scan(&self, cf: Cf, range: Scan<'_>, visit: Visit<'_>) -> Result<(), EngineError> {
+        self.inner.scan(cf, range, visit)
+    }
+}
+
+impl Engine for Hooked {
+    fn write(&self, batch: WriteBatch) -> Result<(), EngineError> {
+        assert_ne!(self.not_on, thread::current().id(), "writing blocks");
+        self.inner.write(batch)?;
+        (self.after_write)(self.writes.fetch_add(1, Ordering::Relaxed) + 1)
+    }
+    fn snapshot(&self) -> Box<dyn EngineSnapshot + '_> {
+        self.inner.snapshot()
+    }
+    fn flush(&self) -> Result<(), EngineError> {
+        assert_ne!(self.not_on, thread::current().id(), "flushing blocks");
+        self.inner.flush()
+    }
+    fn get_durable(&self, cf: Cf, key: &[u8]) -> Result<Option<Bytes>, EngineError> {
+        self.inner.get_durable(cf, key)
+    }
+    fn set_garbage_floor(&self, shard: ShardId, floor: Revision) {
+        self.inner.set_garbage_floor(shard, floor);
+    }
+}
 
 /// The offer of a snapshot.
 pub(super) fn offer(snapshot_id: &str, meta: &Meta) -> pb::SnapshotOffer {

@@ -5,15 +5,10 @@ use std::future::pending;
 use kvsvr_client::transport::STREAM_QUEUE;
 use tokio::sync::{Notify, oneshot};
 
-use kvsvr_core::{
-    engine::{EngineSnapshot, WriteBatch},
-    types::Revision,
-};
-
 use super::{
     sides::{
-        Meta, Source, Target, Trouble, assert_installed, chunk_message, cut, offer, offer_message, plain,
-        transfer, whole,
+        Hooked, Meta, Source, Target, Trouble, assert_installed, chunk_message, cut, offer, offer_message,
+        plain, transfer, whole,
     },
     *,
 };
@@ -23,7 +18,7 @@ use crate::{
         network::{NetworkFactory, Peers},
         promises::Promises,
         snapshot::{
-            Staged,
+            SnapshotData, Staged, TransferError,
             chunk::{Position, next_chunk},
             meta_of,
         },
@@ -267,23 +262,12 @@ async fn a_staging_file_that_is_damaged_before_the_install_is_refused() {
     apply(&*target.engine, SHARD, 5, 0);
     let before = hash(&target.engine, SHARD);
     let disk = target.disk.clone();
-    let (requests, input) = mpsc::channel(1_000);
-    let (output, _acks) = mpsc::channel(1_000);
-    let meta = meta_of(&*source.engine, SHARD).unwrap().unwrap();
-    let offer = offer("a/x", &meta);
-    requests.send(offer_message(&offer)).await.unwrap();
-    let data = whole_chunk(&source);
-    requests.send(chunk_message(0, data, true)).await.unwrap();
     let engine = target.engine.clone();
     let install = |_, meta, data| async move {
         assert!(disk.flip_bit(&format!("staging/{SHARD}/chunks"), 100, 0));
         Target::install(engine, meta, data).await
     };
-    let mut input = plain(input);
-    let received = target
-        .receiver
-        .receive(SHARD, offer, &mut input, &output, install)
-        .await;
+    let received = receive_whole(&source, &target, install).await;
     let error = received.unwrap_err().to_string();
     assert!(error.contains("incomplete or damaged"), "{error}");
     assert_eq!(hash(&target.engine, SHARD), before);
@@ -291,76 +275,29 @@ async fn a_staging_file_that_is_damaged_before_the_install_is_refused() {
     assert_installed(&source, &target);
 }
 
-/// An engine whose first write damages the disk.
-struct Damaging {
-    engine: Arc<MemEngine>,
-    once: Mutex<Option<Box<dyn FnOnce() + Send>>>,
-}
-
-impl EngineRead for Damaging {
-    fn get(&self, cf: Cf, key: &[u8]) -> Result<Option<Bytes>, EngineError> {
-        self.engine.get(cf, key)
-    }
-
-    fn scan(&self, cf: Cf, range: Scan<'_>, visit: Visit<'_>) -> Result<(), EngineError> {
-        self.engine.scan(cf, range, visit)
-    }
-}
-
-impl Engine for Damaging {
-    fn write(&self, batch: WriteBatch) -> Result<(), EngineError> {
-        if let Some(damage) = self.once.lock().take() {
-            damage();
-        }
-        self.engine.write(batch)
-    }
-
-    fn snapshot(&self) -> Box<dyn EngineSnapshot + '_> {
-        self.engine.snapshot()
-    }
-
-    fn flush(&self) -> Result<(), EngineError> {
-        self.engine.flush()
-    }
-
-    fn get_durable(&self, cf: Cf, key: &[u8]) -> Result<Option<Bytes>, EngineError> {
-        self.engine.get_durable(cf, key)
-    }
-
-    fn set_garbage_floor(&self, shard: ShardId, floor: Revision) {
-        self.engine.set_garbage_floor(shard, floor);
-    }
-}
-
 /// Damage that comes between the check and the installation: what is then missing is not taken for all.
 #[tokio::test(start_paused = true)]
 async fn a_staging_file_that_is_damaged_within_the_install_is_not_taken_for_whole() {
     let (source, target) = (Source::new("a", 60), Target::new());
-    let path = format!("staging/{SHARD}/chunks");
-    let disk = target.disk.clone();
-    let flip = {
-        let path = path.clone();
+    let flip_last = {
+        let disk = target.disk.clone();
         move || {
+            let path = format!("staging/{SHARD}/chunks");
             let last = disk.peek(&path).unwrap().len() as u64 - 1;
             assert!(disk.flip_bit(&path, last, 0));
         }
     };
-    let damaging = Damaging {
-        engine: target.engine.clone(),
-        once: Mutex::new(Some(Box::new(flip))),
+    let damaging = {
+        let flip_last = flip_last.clone();
+        Hooked::new(target.engine.clone(), move |writes| {
+            if writes == 1 {
+                flip_last();
+            }
+            Ok(())
+        })
     };
-    let (requests, input) = mpsc::channel(10);
-    let (output, _acks) = mpsc::channel(10);
-    let meta = meta_of(&*source.engine, SHARD).unwrap().unwrap();
-    let offer = offer("a/x", &meta);
-    requests.send(offer_message(&offer)).await.unwrap();
-    let data = whole_chunk(&source);
-    requests.send(chunk_message(0, data, true)).await.unwrap();
     let install = |_, meta, data| Target::install(Arc::new(damaging), meta, data);
-    let received = target
-        .receiver
-        .receive(SHARD, offer, &mut plain(input), &output, install)
-        .await;
+    let received = receive_whole(&source, &target, install).await;
     let error = received.unwrap_err().to_string();
     assert!(error.contains("this replica cannot start"), "{error}");
     // It is the same after a restart, until the file is what it was.
@@ -370,10 +307,29 @@ async fn a_staging_file_that_is_damaged_within_the_install_is_not_taken_for_whol
     };
     let error = begun().await.install(target.engine.clone()).await.unwrap_err();
     assert!(error.to_string().contains("this replica cannot start"), "{error}");
-    let last = target.disk.peek(&path).unwrap().len() as u64 - 1;
-    assert!(target.disk.flip_bit(&path, last, 0));
+    flip_last();
     begun().await.install(target.engine.clone()).await.unwrap();
     assert_installed(&source, &target);
+}
+
+/// The target receives the whole shard in one chunk.
+async fn receive_whole<F: Future<Output = Result<Vote, String>>>(
+    source: &Source,
+    target: &Target,
+    install: impl FnOnce(Vote, Meta, SnapshotData) -> F,
+) -> Result<(), TransferError> {
+    let (requests, input) = mpsc::channel(10);
+    let (output, _acks) = mpsc::channel(1_000);
+    let meta = meta_of(&*source.engine, SHARD).unwrap().unwrap();
+    let offer = offer("a/x", &meta);
+    requests.send(offer_message(&offer)).await.unwrap();
+    let data = whole_chunk(source);
+    requests.send(chunk_message(0, data, true)).await.unwrap();
+    let mut input = plain(input);
+    target
+        .receiver
+        .receive(SHARD, offer, &mut input, &output, install)
+        .await
 }
 
 /// The whole shard in one chunk.
