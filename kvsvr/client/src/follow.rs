@@ -57,6 +57,10 @@ pub(crate) struct Follow {
     avoid: Vec<u64>,
     /// Something has been received.
     proven: bool,
+    /// The last stream that brought something broke, and no other one has brought anything since.
+    broken: bool,
+    /// How often another stream has brought something then.
+    resumptions: u64,
 }
 
 struct Stream {
@@ -83,7 +87,14 @@ impl Follow {
             not_before: None,
             avoid: Vec::new(),
             proven: false,
+            broken: false,
+            resumptions: 0,
         }
+    }
+
+    /// How often it went on with a new stream.
+    pub(crate) fn resumptions(&self) -> u64 {
+        self.resumptions
     }
 
     /// The last revision delivered.
@@ -95,6 +106,7 @@ impl Follow {
     pub(crate) fn set_position(&mut self, revision: u64) {
         self.position = Some(revision);
         self.stream = None;
+        self.broken = false;
     }
 
     /// The next step. Cancel-safe. Waits as long as it takes; an error is final.
@@ -163,7 +175,9 @@ impl Follow {
         };
         let (method, request) = self.request(shard);
         match open_stream(&self.core, &target, method, request).await {
-            Ok(receiver) => self.stream = Some(Stream { receiver, target }),
+            Ok(receiver) => {
+                self.stream = Some(Stream { receiver, target });
+            }
             Err(error) => {
                 tracing::debug!(%error, "cannot open a stream of events");
                 self.core
@@ -201,6 +215,7 @@ impl Follow {
         self.failures = 0;
         self.avoid.clear();
         self.proven = true;
+        self.resumptions += u64::from(std::mem::take(&mut self.broken));
         let seen = self.position.unwrap_or(0);
         let mut events = response.events;
         events.retain(|event| event.kv.as_ref().is_some_and(|kv| kv.mod_rev > seen));
@@ -245,6 +260,7 @@ impl Follow {
             Code::FutureRevision if self.proven => self.avoid(node, shard),
             _ => return Err(error),
         }
+        self.broken |= self.proven;
         Ok(None)
     }
 

@@ -223,6 +223,11 @@ impl Watch {
         self.follow.position()
     }
 
+    /// How often a connection broke and the watch has gone on from where it was, without a gap or a repetition.
+    pub fn resumptions(&self) -> u64 {
+        self.follow.resumptions()
+    }
+
     /// Goes on with the events of this revision and later ones.
     pub fn resume_from(&mut self, revision: u64) {
         self.follow.set_position(revision.saturating_sub(1));

@@ -97,10 +97,11 @@ pub mod sessions {
         CHOSEN[1].store(idle_ms, Ordering::Relaxed);
     }
 
-    /// Fewer, or for less long, than is usual: then sessions are closed.
+    /// Whether there are fewer sessions than is usual, and whether they are closed sooner.
     #[cfg(feature = "mutants")]
-    pub fn are_few() -> bool {
-        CHOSEN.iter().any(|chosen| chosen.load(Ordering::Relaxed) != 0)
+    pub fn are_chosen() -> (bool, bool) {
+        let is = |chosen: &AtomicU64| chosen.load(Ordering::Relaxed) != 0;
+        (is(&CHOSEN[0]), is(&CHOSEN[1]))
     }
 
     fn chosen(which: usize, usual: u64) -> u64 {

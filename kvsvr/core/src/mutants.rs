@@ -33,7 +33,15 @@ impl Mutant {
 
     /// Whether only a cluster whose members change can have it.
     pub fn needs_churn(&self) -> bool {
-        self.name == "watch-ends-with-its-replica"
+        matches!(
+            self.name,
+            "incarnation-not-checked"
+                | "joint-left-alone"
+                | "learner-votes-at-once"
+                | "replace-removes-first"
+                | "replica-destroyed-with-its-vote"
+                | "watch-ends-with-its-replica"
+        )
     }
 
     /// Whether only nodes whose log is in the files of an operating system can have it: the fault harness looks for it.
@@ -43,7 +51,7 @@ impl Mutant {
 }
 
 /// All of them, by name.
-pub const MUTANTS: [Mutant; 54] = [
+pub const MUTANTS: [Mutant; 59] = [
     Mutant {
         name: "ack-before-fsync",
         breaks: "The log acknowledges blocks that are in the page cache only.",
@@ -272,6 +280,33 @@ pub const MUTANTS: [Mutant; 54] = [
         ],
     },
     Mutant {
+        name: "incarnation-not-checked",
+        breaks: "A node answers for a replica that it has destroyed as soon as it has another one of the shard: who counts on the old one's vote gets the new one's.",
+        origin: "etcd's documentation: a member that lost its data must not come back under its old identity; decision 0015.",
+        expected: &[
+            "leader_completeness",
+            "committed_immutable",
+            "log_matching",
+            "append_durability",
+            "process",
+            "revisions",
+            "committed",
+            "convergence",
+        ],
+    },
+    Mutant {
+        name: "joint-left-alone",
+        breaks: "A joint configuration whose leader is gone is not ended by the next one.",
+        origin: "Raft dissertation, section 4.3: who leads goes on with the change.",
+        expected: &["convergence", "service"],
+    },
+    Mutant {
+        name: "learner-votes-at-once",
+        breaks: "Who is added to a shard votes before it has caught up, and counts in its majorities.",
+        origin: "Raft dissertation, section 4.2.1: a new server first catches up without a vote.",
+        expected: &["membership"],
+    },
+    Mutant {
         name: "lease-longer-than-promised",
         breaks: "A leader trusts its lease ten times as long as the members promised.",
         origin: "Raft dissertation, section 6.4.1: a lease is shorter than the election timeout, by what \
@@ -342,6 +377,27 @@ pub const MUTANTS: [Mutant; 54] = [
         breaks: "A leader answers linearizable reads without asking anybody.",
         origin: "etcd and Consul (Jepsen 2014); d-engine issue 381.",
         expected: &["linear", "revisions", "set_list", "counter", "bank"],
+    },
+    Mutant {
+        name: "replace-removes-first",
+        breaks: "A replica that moves leaves its old node before the new one has it: meanwhile there is one fewer.",
+        origin: "TiKV and CockroachDB replace through a joint configuration for this reason.",
+        expected: &["membership"],
+    },
+    Mutant {
+        name: "replica-destroyed-with-its-vote",
+        breaks: "A node destroys a replica as soon as the shard map says that it is to go, when it still votes.",
+        origin: "Raft dissertation, section 4.2.2: a server that is removed serves until the change is committed.",
+        expected: &[
+            "membership",
+            "append_durability",
+            "vote_durability",
+            "leader_completeness",
+            "committed_immutable",
+            "process",
+            "convergence",
+            "service",
+        ],
     },
     Mutant {
         name: "retry-without-session",

@@ -268,7 +268,7 @@ fn member_json(member: &Member) -> Value {
     json!({
         "id": info.id.to_string(), "address": info.address, "store_id": info.store_id, "state": state(member),
         "silent_ms": member.silent_ms, "replicas": member.replicas, "preferred": member.preferred,
-        "evicted": info.evicted, "labels": sorted(&info),
+        "evicted": info.evicted, "slow": info.slow, "labels": sorted(&info),
     })
 }
 
@@ -296,10 +296,10 @@ fn row(member: &Member) -> Vec<Field> {
         .iter()
         .map(|(name, value)| format!("{name}={value}"))
         .collect();
-    let leads = if info.evicted {
-        "evicted".to_owned()
-    } else {
-        member.preferred.to_string()
+    let leads = match (info.evicted, info.slow) {
+        (true, _) => "evicted".to_owned(),
+        (_, true) => "slow disk".to_owned(),
+        _ => member.preferred.to_string(),
     };
     let mood = match name {
         "up" => Mood::Good,

@@ -115,6 +115,8 @@ fn what(operation: &Operation) -> String {
         operation::Kind::Label => format!("label node {node}"),
         operation::Kind::Repair => format!("repair what node {node} had"),
         operation::Kind::Return => format!("take node {node} back"),
+        operation::Kind::Slow => format!("let node {node}, whose disk is slow, lead nothing"),
+        operation::Kind::Quick => format!("let node {node} lead again, whose disk was slow"),
         operation::Kind::Unknown => "an operation of a newer version".to_owned(),
     }
 }

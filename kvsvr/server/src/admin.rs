@@ -48,6 +48,7 @@ pub fn identify(node: &Node) -> pb::IdentifyResponse {
         address: node.address().to_owned(),
         version: VERSION.to_owned(),
         formed: node.map_epoch() > 0,
+        claim: node.claim(),
     }
 }
 
@@ -60,7 +61,7 @@ pub async fn join(node: &Arc<Node>, request: pb::JoinRequest) -> Result<pb::Join
             request.store_id
         )));
     }
-    node.take_place(&request.cluster_id, request.replaces)
+    node.take_places(&request.cluster_id, &request.replaces)
         .map_err(refused)?;
     let cluster_id = u64::from_str_radix(&request.cluster_id, 16).unwrap_or(0);
     if cluster_id == 0 || request.node_id == 0 {
@@ -112,7 +113,7 @@ pub async fn bootstrap(
             cluster_id: cluster_id.clone(),
             node_id: info.id,
             store_id: info.store_id.clone(),
-            replaces: 0,
+            replaces: Vec::new(),
         };
         let _: pb::JoinResponse = ask(node, &info.address, Method::AdminJoin, &join).await?;
     }

@@ -15,11 +15,11 @@ use kvsvr_core::types::{META_SHARD, ShardId};
 use kvsvr_proto::v1::{self as pb, ErrorCode};
 use prost::Message;
 
-pub use self::look::{Sight, Silences, look};
+pub use self::look::{Paces, Sight, Silences, look};
 use crate::{
-    limits::{ADMIN_DEADLINE, PLACEMENT_INTERVAL, REPAIR_INTERVAL, STEP_DEADLINE},
+    limits::{ADMIN_DEADLINE, DISK_INTERVAL, PLACEMENT_INTERVAL, REPAIR_INTERVAL, STEP_DEADLINE},
     node::{Node, cluster_text},
-    placement::{self, Decision, NodeState, Step},
+    placement::{self, Decision, NodeState, Pace, Step},
     raft::{convert, types::PeerNode},
     shard::{Shard, error, group::GroupStep},
     time::{Instant, sleep, timeout, wall_clock_ms},
@@ -28,26 +28,25 @@ use crate::{
 
 /// Runs as long as the node does.
 pub async fn run(node: Arc<Node>) {
-    let mut silences = Silences::default();
+    let mut seen = Seen::default();
     // The meta shard's revision at which there was nothing to do.
     let mut idle_at = None;
-    let mut looked_at = Instant::now();
     loop {
         // Whoever changes something wakes it; a look from time to time would find it too.
         let _ = timeout(PLACEMENT_INTERVAL, node.placement_changed().notified()).await;
         let Some(meta) = node.shard(META_SHARD).filter(|meta| meta.leader().is_me()) else {
-            silences.clear();
+            seen = Seen::default();
             idle_at = None;
             continue;
         };
         let revision = meta.revision();
         if idle_at == Some(revision) {
-            if let Err(e) = by_itself(&node, &meta, &mut silences, &mut looked_at).await {
+            if let Err(e) = by_itself(&node, &meta, &mut seen).await {
                 tracing::debug!("whether a node is lost is looked at again: {e}");
             }
             continue;
         }
-        match round(&node, &meta, &mut silences).await {
+        match round(&node, &meta, &mut seen.silences).await {
             Ok(true) => idle_at = None,
             Ok(false) => idle_at = Some(revision),
             Err(e) => {
@@ -58,36 +57,68 @@ pub async fn run(node: Arc<Node>) {
     }
 }
 
+/// What this leader of the meta shard has seen of the nodes.
+struct Seen {
+    silences: Silences,
+    paces: Paces,
+    /// When it looked last, and when it asked how quick disks are.
+    looked_at: Instant,
+    asked_at: Instant,
+}
+
+impl Default for Seen {
+    fn default() -> Self {
+        let now = Instant::now();
+        Self {
+            silences: Silences::default(),
+            paces: Paces::default(),
+            looked_at: now,
+            asked_at: now,
+        }
+    }
+}
+
 /// Begins what the cluster does without being asked: at most one look in a while, since nobody waits for it.
-async fn by_itself(
-    node: &Arc<Node>,
-    meta: &Arc<Shard>,
-    silences: &mut Silences,
-    looked_at: &mut Instant,
-) -> Result<(), String> {
-    if looked_at.elapsed() < REPAIR_INTERVAL {
+async fn by_itself(node: &Arc<Node>, meta: &Arc<Shard>, seen: &mut Seen) -> Result<(), String> {
+    if seen.looked_at.elapsed() < REPAIR_INTERVAL {
         return Ok(());
     }
-    *looked_at = Instant::now();
+    seen.looked_at = Instant::now();
     let stored = topology::load_all(&*meta.engine().snapshot()).map_err(|e| e.to_string())?;
     let Some(stored) = stored else { return Ok(()) };
     let mut view = topology::view(&stored);
-    silences.of_all(node, meta, &mut view);
+    seen.silences.of_all(node, meta, &mut view);
+    let asked = seen.asked_at.elapsed() >= DISK_INTERVAL;
+    if asked {
+        seen.asked_at = Instant::now();
+        let slow_ms = topology::settings::slow_disk_ms(&stored.map.settings);
+        seen.paces.ask(node, &view, slow_ms).await;
+    }
+    seen.paces.of_all(&mut view);
     let lost = |n: &placement::Node| n.state == NodeState::Lost && n.reachable();
     let silent = |n: &placement::Node| {
         n.silent_ms
             .zip(view.repair_after_ms)
             .is_some_and(|(ms, after)| ms >= after)
     };
+    // What may not be begun now is not looked at more often than disks are.
+    let paced = |n: &placement::Node| match n.pace {
+        Pace::Slow => asked && !n.slow,
+        Pace::Quick => asked && n.slow,
+        Pace::Unknown => false,
+    };
     if !view
         .nodes
         .values()
-        .any(|n| lost(n) || n.state == NodeState::Up && silent(n))
+        .any(|n| lost(n) || n.state == NodeState::Up && silent(n) || paced(n))
     {
         return Ok(());
     }
     // Only now all is asked for.
-    let sight = look(node, meta, silences).await.map_err(|e| e.message)?;
+    let mut sight = look(node, meta, &mut seen.silences)
+        .await
+        .map_err(|e| e.message)?;
+    seen.paces.of_all(&mut sight.view);
     let Some(request) = placement::by_itself(&sight.view) else {
         return Ok(());
     };
@@ -149,7 +180,10 @@ async fn invite(node: &Arc<Node>, sight: &Sight) {
             store_id: joining.store_id.clone(),
             replaces: replaced
                 .filter(|(new, _)| *new == joining.id)
-                .map_or(0, |(_, old)| old),
+                .map(|(_, old)| old)
+                .into_iter()
+                .chain(topology::removed_at(&sight.topology.map, &joining.address))
+                .collect(),
         };
         let bytes = request.encode_to_vec().into();
         let call = node.transport().call(

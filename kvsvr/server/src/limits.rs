@@ -324,6 +324,16 @@ pub const MAX_REPLICA_MOVES: usize = 2;
 pub const MIN_REPAIR_AFTER_MS: u64 = 5_000;
 /// How often the leader of the meta shard looks for nodes that have been silent for too long, or are back.
 pub const REPAIR_INTERVAL: Duration = Duration::from_secs(1);
+/// How often the leader of the meta shard asks the nodes how quick their disks are.
+pub const DISK_INTERVAL: Duration = Duration::from_secs(5);
+/// For the answer: the other work of the controller waits for it.
+pub const DISK_DEADLINE: Duration = Duration::from_secs(1);
+/// A disk that has been slow for so long is slow.
+pub const SLOW_FOR: Duration = Duration::from_secs(10);
+/// One that has been quick for so long is quick.
+pub const QUICK_FOR: Duration = Duration::from_secs(60);
+/// The least that `slow-disk` may be, in milliseconds.
+pub const MIN_SLOW_DISK_MS: u64 = 10;
 /// A node that was to get a replica and has been silent for so long, in milliseconds, does not get it.
 pub const RETARGET_AFTER_MS: u64 = 60_000;
 /// A node that the leader of the meta shard has not heard of for so long is down.

@@ -5,7 +5,7 @@ mod health;
 mod replicas;
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     io,
     sync::{
         Arc,
@@ -118,8 +118,8 @@ pub struct Node {
     incarnations: Mutex<BTreeMap<ShardId, ReplicaRecord>>,
     /// Why peers' messages were refused last.
     refusal: Mutex<Option<claims::Refusal>>,
-    /// The node whose place this one was given since it started.
-    replaces: Mutex<Option<u64>>,
+    /// The nodes whose places this one was given since it started.
+    replaces: Mutex<BTreeSet<u64>>,
     /// Something about the placement of replicas has changed.
     placement_changed: Notify,
     /// Why writes are refused now.
@@ -168,7 +168,7 @@ impl Node {
             forwarding: Arc::new(Budget::new(MAX_FORWARDED_BYTES)),
             incarnations: Mutex::default(),
             refusal: Mutex::new(None),
-            replaces: Mutex::new(None),
+            replaces: Mutex::default(),
             placement_changed: Notify::new(),
             writes_refused: RwLock::new(None),
             fatal,

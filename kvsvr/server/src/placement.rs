@@ -33,6 +33,8 @@ pub use self::{
     check::{Request, admit, by_itself, check},
     decide::{Decision, Write, decide},
     model::{assume, plan},
-    state::{Change, Node, NodeState, OpKind, OpState, Operation, Progress, Real, ShardRow, View, majority},
+    state::{
+        Change, Node, NodeState, OpKind, OpState, Operation, Pace, Progress, Real, ShardRow, View, majority,
+    },
     step::Step,
 };

@@ -233,6 +233,15 @@ pub fn hosts(shard: &pb::ShardInfo) -> impl Iterator<Item = u64> {
     shard.replicas.iter().chain(&shard.learners).copied()
 }
 
+/// Nodes that had an address and were removed.
+pub fn removed_at<'a>(map: &'a pb::ShardMap, address: &'a str) -> impl Iterator<Item = u64> + 'a {
+    let removed = map
+        .nodes
+        .iter()
+        .filter(|n| n.state() == pb::NodeState::NodeRemoved);
+    removed.filter(move |n| n.address == address).map(|n| n.id)
+}
+
 /// The data shard of each slot, for routing.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct SlotTable(Vec<u32>);

@@ -58,11 +58,13 @@ use crate::{
         WAL_SEGMENT_BYTES, WAL_SPARES, WAL_WRITE_BYTES,
     },
     store::StoreId,
+    time::Instant,
 };
 
 pub(crate) mod codec;
 mod error;
 mod index;
+mod pace;
 mod queue;
 mod read;
 mod recover;
@@ -74,8 +76,10 @@ mod tests;
 mod writer;
 
 pub use error::WalError;
+pub use pace::PACE_SECONDS;
 pub use scan::{Damage, SegmentReport, ShardRange};
 
+use pace::Pace;
 use queue::State;
 
 /// What an entry's payload is.
@@ -251,6 +255,8 @@ struct Shared {
     /// Work has been queued.
     wake: Notify,
     free_bytes: AtomicU64,
+    opened: Instant,
+    pace: parking_lot::Mutex<Pace>,
 }
 
 impl Shared {
@@ -399,6 +405,12 @@ impl Wal {
     /// Bytes of entries that are neither purged nor truncated.
     pub fn unpurged_bytes(&self) -> u64 {
         self.handle.shared.state.lock().index.live_bytes()
+    }
+
+    /// How long a write takes with its sync, on an average of the last [`PACE_SECONDS`]; `None`: there was none.
+    pub fn mean_write(&self) -> Option<Duration> {
+        let shared = &self.handle.shared;
+        shared.pace.lock().mean(shared.opened.elapsed())
     }
 
     /// Bytes of all segment files, those in reserve counted.

@@ -15,7 +15,7 @@ use crate::{
     service::CallError,
     shard::{Shard, error},
     time::wall_clock_ms,
-    topology::{Changes, settings},
+    topology::{self, Changes, settings},
 };
 
 fn meta(node: &Node) -> Result<Arc<Shard>, CallError> {
@@ -152,12 +152,12 @@ async fn wanted(
     Ok(
         match change.ok_or_else(|| invalid("the request names no change"))? {
             Change::Add(add) => Request::Add {
-                store_id: newcomer(node, &add.address).await?,
+                store_id: newcomer(node, sight, &add.address, None).await?,
                 address: add.address,
             },
             Change::Replace(replace) => Request::Replace {
                 old: replace.old,
-                store_id: newcomer(node, &replace.address).await?,
+                store_id: newcomer(node, sight, &replace.address, Some(replace.old)).await?,
                 address: replace.address,
             },
             Change::Drain(id) => Request::Drain(id),
@@ -171,8 +171,13 @@ async fn wanted(
     )
 }
 
-/// The store of a node that is to join.
-async fn newcomer(node: &Arc<Node>, address: &str) -> Result<String, CallError> {
+/// The store of a node that is to join, in the place of another one or not.
+async fn newcomer(
+    node: &Arc<Node>,
+    sight: &Sight,
+    address: &str,
+    replaces: Option<u64>,
+) -> Result<String, CallError> {
     let asked = ask(node, address, Method::AdminIdentify, &pb::IdentifyRequest {}).await;
     let who: pb::IdentifyResponse = asked.map_err(|e| {
         refused(format!(
@@ -193,7 +198,19 @@ async fn newcomer(node: &Arc<Node>, address: &str) -> Result<String, CallError> 
             who.address
         )));
     }
-    Ok(who.store_id)
+    let map = &sight.topology.map;
+    let is_settled = |claim: &pb::Claim| {
+        claim.cluster_id == mine
+            && (replaces == Some(claim.node_id)
+                || topology::removed_at(map, address).any(|id| id == claim.node_id))
+    };
+    match who.claim {
+        Some(claim) if !is_settled(&claim) => Err(refused(format!(
+            "the node at {address} would not join: {}",
+            claim.reason
+        ))),
+        _ => Ok(who.store_id),
+    }
 }
 
 /// The steps to the end, as if all went well.

@@ -3,15 +3,16 @@
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use futures::future::join_all;
-use kvsvr_client::transport::Method;
+use kvsvr_client::transport::{Class, Method};
 use kvsvr_proto::v1::{self as pb, ErrorCode};
 use openraft::async_runtime::WatchReceiver as _;
+use prost::Message as _;
 
 use super::{Groups, ask, envelope};
 use crate::{
-    limits::NODE_SILENCE,
+    limits::{DISK_DEADLINE, NODE_SILENCE, QUICK_FOR, SLOW_FOR},
     node::Node,
-    placement::{Progress, Real, View},
+    placement::{self, NodeState, Pace, Progress, Real, View},
     shard::{Shard, error, group::caught_up},
     time::Instant,
     topology::{self, Topology},
@@ -33,11 +34,6 @@ pub struct Sight {
 pub struct Silences(BTreeMap<u64, Instant>);
 
 impl Silences {
-    /// Knows nothing.
-    pub fn clear(&mut self) {
-        self.0.clear();
-    }
-
     /// For how long a node is silent. `heard`: how long ago this leader has heard of it, if it ever did.
     fn note(&mut self, node: u64, heard: Option<Duration>) -> Option<u64> {
         if heard.is_some_and(|ago| ago < NODE_SILENCE) {
@@ -62,6 +58,75 @@ impl Silences {
             seen.silent_ms = self.note(*id, ago);
         }
     }
+}
+
+/// How quick the nodes' disks are, as this leader of the meta shard has seen it: slow or quick, and since when.
+#[derive(Debug, Default)]
+pub struct Paces(BTreeMap<u64, (bool, Instant)>);
+
+impl Paces {
+    /// Asks the nodes that answer.
+    pub async fn ask(&mut self, node: &Arc<Node>, view: &View, slow_ms: Option<u64>) {
+        let members = view.nodes.values();
+        let members = members.filter(|n| n.state != NodeState::Removed && n.reachable());
+        let asked = members.map(|of| async move { (of.id, mean_write(node, of).await) });
+        let asked = join_all(asked).await;
+        let known: BTreeMap<u64, (bool, Instant)> = asked
+            .into_iter()
+            .filter_map(|(id, mean)| {
+                let before = self.0.get(&id).copied();
+                let now = match mean {
+                    Some(mean) => seen(before, mean, slow_ms),
+                    // Who does not answer in time is what it was.
+                    None => before?,
+                };
+                Some((id, now))
+            })
+            .collect();
+        self.0 = known;
+    }
+
+    /// Notes in a view what has been so for long enough.
+    pub fn of_all(&self, view: &mut View) {
+        for (id, seen) in &mut view.nodes {
+            seen.pace = match self.0.get(id) {
+                Some((true, since)) if since.elapsed() >= SLOW_FOR => Pace::Slow,
+                Some((false, since)) if since.elapsed() >= QUICK_FOR => Pace::Quick,
+                _ => Pace::Unknown,
+            };
+        }
+    }
+}
+
+/// Slow or quick, and since when: in between it stays what it was.
+fn seen(before: Option<(bool, Instant)>, mean: Duration, slow_ms: Option<u64>) -> (bool, Instant) {
+    let limit = slow_ms.map(Duration::from_millis);
+    let is_slow = match limit {
+        Some(limit) if mean >= limit => true,
+        Some(limit) if mean * 2 > limit => before.is_some_and(|(slow, _)| slow),
+        _ => false,
+    };
+    match before {
+        Some((slow, since)) if slow == is_slow => (slow, since),
+        _ => (is_slow, Instant::now()),
+    }
+}
+
+/// How long a node's writes of the log take; zero if it writes nothing.
+async fn mean_write(node: &Arc<Node>, of: &placement::Node) -> Option<Duration> {
+    if node.identity().is_some_and(|me| me.node_id == of.id) {
+        return Some(node.wal().mean_write().unwrap_or_default());
+    }
+    let bytes = pb::StatusRequest {}.encode_to_vec().into();
+    let asking = node.transport().call(
+        &of.address,
+        Class::Control,
+        Method::AdminStatus,
+        bytes,
+        DISK_DEADLINE,
+    );
+    let status = pb::StatusResponse::decode(asking.await.ok()?).ok()?.status?;
+    (status.node_id == of.id).then(|| Duration::from_micros(status.mean_write_us))
 }
 
 /// Looks at everything, having made sure that this node leads the meta shard and knows all that was stored.
@@ -159,4 +224,47 @@ fn real(group: &pb::GroupResponse) -> Option<Real> {
         committed: group.committed,
         progress: progress.collect(),
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::time::sleep;
+
+    #[tokio::test(start_paused = true)]
+    async fn a_disk_is_slow_or_quick_when_it_has_been_so_for_some_time() {
+        let ms = Duration::from_millis;
+        let mut paces = Paces::default();
+        let mut see = |mean, slow_ms| {
+            let before = paces.0.get(&7).copied();
+            paces.0.insert(7, seen(before, mean, slow_ms));
+            let mut view = View::default();
+            let node = placement::Node {
+                id: 7,
+                address: String::new(),
+                store_id: String::new(),
+                state: NodeState::Up,
+                evicted: false,
+                slow: false,
+                labels: BTreeMap::new(),
+                silent_ms: None,
+                pace: Pace::Unknown,
+            };
+            view.nodes.insert(7, node);
+            paces.of_all(&mut view);
+            view.nodes[&7].pace
+        };
+        assert_eq!(see(ms(250), Some(250)), Pace::Unknown);
+        sleep(SLOW_FOR).await;
+        // Between the limits it stays what it was.
+        assert_eq!(see(ms(130), Some(250)), Pace::Slow);
+        assert_eq!(see(ms(125), Some(250)), Pace::Unknown);
+        sleep(QUICK_FOR).await;
+        assert_eq!(see(ms(240), Some(250)), Pace::Quick);
+        assert_eq!(see(ms(250), Some(250)), Pace::Unknown);
+        // Nothing is slow.
+        assert_eq!(see(ms(900), None), Pace::Unknown);
+        sleep(QUICK_FOR).await;
+        assert_eq!(see(ms(900), None), Pace::Quick);
+    }
 }

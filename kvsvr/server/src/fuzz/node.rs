@@ -276,6 +276,19 @@ mod tests {
             to_store: "lost".into(),
             ..Default::default()
         };
+        // For the node that this one is to be by the map: it is early, and claims nothing.
+        let early = pb::VoteRequest {
+            envelope: Some(pb::Envelope {
+                to_store: node.store_id().to_owned(),
+                ..envelope.clone()
+            }),
+            ..Default::default()
+        };
+        let (code, reason) = refusal(ask(Method::RaftVote, early.encode_to_vec()).await);
+        assert_eq!(code, ErrorCode::Refused);
+        assert!(reason.contains("has not joined yet"), "{reason}");
+        assert_eq!(node.claim(), None);
+
         let vote = pb::VoteRequest {
             envelope: Some(envelope),
             ..Default::default()
@@ -295,21 +308,29 @@ mod tests {
             cluster_id: "00000000000000bb".into(),
             node_id: 1,
             store_id: node.store_id().to_owned(),
-            replaces: 0,
+            replaces: Vec::new(),
         };
         let (code, message) = refusal(ask(Method::AdminJoin, join.encode_to_vec()).await);
         assert_eq!((code, &message), (ErrorCode::Refused, &reason));
         assert_eq!(node.identity(), None);
 
         // The cluster that claims it may give that node's place away, no other one, and no other place.
-        for (cluster, replaces) in [
-            ("00000000000000bb", 3),
-            ("00000000000000aa", 2),
-            ("00000000000000aa", 0),
-        ] {
-            assert_eq!(node.take_place(cluster, replaces), Err(reason.clone()));
+        let cases: [(_, &[u64]); 3] = [
+            ("00000000000000bb", &[3]),
+            ("00000000000000aa", &[2]),
+            ("00000000000000aa", &[]),
+        ];
+        for (cluster, replaces) in cases {
+            assert_eq!(node.take_places(cluster, replaces), Err(reason.clone()));
         }
-        assert_eq!(node.take_place("00000000000000aa", 3), Ok(()));
+        let claim = node.claim().unwrap();
+        assert_eq!(
+            (claim.cluster_id.as_str(), claim.node_id),
+            ("00000000000000aa", 3)
+        );
+        // As one that replaces node 2, where node 3 was before it was removed.
+        assert_eq!(node.take_places("00000000000000aa", &[2, 3]), Ok(()));
+        assert_eq!(node.claim(), None);
         assert_eq!(node.check_unclaimed(), Ok(()));
         // Until it has joined, peers that do not know yet are refused as before; it is no claim any more.
         let (_, late) = refusal(ask(Method::RaftVote, vote.encode_to_vec()).await);

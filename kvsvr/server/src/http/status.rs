@@ -24,6 +24,7 @@ pub(super) fn to_json(status: NodeStatus) -> Value {
         rss_bytes,
         replicas,
         messages,
+        mean_write_us,
     } = status;
     let replicas: Vec<Value> = replicas.into_iter().map(replica).collect();
     json!({
@@ -39,6 +40,7 @@ pub(super) fn to_json(status: NodeStatus) -> Value {
         "wal_bytes": wal_bytes,
         "data_bytes": data_bytes,
         "fsync_p99_us": fsync_p99_us,
+        "mean_write_us": mean_write_us,
         "cache_hit_rate": cache_hit_rate,
         "rss_bytes": rss_bytes,
         "replicas": replicas,

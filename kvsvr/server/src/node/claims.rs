@@ -54,8 +54,8 @@ impl Node {
             ),
         };
         let mut last = self.refusal.lock();
-        // Between `take_place` and the end of joining the old node's peers still speak to it: nobody would take that back.
-        let is_given_its_place = *self.replaces.lock() == Some(envelope.to_node);
+        // Between `take_places` and the end of joining the old node's peers still speak to it: nobody would take that back.
+        let is_given_its_place = self.replaces.lock().contains(&envelope.to_node);
         if !is_given_its_place && last.as_ref().is_none_or(|last| last.text != text) {
             tracing::error!(from = envelope.from_node, "refusing a peer's messages: {text}");
             *last = Some(Refusal {
@@ -93,7 +93,7 @@ impl Node {
 
     /// The other node had this node's address, and leaves.
     fn took_place_of(&self, node: u64) -> bool {
-        if *self.replaces.lock() == Some(node) {
+        if self.replaces.lock().contains(&node) {
             return true;
         }
         let state = self.map.read().clone();
@@ -114,18 +114,25 @@ impl Node {
             .map_or(Ok(()), |refusal| Err(refusal.text.clone()))
     }
 
-    /// The same, but the cluster that claims the address for a node may give that node's place to this one.
-    pub fn take_place(&self, cluster_id: &str, replaces: u64) -> Result<(), String> {
+    /// Who claims this address, if that has been refused.
+    pub fn claim(&self) -> Option<pb::Claim> {
+        self.refusal.lock().as_ref().map(|refusal| pb::Claim {
+            cluster_id: refusal.cluster_id.clone(),
+            node_id: refusal.node,
+            reason: refusal.text.clone(),
+        })
+    }
+
+    /// The same as `check_unclaimed`, but the cluster that claims the address for one of these nodes gives their places to this one.
+    pub fn take_places(&self, cluster_id: &str, replaces: &[u64]) -> Result<(), String> {
         let mut refusal = self.refusal.lock();
         if let Some(claim) = &*refusal {
-            if replaces == 0 || claim.cluster_id != cluster_id || claim.node != replaces {
+            if claim.cluster_id != cluster_id || !replaces.contains(&claim.node) {
                 return Err(claim.text.clone());
             }
             *refusal = None;
         }
-        if replaces != 0 {
-            *self.replaces.lock() = Some(replaces);
-        }
+        self.replaces.lock().extend(replaces);
         Ok(())
     }
 }

@@ -50,6 +50,21 @@ impl Node {
 
     /// What somebody must do, though the node serves.
     fn warnings(&self) -> Vec<String> {
+        let mut warnings = self.cut_off_consumers();
+        let state = self.map.read().clone();
+        let me = self.identity().map_or(0, |me| me.node_id);
+        let infos = state.map.iter().flat_map(|map| &map.nodes);
+        if infos.filter(|info| info.id == me).any(|info| info.slow) {
+            let mean = self.wal.mean_write().unwrap_or_default();
+            warnings.push(format!(
+                "the disk of node {me} is slow, so it leads nothing until that is over: a write of the log takes {} ms now; look at what else uses the disk, or replace it",
+                mean.as_millis()
+            ));
+        }
+        warnings
+    }
+
+    fn cut_off_consumers(&self) -> Vec<String> {
         let led = self.shards().into_iter().filter(|shard| shard.leader().is_me());
         led.filter_map(|shard| {
             shard.machine().try_with_machine(|machine, _| {
@@ -108,6 +123,10 @@ impl Node {
             map_epoch: self.map_epoch(),
             disk_free_bytes: self.disk.free_bytes().await.unwrap_or(0),
             wal_bytes: self.wal.total_bytes(),
+            mean_write_us: self
+                .wal
+                .mean_write()
+                .map_or(0, |mean| (mean.as_micros() as u64).max(1)),
             replicas: self.shards().iter().map(|s| s.status()).collect(),
             messages: [self.messages(), self.warnings()].concat(),
             ..Default::default()

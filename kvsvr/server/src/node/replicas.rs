@@ -86,7 +86,9 @@ impl Node {
     ) -> io::Result<()> {
         let id = ShardId(info.id);
         let newest = self.record(id);
-        let host = topology::hosts(info).any(|node| node == me);
+        let goes = info.change.as_ref().is_some_and(|change| change.remove == me);
+        let host = topology::hosts(info).any(|node| node == me)
+            && !(goes && kvsvr_core::mutant!("replica-destroyed-with-its-vote"));
         let listed = info.incarnations.iter().find(|i| i.node == me);
         let wanted = listed.map_or(0, |i| i.incarnation);
         let live = newest.filter(|r| r.state == ReplicaState::Live);

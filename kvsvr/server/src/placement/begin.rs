@@ -195,7 +195,7 @@ fn prefer(view: &View) -> Vec<ShardRow> {
     if !evicted.is_empty() {
         return evicted;
     }
-    let able = view.in_state(NodeState::Up).filter(|n| !n.evicted);
+    let able = view.in_state(NodeState::Up).filter(|n| view.may_lead(n.id));
     let mut leads: BTreeMap<u64, usize> = able.map(|n| (n.id, 0)).collect();
     for first in view.data().filter_map(|row| row.replicas.first()) {
         *leads.entry(*first).or_default() += 1;

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use super::{
     decide::Write,
-    state::{Node, NodeState, OpKind, OpState, Operation, ShardRow, View},
+    state::{Node, NodeState, OpKind, OpState, Operation, Pace, ShardRow, View},
 };
 use crate::limits::{MAX_LABEL_BYTES, MAX_LABELS};
 
@@ -43,6 +43,10 @@ pub enum Request {
     Repair(u64),
     /// Take that node back.
     Return(u64),
+    /// Let a node lead nothing, for its disk is slow.
+    Slow(u64),
+    /// Let that node lead again.
+    Quick(u64),
     /// Take the operation of this number back.
     Abort(u64),
 }
@@ -101,6 +105,14 @@ pub fn admit(view: &View, request: &Request, operation: u64) -> Result<Vec<Write
             writes.push(Write::Node(*node, NodeState::Up));
             OpKind::Return(*node)
         }
+        Request::Slow(node) => {
+            writes.push(Write::Slow(*node, true));
+            OpKind::Slow(*node)
+        }
+        Request::Quick(node) => {
+            writes.push(Write::Slow(*node, false));
+            OpKind::Quick(*node)
+        }
         Request::Abort(_) => return Ok(take_back(view)),
     };
     writes.push(Write::NewOperation(Operation {
@@ -121,8 +133,10 @@ fn new_node(view: &View, address: &str, store_id: &str) -> Node {
         store_id: store_id.to_owned(),
         state: NodeState::Joining,
         evicted: false,
+        slow: false,
         labels: BTreeMap::new(),
         silent_ms: None,
+        pace: Pace::Unknown,
     }
 }
 
@@ -138,7 +152,9 @@ fn was(view: &View, kind: OpKind) -> NodeState {
         | OpKind::Restore(node)
         | OpKind::Label(node)
         | OpKind::Repair(node)
-        | OpKind::Return(node) => view.state(node),
+        | OpKind::Return(node)
+        | OpKind::Slow(node)
+        | OpKind::Quick(node) => view.state(node),
     }
 }
 
@@ -170,6 +186,8 @@ fn take_back(view: &View) -> Vec<Write> {
             OpKind::Replace(old, new) => vec![Write::Node(old, op.was), Write::Node(new, NodeState::Leaving)],
             OpKind::Evict(node) => vec![Write::Evicted(node, false)],
             OpKind::Restore(node) => vec![Write::Evicted(node, true)],
+            OpKind::Slow(node) => vec![Write::Slow(node, false)],
+            OpKind::Quick(node) => vec![Write::Slow(node, true)],
             // The labels stay: they are what the operator says of the machine, and wanted for the rest.
             OpKind::Label(_) => vec![Write::Operation(OpState::Aborted)],
         });
@@ -231,14 +249,24 @@ pub fn check(view: &View, request: &Request) -> Result<(), String> {
         }
         Request::Evict(node) => evict(view, *node),
         Request::Restore(node) if known(view, *node)?.evicted => no_leader(view),
+        Request::Restore(node) if known(view, *node)?.slow => Err(format!(
+            "the disk of node {node} is slow: it leads again by itself when that is over, or after kvctl config set slow-disk off"
+        )),
         Request::Restore(node) => Err(format!("node {node} may lead already")),
         Request::Label(node, labels) => label(known(view, *node)?, labels),
+        Request::Slow(node) => match known(view, *node)? {
+            Node { slow: true, .. } => Err(format!("node {node} is slow already")),
+            Node { evicted: true, .. } => no_leader(view),
+            _ => lead_elsewhere(view, *node),
+        },
+        Request::Quick(node) if known(view, *node)?.slow => no_leader(view),
+        Request::Quick(node) => Err(format!("the disk of node {node} is not slow")),
         Request::Abort(_) => Ok(()),
     }
 }
 
 /// What the cluster asks for by itself now: what a node had that was silent for too long is made anew elsewhere, and the node is taken back when
-/// it answers. Not against an operator, who has taken that back.
+/// it answers; a node whose disk is slow leads nothing until that is over. Not against an operator, who has taken that back.
 pub fn by_itself(view: &View) -> Option<Request> {
     let operation = view.operation;
     if operation.is_some_and(|op| !op.state.ended()) {
@@ -249,6 +277,10 @@ pub fn by_itself(view: &View) -> Option<Request> {
     if let Some(node) = view.in_state(NodeState::Lost).find(back) {
         return Some(Request::Return(node.id));
     }
+    lost(view, &taken_back).or_else(|| pace(view, &taken_back))
+}
+
+fn lost(view: &View, taken_back: &dyn Fn(OpKind) -> bool) -> Option<Request> {
     let after = view.repair_after_ms?;
     let lost = |node: &&Node| {
         let has_some = view.data().any(|row| row.replicas.contains(&node.id));
@@ -259,10 +291,31 @@ pub fn by_itself(view: &View) -> Option<Request> {
         .find(|request| check(view, request).is_ok())
 }
 
+/// Disks that have become slow or quick. If those of half of the nodes are slow it is not the disks, and nobody would lead better.
+fn pace(view: &View, taken_back: &dyn Fn(OpKind) -> bool) -> Option<Request> {
+    let quick = |node: &&Node| node.slow && node.pace == Pace::Quick && !taken_back(OpKind::Quick(node.id));
+    if let Some(node) = members(view).find(quick) {
+        return Some(Request::Quick(node.id));
+    }
+    let up = || view.in_state(NodeState::Up).filter(|node| node.reachable());
+    let slow = |node: &&Node| node.slow || node.pace == Pace::Slow;
+    if up().filter(slow).count() * 2 >= up().count() {
+        return None;
+    }
+    let new = up().filter(|node| !node.slow && node.pace == Pace::Slow && !taken_back(OpKind::Slow(node.id)));
+    new.map(|node| Request::Slow(node.id))
+        .find(|request| check(view, request).is_ok())
+}
+
 fn evict(view: &View, node: u64) -> Result<(), String> {
     if known(view, node)?.evicted {
         return Err(format!("node {node} is evicted already"));
     }
+    lead_elsewhere(view, node)
+}
+
+/// Others can lead what a node leads.
+fn lead_elsewhere(view: &View, node: u64) -> Result<(), String> {
     no_leader(view)?;
     let able = |id: u64| id != node && view.may_lead(id) && view.nodes.get(&id).is_some_and(Node::reachable);
     let stuck = |row: &&ShardRow| row.replicas.contains(&node) && !row.replicas.iter().any(|id| able(*id));

@@ -17,6 +17,8 @@ pub enum Write {
     Node(u64, NodeState),
     /// Whether a node is to lead nothing.
     Evicted(u64, bool),
+    /// Whether a node's disk is slow.
+    Slow(u64, bool),
     /// A node's labels, all of them.
     Labels(u64, BTreeMap<String, String>),
     /// A new node.

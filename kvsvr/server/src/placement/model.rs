@@ -172,6 +172,11 @@ impl World {
                         node.evicted = *evicted;
                     }
                 }
+                Write::Slow(id, slow) => {
+                    if let Some(node) = self.stored.nodes.get_mut(id) {
+                        node.slow = *slow;
+                    }
+                }
                 Write::Labels(id, labels) => {
                     if let Some(node) = self.stored.nodes.get_mut(id) {
                         node.labels.clone_from(labels);

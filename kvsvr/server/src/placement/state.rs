@@ -50,8 +50,24 @@ pub struct Node {
     pub evicted: bool,
     /// By name, as the operator has set them.
     pub labels: BTreeMap<String, String>,
+    /// Its disk is slow: it is to lead nothing until that is over.
+    pub slow: bool,
     /// For how long nobody has heard of it, in milliseconds; `None`: it is there.
     pub silent_ms: Option<u64>,
+    /// How quick its disk is, as was seen for some time.
+    pub pace: Pace,
+}
+
+/// How quick a disk is.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Pace {
+    /// Not known, or neither.
+    #[default]
+    Unknown,
+    /// Slow for long enough.
+    Slow,
+    /// Quick for long enough.
+    Quick,
 }
 
 impl Node {
@@ -231,6 +247,10 @@ pub enum OpKind {
     Repair(u64),
     /// That node is there again.
     Return(u64),
+    /// A node's disk is slow: it leads nothing.
+    Slow(u64),
+    /// That is over.
+    Quick(u64),
 }
 
 impl OpKind {
@@ -247,6 +267,8 @@ impl OpKind {
             OpKind::Label(node) => format!("label node {node}"),
             OpKind::Repair(node) => format!("repair what node {node} had"),
             OpKind::Return(node) => format!("take node {node} back"),
+            OpKind::Slow(node) => format!("let node {node}, whose disk is slow, lead nothing"),
+            OpKind::Quick(node) => format!("let node {node} lead again, whose disk was slow"),
         }
     }
 }
@@ -339,12 +361,12 @@ impl View {
     /// It may lead.
     pub fn may_lead(&self, node: u64) -> bool {
         let known = self.nodes.get(&node);
-        known.is_some_and(|n| n.state == NodeState::Up && !n.evicted)
+        known.is_some_and(|n| n.state == NodeState::Up && !n.evicted && !n.slow)
     }
 
-    /// It is to lead nothing.
+    /// It is to lead nothing: an operator wants that, or its disk is slow.
     pub fn evicted(&self, node: u64) -> bool {
-        self.nodes.get(&node).is_some_and(|n| n.evicted)
+        self.nodes.get(&node).is_some_and(|n| n.evicted || n.slow)
     }
 
     /// Nodes of these that would fail together with a node, itself aside.

@@ -68,6 +68,9 @@ pub(super) fn step(view: &View, row: &ShardRow) -> Step {
     }
     let voters = match &real.configs[..] {
         [voters] => voters,
+        [_, ..] if kvsvr_core::mutant!("joint-left-alone") => {
+            return Step::Wait("a joint configuration".to_owned());
+        }
         [.., target] => return Step::FinishJoint(target.clone()),
         [] => return Step::Wait("it has no members yet".to_owned()),
     };
@@ -120,6 +123,13 @@ fn change_step(view: &View, row: &ShardRow, real: &Real, voters: &BTreeSet<u64>,
         settled.change = None;
         // What is left over goes as without a change.
         return Step::Row(settled);
+    }
+    if adding.is_some()
+        && removing.is_some_and(|id| id != real.leader)
+        && kvsvr_core::mutant!("replace-removes-first")
+    {
+        let rest = voters.iter().copied().filter(|id| Some(*id) != removing);
+        return Step::ChangeVoters(rest.collect());
     }
     if let Some(node) = adding {
         if !real.learners.contains(&node) {

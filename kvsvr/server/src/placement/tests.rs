@@ -9,6 +9,8 @@ use super::{
     *,
 };
 
+mod pace;
+
 fn node(id: u64) -> Node {
     Node {
         id,
@@ -16,6 +18,8 @@ fn node(id: u64) -> Node {
         store_id: format!("store-{id}"),
         state: NodeState::Up,
         evicted: false,
+        slow: false,
+        pace: Pace::Unknown,
         labels: BTreeMap::new(),
         silent_ms: None,
     }
@@ -261,7 +265,7 @@ fn check_settled(world: &World, even: bool) {
         .stored
         .nodes
         .values()
-        .all(|n| !n.evicted && n.labels.is_empty());
+        .all(|n| !n.evicted && !n.slow && n.labels.is_empty());
     for (id, row) in &world.stored.rows {
         let able = row.replicas.iter().any(|id| world.stored.may_lead(*id));
         let leads = |node: Option<&u64>| node.is_some_and(|node| world.stored.evicted(*node));

@@ -185,6 +185,9 @@ impl Shard {
             return Err(format!("shard {}: a change is being committed", self.id));
         }
         let change = match step {
+            GroupStep::AddLearner(id, node) if kvsvr_core::mutant!("learner-votes-at-once") => {
+                ChangeMembers::AddVoters([(id, node)].into())
+            }
             GroupStep::AddLearner(id, node) => ChangeMembers::AddNodes([(id, node)].into()),
             GroupStep::DropLearner(id) => {
                 // What it has been sent last it only takes for committed with the next heartbeat: let it hear of its end.

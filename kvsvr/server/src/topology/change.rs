@@ -69,6 +69,8 @@ fn operation(stored: &pb::Operation) -> Option<plan::Operation> {
         pb::operation::Kind::Label => OpKind::Label(stored.node),
         pb::operation::Kind::Repair => OpKind::Repair(stored.node),
         pb::operation::Kind::Return => OpKind::Return(stored.node),
+        pb::operation::Kind::Slow => OpKind::Slow(stored.node),
+        pb::operation::Kind::Quick => OpKind::Quick(stored.node),
     };
     Some(plan::Operation {
         id: stored.id,
@@ -106,8 +108,10 @@ pub fn view(topology: &Topology) -> View {
             store_id: info.store_id.clone(),
             state: node_state(info.state()),
             evicted: info.evicted,
+            slow: info.slow,
             labels: info.labels.clone().into_iter().collect(),
             silent_ms: None,
+            pace: plan::Pace::Unknown,
         };
         (info.id, node)
     });
@@ -177,6 +181,7 @@ impl<'a> Changes<'a> {
             Write::Row(row) => self.row(row),
             Write::Node(id, state) => self.change_node(*id, |info| info.set_state(pb_node_state(*state))),
             Write::Evicted(id, evicted) => self.change_node(*id, |info| info.evicted = *evicted),
+            Write::Slow(id, slow) => self.change_node(*id, |info| info.slow = *slow),
             Write::Labels(id, labels) => {
                 self.change_node(*id, |info| info.labels = labels.clone().into_iter().collect());
             }
@@ -252,6 +257,8 @@ impl<'a> Changes<'a> {
             OpKind::Label(node) => (Kind::Label, node, 0),
             OpKind::Repair(node) => (Kind::Repair, node, 0),
             OpKind::Return(node) => (Kind::Return, node, 0),
+            OpKind::Slow(node) => (Kind::Slow, node, 0),
+            OpKind::Quick(node) => (Kind::Quick, node, 0),
         };
         self.operation = Some(pb::Operation {
             format_version: FORMAT_VERSION,

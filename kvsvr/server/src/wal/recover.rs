@@ -18,7 +18,7 @@ use super::{
     segment::{self, Segment},
     writer::{Writer, begin},
 };
-use crate::{disk::DynDisk, store::WAL_DIR};
+use crate::{disk::DynDisk, store::WAL_DIR, time::Instant};
 
 pub(super) async fn recover(
     disk: DynDisk,
@@ -92,6 +92,8 @@ async fn resume(disk: DynDisk, options: WalOptions, scan: Scan) -> io::Result<(A
         state: parking_lot::Mutex::new(state),
         wake: Notify::new(),
         free_bytes: AtomicU64::new(u64::MAX),
+        opened: Instant::now(),
+        pace: parking_lot::Mutex::default(),
     });
     let mut next_seq = scan.next_seq;
     let (active, end) = match active {

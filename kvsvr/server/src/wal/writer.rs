@@ -113,6 +113,8 @@ impl Writer {
         let started = Instant::now();
         let bytes = self.put(block, 0).await?;
         let (duration, records) = (started.elapsed(), records.len());
+        let pace = &self.shared.pace;
+        pace.lock().note(self.shared.opened.elapsed(), duration);
         (self.shared.options.on_write)(WalWrite {
             duration,
             bytes,
