@@ -164,6 +164,8 @@ pub enum Workload {
     Lease,
     /// Watches.
     Watch,
+    /// Lists, beside something else.
+    List,
     /// Consumers.
     Consumer,
     /// Reads of other modes.
@@ -180,6 +182,7 @@ impl Workload {
             Workload::Bank => &[("bank", bank::check)],
             Workload::Lease => &[("lease", lease::check)],
             Workload::Watch => &[("watch", watch::check)],
+            Workload::List => &[("list", set_list::check_lists)],
             Workload::Consumer => &[("consumer", consumer::check)],
             Workload::Session => &[("session", session::check)],
         }
@@ -198,6 +201,7 @@ pub fn needs(checker: &str) -> &'static [&'static str] {
         "counter" => &["increments", "counts", "finals"],
         "lease" => &["absences", "expiries", "late at the end"],
         "linear" => &["keys", "operations"],
+        "list" => &["appends", "list reads"],
         "revisions" => &["changes", "real time"],
         "session" => &["at least", "bounded", "bounds", "local"],
         "set_list" => &["appends", "list reads", "scans"],
@@ -216,7 +220,14 @@ pub fn wants(checker: &str) -> &'static [&'static str] {
         "committed" => &["resolved"],
         "consumer" => &["fenced", "refused acks"],
         "lease" => &["late", "refusals"],
-        "revisions" => &["chained", "values", "absences", "older", "read at the end"],
+        "revisions" => &[
+            "after absences",
+            "chained",
+            "values",
+            "absences",
+            "older",
+            "read at the end",
+        ],
         "session" => &["ages", "monotonic"],
         "watch" => &["gone at the end", "compactions"],
         _ => &[],

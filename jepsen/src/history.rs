@@ -22,6 +22,9 @@ pub type Process = u64;
 /// A shard's revision, see `kvsvr-core`.
 pub type Revision = u64;
 
+/// The number of the key to which a workload writes last, so that whoever follows a partition or a shard knows the end.
+pub const MARKER: u32 = 0x7fff_ffff;
+
 /// A key: its partition and its place in it, by number.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct Key {

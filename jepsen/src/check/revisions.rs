@@ -9,12 +9,14 @@
 //!   are unknown outcomes and no more.
 //! - **value**: what a read, a scan, a cas or a delete saw at a revision is what the newest change up to it left. Nothing is read that was
 //!   not written, or is older than an acknowledged change that the revision includes.
-//! - **absence**: a key that was written and not deleted is not absent.
+//! - **absence**: a key that was written and not deleted is not absent. A deletion explains an absence only if the shard can have come to its revision by then.
+//! - **comeback**: what a linearizable read has found to be gone no later one finds, also if it goes by itself.
 //! - **durability**: the final reads cover all keys with an acknowledged change; the rules above then say that nothing of it is lost.
 //!
-//! The last four are for registers. Keys with a TTL or a lease may vanish at any time; `lease` looks at that.
+//! The other four are for registers. Keys with a TTL or a lease may vanish at any time; `lease` looks at that.
 
 mod keys;
+mod order;
 #[cfg(test)]
 mod tests;
 mod values;
@@ -42,7 +44,9 @@ pub fn check(history: &History<'_>, context: &Context<'_>) -> Verdict {
     real_time(history, context, &mut findings);
     let keys = keys::Keys::new(history, context, &facts, &mut findings);
     keys.chains(&mut findings);
-    values::check(&keys, context, &mut findings);
+    let ceilings = order::Ceilings::new(history, context);
+    values::check(&keys, &ceilings, context, &mut findings);
+    order::comebacks(history, &mut findings);
     durability(&keys, context, &mut findings);
     findings.verdict()
 }

@@ -29,15 +29,26 @@ use crate::history::{Call, End, Key, Mode, Operation, Reply, Revision};
 /// Checks all lists and sets.
 pub fn check(history: &History<'_>, context: &Context<'_>) -> Verdict {
     let mut findings = Findings::default();
+    all_lists(history, context, &mut findings);
+    set::check(history, context, &mut findings);
+    findings.verdict()
+}
+
+/// Checks all lists.
+pub fn check_lists(history: &History<'_>, context: &Context<'_>) -> Verdict {
+    let mut findings = Findings::default();
+    all_lists(history, context, &mut findings);
+    findings.verdict()
+}
+
+fn all_lists(history: &History<'_>, context: &Context<'_>, findings: &mut Findings) {
     for (key, list) in lists(history, context) {
-        list.places(key, &mut findings);
-        list.reads(key, &mut findings);
+        list.places(key, findings);
+        list.reads(key, findings);
         if context.final_from.is_some() && !list.appends.is_empty() && !list.read_at_end {
             findings.unknown(format!("no final linearizable read of list {key} was answered"));
         }
     }
-    set::check(history, context, &mut findings);
-    findings.verdict()
 }
 
 /// An acknowledged append.

@@ -8,6 +8,7 @@
 use bytes::Bytes;
 use kvsvr_client::Partition;
 
+pub use crate::history::MARKER;
 use crate::history::{Change, Key, Revision};
 
 /// Keys of sends have numbers from here on in a history.
@@ -21,9 +22,6 @@ pub const OUTBOX_REST: usize = 24;
 
 /// Partitions from here on are no workload's.
 pub const PARTITIONS_END: u32 = 1_000_000;
-
-/// The key to which a workload writes last, so that whoever follows a partition or a shard knows the end.
-pub const MARKER: u32 = 0x7fff_ffff;
 
 /// The partition of a number.
 pub fn partition(number: u32) -> Partition {

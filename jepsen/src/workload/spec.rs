@@ -219,7 +219,7 @@ mod tests {
             assert!((1..=4).contains(&spec.programs.len()));
             kinds.extend(spec.checks());
         }
-        assert_eq!(kinds.len(), 8);
+        assert_eq!(kinds.len(), 9);
     }
 
     #[test]

@@ -79,7 +79,10 @@ impl Program {
 
     /// What is to be checked.
     pub fn checks(&self) -> &'static [check::Workload] {
-        &[check::Workload::Watch]
+        match self.mix {
+            [.., 0] => &[check::Workload::Watch],
+            _ => &[check::Workload::Watch, check::Workload::List],
+        }
     }
 }
 

@@ -46,6 +46,8 @@ pub(super) struct Watcher {
     /// It has seen everything up to here.
     through: Revision,
     watch: Option<Watch>,
+    /// How often the present watch has gone on with a new stream.
+    resumptions: u64,
 }
 
 impl Watcher {
@@ -60,6 +62,7 @@ impl Watcher {
             first,
             through: first,
             watch: None,
+            resumptions: 0,
         }
     }
 
@@ -102,7 +105,13 @@ impl Watcher {
     /// once.
     async fn follow(&mut self, target: Revision) {
         while let Some(watch) = &mut self.watch {
-            match watch.next().await {
+            let next = watch.next().await;
+            let resumptions = watch.resumptions();
+            if next.is_ok() && resumptions > self.resumptions {
+                self.resumptions = resumptions;
+                self.logger.seen(Seen::Resumed);
+            }
+            match next {
                 Ok(item) => self.take(item),
                 Err(error) => {
                     self.logger.seen(ended(&error));
@@ -134,6 +143,7 @@ impl Watcher {
         });
         let opened = client.watch(options.start(WatchStart::After(after))).await;
         let result = opened.map_err(Failed::from).map(|watch| {
+            self.resumptions = watch.resumptions();
             self.watch = Some(watch);
             Reply::Watching { after, epoch: 0 }
         });

@@ -375,6 +375,55 @@ fn a_key_that_has_expired_does_not_come_back() {
 }
 
 #[test]
+fn what_was_found_to_be_gone_is_not_found_again() {
+    let found = |end, begin| {
+        Script::new()
+            .ok(1, (3, 4), write_with_ttl(5, 1))
+            .ok(2, (5, end), read(k(7), 7, None))
+            .ok(3, (begin, 20), read(k(7), 8, Some((50, 5, 5, 1))))
+            .check(check)
+    };
+    assert_eq!(broken("comeback", found(6, 7)).operations, [1, 2]);
+    valid(found(9, 7));
+    // Written anew meanwhile.
+    valid(
+        Script::new()
+            .ok(1, (3, 4), write_with_ttl(5, 1))
+            .ok(2, (5, 6), read(k(7), 7, None))
+            .ok(1, (7, 8), write_with_ttl(9, 1))
+            .ok(3, (9, 10), read(k(7), 9, Some((90, 9, 9, 1))))
+            .check(check),
+    );
+}
+
+#[test]
+fn an_end_that_came_later_explains_no_absence() {
+    let ends_at_nine = [Commit {
+        shard: 1,
+        index: 9,
+        revision: 9,
+        changes: vec![change(9, k(7), None)],
+    }];
+    // What began after the read had ended is told a revision: the shard was not further when the read ended.
+    let told = |call: (Call, Reply)| {
+        let events = Script::new()
+            .ok(1, (3, 4), write_with_ttl(5, 1))
+            .ok(2, (5, 6), read(k(7), 7, None))
+            .ok(3, (7, 8), call)
+            .events();
+        let mut context = Context::new(&shard_of);
+        context.committed = Some(&ends_at_nine);
+        check(&History::new(&events), &context)
+    };
+    broken("absence", told(write(k(1), 1, 8, 1)));
+    broken("absence", told(write(k(1), 1, 9, 1)));
+    broken("absence", told(read(k(2), 8, None)));
+    valid(told(read(k(2), 9, None)));
+    valid(told(write(k(1), 1, 10, 1)));
+    valid(told(read_as(Mode::Local, k(2), 8, None)));
+}
+
+#[test]
 fn a_put_after_an_expiry_begins_anew() {
     valid(expired().ok(1, (13, 14), write_with_ttl(10, 1)).check(check));
     broken(

@@ -4,11 +4,14 @@ use super::super::{
     Context, facts,
     verdict::{Findings, Witness, describe},
 };
-use super::keys::{Keys, Register, Source};
+use super::{
+    keys::{Keys, Register, Source},
+    order::Ceilings,
+};
 use crate::history::{Call, End, Key, Mode, Operation, Reply, Revision};
 
 /// Checks every answer that says something about a register.
-pub(super) fn check(keys: &Keys<'_>, context: &Context<'_>, findings: &mut Findings) {
+pub(super) fn check(keys: &Keys<'_>, ceilings: &Ceilings, context: &Context<'_>, findings: &mut Findings) {
     for operation in keys.operations {
         let End::Ok(_, reply) = &operation.end else {
             continue;
@@ -16,6 +19,9 @@ pub(super) fn check(keys: &Keys<'_>, context: &Context<'_>, findings: &mut Findi
         let view = View {
             keys,
             operation,
+            ceiling: facts::partition(&operation.call).map_or(Revision::MAX, |of| {
+                ceilings.at((context.shard_of)(of), operation.last)
+            }),
             is_final: facts::is_final_read(operation, context),
         };
         match (&operation.call, reply) {
@@ -70,6 +76,8 @@ pub(super) fn check(keys: &Keys<'_>, context: &Context<'_>, findings: &mut Findi
 struct View<'a> {
     keys: &'a Keys<'a>,
     operation: &'a Operation,
+    /// The greatest revision that its shard can have had when it ended.
+    ceiling: Revision,
     is_final: bool,
 }
 
@@ -115,8 +123,9 @@ impl View<'_> {
     /// A point read: of the state at the revision, or a later one.
     fn row(&self, register: &Register, revision: Revision, mod_rev: Option<Revision>) -> Result<(), Witness> {
         let Some(mod_rev) = mod_rev else {
-            // Gone at the revision, or by a later deletion.
+            // Gone at the revision, or by a later deletion, if that can have been made by then.
             let later = register.entries.range(revision.saturating_add(1)..);
+            let later = later.take_while(|(at, _)| **at <= self.ceiling);
             let mut begun =
                 later.filter(|(_, e)| e.told_by.first(self.keys.operations) < self.operation.last);
             if begun.any(|(_, entry)| entry.value.is_none()) {

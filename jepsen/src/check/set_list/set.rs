@@ -6,7 +6,7 @@ use super::super::{
     Context, History, facts,
     verdict::{Findings, Witness, describe},
 };
-use crate::history::{Call, End, Key, Mode, Operation, Reply};
+use crate::history::{Call, End, Key, MARKER, Mode, Operation, Reply};
 
 /// Checks the linearizable scans of each partition with elements.
 pub(super) fn check(history: &History<'_>, context: &Context<'_>, findings: &mut Findings) {
@@ -56,7 +56,17 @@ pub(super) fn check(history: &History<'_>, context: &Context<'_>, findings: &mut
         }
     }
     if context.final_from.is_some() {
-        let partitions: BTreeSet<u32> = elements.keys().map(|key| key.partition).collect();
+        // Where nobody scans, keys that happen to be written once are no set.
+        let scanned = history
+            .operations
+            .iter()
+            .filter_map(|operation| match operation.call {
+                Call::Scan { partition, .. } => Some(partition),
+                _ => None,
+            });
+        let scanned: BTreeSet<u32> = scanned.collect();
+        let partitions = elements.keys().map(|key| key.partition);
+        let partitions: BTreeSet<u32> = partitions.filter(|of| scanned.contains(of)).collect();
         for partition in partitions.difference(&read_at_end) {
             findings.unknown(format!(
                 "no final linearizable scan of partition {partition} was answered"
@@ -69,6 +79,7 @@ pub(super) fn check(history: &History<'_>, context: &Context<'_>, findings: &mut
 fn elements<'a>(history: &'a History<'_>) -> (BTreeMap<Key, &'a Operation>, BTreeSet<Key>) {
     let mut elements = BTreeMap::new();
     let mut others = BTreeSet::new();
+    let mut markers = BTreeSet::new();
     for operation in &history.operations {
         let is_plain = matches!(
             operation.call,
@@ -79,7 +90,9 @@ fn elements<'a>(history: &'a History<'_>) -> (BTreeMap<Key, &'a Operation>, BTre
             }
         );
         for key in facts::changed_keys(&operation.call) {
-            if !is_plain || elements.insert(key, operation).is_some() {
+            if key.key == MARKER {
+                markers.insert(key);
+            } else if !is_plain || elements.insert(key, operation).is_some() {
                 others.insert(key);
             }
         }
@@ -90,7 +103,7 @@ fn elements<'a>(history: &'a History<'_>) -> (BTreeMap<Key, &'a Operation>, BTre
     let (elements, rest): (BTreeMap<_, _>, BTreeMap<_, _>) = elements
         .into_iter()
         .partition(|(key, _)| !mixed.contains(&key.partition));
-    others.extend(rest.into_keys());
+    others.extend(rest.into_keys().chain(markers));
     (elements, others)
 }
 
