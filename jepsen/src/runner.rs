@@ -192,7 +192,8 @@ fn conclude(
 
 /// Times in which a shard served nobody, though no fault was under way.
 fn unserved(outcome: &Outcome, facts: &Facts) -> Vec<Problem> {
-    let faults: Vec<_> = outcome.injected.iter().map(|one| (one.from, one.to)).collect();
+    let faults = outcome.injected.iter().filter(|one| one.touched);
+    let faults: Vec<_> = faults.map(|one| (one.from, one.to)).collect();
     let shard_of = |partition: u32| facts.shards.get(&partition).copied().unwrap_or(0);
     let gaps = gaps(&paired(&outcome.events), &faults, &shard_of, UNSERVED);
     let problem = |gap: Gap| Problem {

@@ -83,7 +83,7 @@ struct RunArgs {
     #[arg(long, value_delimiter = ',', default_value = "all")]
     workload: Vec<String>,
     /// What goes wrong: kill, kill-all, pause, partition, link, power, clock, disk-slow, disk-full, disk-error, corrupt, rolling,
-    /// transfer, none, or all that is possible on this machine.
+    /// transfer, members, replace, none, or all that is possible on this machine (but for members and replace).
     #[arg(long, value_delimiter = ',', default_value = "all")]
     nemesis: Vec<String>,
     /// Minutes of load.

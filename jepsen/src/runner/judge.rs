@@ -259,6 +259,7 @@ mod tests {
             place: Place::All,
             from: 0,
             to: 1,
+            touched: true,
             outcome,
         }
     }

@@ -18,7 +18,7 @@ use super::{
     cluster::{Cluster, KEEP_REVISIONS},
     judge::{About, Counts, Problem, Seen},
     logs,
-    nemesis::{self, Arsenal, Injected},
+    nemesis::{self, Arsenal, Injected, members},
     observe::Observer,
     plan::Plan,
     progress::{At, Progress},
@@ -120,10 +120,10 @@ impl Outcome {
     /// When faults held, and when nodes ended and started. A fault that may not have been undone holds for ever.
     fn disturbed(&self) -> Vec<(Nanos, Nanos)> {
         let fault = |one: &Injected| match one.outcome {
-            nemesis::Outcome::Installed => (one.from, one.to),
-            _ => (one.from, Nanos::MAX),
+            nemesis::Outcome::Indeterminate(_) => (one.from, Nanos::MAX),
+            _ => (one.from, one.to),
         };
-        let done = |one: &&Injected| !matches!(one.outcome, nemesis::Outcome::Skipped(_));
+        let done = |one: &&Injected| one.touched;
         let faults = self.injected.iter().filter(done).map(fault);
         let marks = self.marks.iter().map(|mark| (mark.time, mark.time));
         faults.chain(marks).collect()
@@ -131,16 +131,16 @@ impl Outcome {
 
     /// When clocks were wrong. A fault that may not have been undone holds for ever.
     fn wrong_clocks(&self, plan: &Plan) -> Vec<WrongClock> {
-        let done = |one: &&Injected| !matches!(one.outcome, nemesis::Outcome::Skipped(_));
+        let done = |one: &&Injected| one.touched;
         let wrong = |one: &Injected| {
             let span = (one.from, one.to);
             let wrong = plan.wrong_clock(one.fault, span)?;
             Some(match one.outcome {
-                nemesis::Outcome::Installed => wrong,
-                _ => WrongClock {
+                nemesis::Outcome::Indeterminate(_) => WrongClock {
                     to: Nanos::MAX,
                     ..wrong
                 },
+                _ => wrong,
             })
         };
         self.injected.iter().filter(done).filter_map(wrong).collect()
@@ -202,7 +202,7 @@ impl Life {
     async fn all(self, cluster: &Arc<Cluster>, progress: &mut Progress) -> io::Result<Outcome> {
         progress.phase("making the cluster");
         let (clients, admin) = start(cluster)?;
-        service::bootstrap(cluster, &admin, self.plan.shards).await?;
+        service::bootstrap(cluster, &admin, self.plan.shards, self.plan.replication()).await?;
         let parts = Parts {
             cluster,
             observer: Arc::new(Observer::default()),
@@ -238,7 +238,7 @@ impl Life {
         end(observing).await?;
         end(supervising).await??;
         block_in_place(|| stop_and_look(cluster))?;
-        let log = committed_log(cluster, self.plan.shards, &replicas).await;
+        let log = committed_log(&parts, self.plan.shards, &replicas).await;
         let [ok, fail, info] = parts.recorder.ended();
         let events = parts.recorder.events();
         Ok(Outcome {
@@ -321,6 +321,11 @@ impl Life {
         progress.phase("final recovery");
         block_in_place(|| parts.cluster.heal())?;
         let healed = Instant::now();
+        if self.plan.nemeses.iter().any(|nemesis| nemesis.changes_members())
+            && let Err(why) = members::mended(parts.cluster, &parts.admin, RECOVERY).await
+        {
+            parts.cluster.problem(About::Service, why);
+        }
         let served = service::serves(parts.cluster, &parts.admin, RECOVERY).await;
         let final_recovery = served.is_ok().then(|| healed.elapsed());
         if let Err(why) = served {
@@ -418,14 +423,15 @@ fn stop_and_look(cluster: &Cluster) -> io::Result<()> {
 }
 
 /// Reads the logs of the stopped nodes. What was not whole at the end says nothing.
-async fn committed_log(cluster: &Cluster, shards: u32, replicas: &[Replica]) -> Result<Vec<Commit>, String> {
+async fn committed_log(parts: &Parts<'_>, shards: u32, replicas: &[Replica]) -> Result<Vec<Commit>, String> {
     if replicas.is_empty() {
         return Err("the run did not come to its end".into());
     }
     // It is replayed by the state machine of this process, which is to have no bug.
     #[cfg(feature = "mutants")]
     kvsvr_client::mutants::choose_none();
-    let directories = cluster.nodes().iter().map(|node| (node.id, node.disk.data()));
+    let nodes = parts.cluster.nodes().iter();
+    let directories = nodes.map(|node| (parts.observer.member(node.id), node.disk.data()));
     let merged = logs::committed(&directories.collect(), shards, replicas).await;
     merged.unwrap_or_else(|error| Err(error.to_string()))
 }

@@ -8,6 +8,7 @@ mod clock;
 mod disk;
 mod files;
 mod leader;
+pub(super) mod members;
 mod network;
 mod power;
 mod process;
@@ -15,7 +16,7 @@ mod process;
 use std::{
     collections::{BTreeMap, BTreeSet},
     io,
-    sync::Arc,
+    sync::{Arc, atomic::AtomicBool},
     time::Duration,
 };
 
@@ -74,6 +75,8 @@ pub struct Injected {
     pub from: Nanos,
     /// When it had been undone.
     pub to: Nanos,
+    /// Something was done, also if it hit nothing.
+    pub touched: bool,
     /// What became of it.
     #[serde(flatten)]
     pub outcome: Outcome,
@@ -121,6 +124,8 @@ pub struct Arsenal {
     pub stop: Stop,
     active: Mutex<BTreeMap<usize, Nemesis>>,
     injected: Mutex<Vec<Injected>>,
+    /// A node has lost its disk, and no other one has its place yet.
+    lost: AtomicBool,
 }
 
 /// A fault under way.
@@ -181,6 +186,7 @@ impl Arsenal {
             stop,
             active: Mutex::default(),
             injected: Mutex::default(),
+            lost: AtomicBool::new(false),
         }
     }
 
@@ -254,7 +260,7 @@ impl Arsenal {
             until,
         };
         let from = self.cluster.time();
-        let (mut text, place, outcome) = match fault.install(&planned.action) {
+        let (mut text, place, touched, outcome) = match fault.install(&planned.action) {
             Ok(Installed {
                 place,
                 mut text,
@@ -268,9 +274,13 @@ impl Arsenal {
                         Err(trouble) => outcome = trouble.into(),
                     }
                 }
-                (text, place, outcome)
+                (text, place, true, outcome)
             }
-            Err(trouble) => (nemesis.name().to_owned(), report::Place::All, trouble.into()),
+            Err(trouble) => {
+                let touched = matches!(trouble, Trouble::Indeterminate(_));
+                let text = nemesis.name().to_owned();
+                (text, report::Place::All, touched, trouble.into())
+            }
         };
         self.cluster.release(number);
         self.active.lock().remove(&number);
@@ -285,6 +295,7 @@ impl Arsenal {
             place,
             from,
             to: self.cluster.time(),
+            touched,
             outcome,
         });
     }
@@ -307,6 +318,8 @@ impl<'a> Fault<'a> {
             Action::DiskError { node, call } => disk::error(self, *node, *call),
             Action::Corrupt { node, files, seed } => files::corrupt(self, *node, *files, *seed),
             Action::Transfer { moves } => leader::transfer(self, moves),
+            Action::Members { node, change } => members::less(self, *node, *change),
+            Action::Replace { node } => members::replace(self, *node),
         }
     }
 
@@ -423,6 +436,7 @@ mod tests {
             place: report::Place::All,
             from: 0,
             to: 1,
+            touched: true,
             outcome,
         };
         let why = || "n1 is down".to_owned();

@@ -38,6 +38,8 @@ struct Known {
     elections: u64,
     /// Nodes that answered in the last round.
     answering: BTreeSet<u64>,
+    /// The nodes' numbers in the cluster.
+    members: BTreeMap<u64, u64>,
     /// The last state of each node and shard.
     last: BTreeMap<(u32, u32), NodeState>,
     states: Vec<NodeState>,
@@ -48,6 +50,18 @@ struct Known {
 }
 
 impl Observer {
+    /// The number that a node has in the cluster: one that has lost its disk gets another one.
+    pub fn member(&self, node: u64) -> u64 {
+        self.0.lock().members.get(&node).copied().unwrap_or(node)
+    }
+
+    /// The node that has a number in the cluster.
+    pub fn node(&self, member: u64) -> Option<u64> {
+        let known = self.0.lock();
+        let mut members = known.members.iter();
+        members.find(|(_, id)| **id == member).map(|(node, _)| *node)
+    }
+
     /// Who leads a shard, as far as is known.
     pub fn leader(&self, shard: u32) -> Option<u64> {
         self.0.lock().leaders.get(&shard).map(|(_, node)| *node)
@@ -106,6 +120,9 @@ impl Observer {
             match status {
                 Some(status) => {
                     known.answering.insert(node.id);
+                    if status.node_id != 0 {
+                        known.members.insert(node.id, status.node_id);
+                    }
                     for replica in &status.replicas {
                         known.learn(node.id, replica, time);
                     }

@@ -24,7 +24,7 @@ pub struct Options {
     pub binary: PathBuf,
     /// Names of programs, or `all`.
     pub workloads: Vec<String>,
-    /// Names of nemeses, `all` (that are possible here), or `none`.
+    /// Names of nemeses, `all` (that are possible here, but for those that change members), or `none`.
     pub nemeses: Vec<String>,
     /// How long clients work.
     pub load: Duration,
@@ -85,6 +85,12 @@ impl Options {
             return Err("a cluster has 1 to 99 nodes and at least one shard".into());
         }
         let nemeses = self.nemeses(here)?;
+        if self.nodes < 4 && nemeses.contains(&Nemesis::Members) {
+            return Err("members needs at least 4 nodes: what a drained one had must go somewhere".into());
+        }
+        if self.nodes < 3 && nemeses.contains(&Nemesis::Replace) {
+            return Err("replace needs at least 3 nodes: the others must have what one loses".into());
+        }
         let load_ms = self.load.as_millis() as u64;
         let left_out = left_out(&nemeses, here);
         let plan = Plan {
@@ -112,7 +118,8 @@ impl Options {
             match name.as_str() {
                 "none" => {}
                 "all" => {
-                    let possible = |nemesis: &Nemesis| here.missing(*nemesis).is_none();
+                    let possible =
+                        |nemesis: &Nemesis| !nemesis.changes_members() && here.missing(*nemesis).is_none();
                     wanted.extend(Nemesis::ALL.into_iter().filter(possible));
                 }
                 name => {
@@ -186,9 +193,11 @@ mod tests {
         let here = without(Mechanism::DiskImages);
         let prepared = options(&["all"]).prepare(&here).unwrap();
         let why = || "no root".to_owned();
-        let left_out = BTreeMap::from([(Nemesis::Power, why()), (Nemesis::DiskFull, why())]);
+        let of_members = [Nemesis::Members, Nemesis::Replace].map(|one| (one, "not asked for".to_owned()));
+        let mut left_out = BTreeMap::from([(Nemesis::Power, why()), (Nemesis::DiskFull, why())]);
+        left_out.extend(of_members);
         assert_eq!(prepared.left_out, left_out);
-        assert_eq!(prepared.plan.nemeses.len(), Nemesis::ALL.len() - 2);
+        assert_eq!(prepared.plan.nemeses.len(), Nemesis::ALL.len() - 4);
         let happens = |nemesis: &Nemesis| {
             let mut faults = prepared.plan.faults.iter();
             faults.any(|fault| fault.action.nemesis() == *nemesis)
@@ -217,7 +226,12 @@ mod tests {
         let left_out = proxied.prepare(&here).unwrap().left_out;
         assert_eq!(
             left_out.into_keys().collect::<Vec<_>>(),
-            [Nemesis::Partition, Nemesis::Link]
+            [
+                Nemesis::Partition,
+                Nemesis::Link,
+                Nemesis::Members,
+                Nemesis::Replace
+            ]
         );
         let mut unprivileged = without(Mechanism::PeerLookup);
         unprivileged[0].missing = Some("no root".into());

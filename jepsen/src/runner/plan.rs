@@ -47,11 +47,15 @@ pub enum Nemesis {
     Rolling,
     /// Leaderships are handed over.
     Transfer,
+    /// Members are drained, and kept from leading.
+    Members,
+    /// A node loses its disk, and another one gets its place.
+    Replace,
 }
 
 impl Nemesis {
     /// All of them.
-    pub const ALL: [Nemesis; 13] = [
+    pub const ALL: [Nemesis; 15] = [
         Nemesis::Kill,
         Nemesis::KillAll,
         Nemesis::Pause,
@@ -65,6 +69,8 @@ impl Nemesis {
         Nemesis::Corrupt,
         Nemesis::Rolling,
         Nemesis::Transfer,
+        Nemesis::Members,
+        Nemesis::Replace,
     ];
 
     /// Its name on the command line.
@@ -83,7 +89,14 @@ impl Nemesis {
             Nemesis::Corrupt => "corrupt",
             Nemesis::Rolling => "rolling",
             Nemesis::Transfer => "transfer",
+            Nemesis::Members => "members",
+            Nemesis::Replace => "replace",
         }
+    }
+
+    /// It changes the members: shards have three replicas then, and not one on each node.
+    pub fn changes_members(self) -> bool {
+        matches!(self, Nemesis::Members | Nemesis::Replace)
     }
 
     /// What must work on this machine. Links can also be had from the proxy, if it knows who connects.
@@ -119,6 +132,7 @@ impl Nemesis {
             Nemesis::DiskFull => &["full", "nearly-full"],
             Nemesis::DiskError => &["sync", "write", "no-space", "read"],
             Nemesis::Corrupt => &["log", "table"],
+            Nemesis::Members => &["drain", "evict"],
             _ => &[""],
         }
     }
@@ -136,6 +150,7 @@ impl Nemesis {
                 | Nemesis::DiskError
                 | Nemesis::Corrupt
                 | Nemesis::Rolling
+                | Nemesis::Replace
         )
     }
 
@@ -342,6 +357,28 @@ pub enum Action {
         /// Shards and the nodes that are to lead them.
         moves: Vec<(u32, u64)>,
     },
+    /// Gives a member less to do; as before at the end.
+    Members {
+        /// The node.
+        node: u64,
+        /// What it is not to do.
+        change: MemberChange,
+    },
+    /// SIGKILL of a node, whose data directory is emptied. At the end it is started, as a new node that gets the place of the old one.
+    Replace {
+        /// The node.
+        node: u64,
+    },
+}
+
+/// What a member does not do for a while.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum MemberChange {
+    /// Have replicas.
+    Drain,
+    /// Lead.
+    Evict,
 }
 
 /// A call that fails.
@@ -385,6 +422,8 @@ impl Action {
             Action::Corrupt { .. } => Nemesis::Corrupt,
             Action::Rolling { .. } => Nemesis::Rolling,
             Action::Transfer { .. } => Nemesis::Transfer,
+            Action::Members { .. } => Nemesis::Members,
+            Action::Replace { .. } => Nemesis::Replace,
         }
     }
 
@@ -405,6 +444,10 @@ impl Action {
             Action::Corrupt { files, .. } => match files {
                 DamagedFiles::Log => "log",
                 DamagedFiles::Table => "table",
+            },
+            Action::Members { change, .. } => match change {
+                MemberChange::Drain => "drain",
+                MemberChange::Evict => "evict",
             },
             _ => "",
         };
@@ -454,6 +497,13 @@ pub struct Plan {
 }
 
 impl Plan {
+    /// How many replicas each data shard has.
+    pub fn replication(&self) -> u32 {
+        let changes = self.nemeses.iter().any(|nemesis| nemesis.changes_members());
+        let least = if changes { 3 } else { self.nodes };
+        least.min(self.nodes) as u32
+    }
+
     /// What must happen at least once.
     pub fn modes(&self) -> BTreeSet<Mode> {
         self.faults.iter().map(|fault| fault.action.mode()).collect()

@@ -142,6 +142,7 @@ mod tests {
             place: Place::All,
             from,
             to,
+            touched: true,
             outcome,
         }
     }

@@ -21,7 +21,7 @@ const PROBES: std::ops::Range<u32> = 4_000_000..4_000_064;
 ///
 /// # Errors
 /// They do not answer in time, or refuse.
-pub async fn bootstrap(cluster: &Cluster, admin: &Client, shards: u32) -> io::Result<()> {
+pub async fn bootstrap(cluster: &Cluster, admin: &Client, shards: u32, replication: u32) -> io::Result<()> {
     let started = Instant::now();
     for node in cluster.nodes() {
         while let Err(error) = admin.identify(&node.address).await {
@@ -38,7 +38,7 @@ pub async fn bootstrap(cluster: &Cluster, admin: &Client, shards: u32) -> io::Re
     let request = proto::BootstrapRequest {
         addresses: cluster.nodes().iter().map(|node| node.address.clone()).collect(),
         shards,
-        replication: cluster.nodes().len() as u32,
+        replication,
         cluster_name: "jepsen".into(),
     };
     let made = admin.with_timeout(START).bootstrap(request).await;
@@ -90,7 +90,7 @@ async fn missing(cluster: &Cluster, admin: &Client) -> Option<String> {
         }
         match admin.status(&node.address).await {
             Err(error) => return Some(format!("{}: {error}", node.host)),
-            Ok(status) => statuses.insert(node.id, status.replicas),
+            Ok(status) => statuses.insert(status.node_id, status.replicas),
         };
     }
     if let Some(text) = behind(&workload::placement(&map), &statuses) {

@@ -21,9 +21,18 @@ pub(super) fn transfer<'a>(fault: &Fault<'a>, moves: &[(u32, u64)]) -> Install<'
         let before = fault.arsenal.observer.leader(*shard);
         let wanted = Some(*node).filter(|node| Some(*node) != before);
         for to in [wanted, None].into_iter().skip(usize::from(wanted.is_none())) {
-            let moving = fault.arsenal.admin.transfer_leader(*shard, to);
-            match fault.arsenal.handle.block_on(moving) {
-                Ok(leader) if Some(leader) != before => moved.push(format!("{shard} to n{leader}")),
+            let observer = &fault.arsenal.observer;
+            let moving = fault
+                .arsenal
+                .admin
+                .transfer_leader(*shard, to.map(|node| observer.member(node)));
+            match fault
+                .arsenal
+                .handle
+                .block_on(moving)
+                .map(|leader| observer.node(leader))
+            {
+                Ok(Some(leader)) if Some(leader) != before => moved.push(format!("{shard} to n{leader}")),
                 Ok(_) => {}
                 Err(error) if error.certainty == Certainty::Definite => {
                     refused = Some(error);

@@ -6,7 +6,7 @@
 
 use std::collections::BTreeMap;
 
-use super::{Action, CLIENTS, Cut, DamagedFiles, FailingCall, Mode, Nemesis, Planned, Victim};
+use super::{Action, CLIENTS, Cut, DamagedFiles, FailingCall, MemberChange, Mode, Nemesis, Planned, Victim};
 use crate::workload::Random;
 
 /// Milliseconds before the first burst: sessions and watches are to have begun.
@@ -181,8 +181,8 @@ fn add(
         Nemesis::KillAll | Nemesis::Power => (500, 2_000),
         Nemesis::Kill | Nemesis::DiskError | Nemesis::Corrupt => (1_000, 6_000),
         Nemesis::Pause => (500, 8_000),
-        Nemesis::DiskFull | Nemesis::DiskSlow => (2_000, 8_000),
-        Nemesis::Partition | Nemesis::Link | Nemesis::Clock => (3_000, 12_000),
+        Nemesis::DiskFull | Nemesis::DiskSlow | Nemesis::Replace => (2_000, 8_000),
+        Nemesis::Partition | Nemesis::Link | Nemesis::Clock | Nemesis::Members => (3_000, 12_000),
         Nemesis::Transfer => (1_000, 5_000),
         // As long as it takes, but no longer.
         Nemesis::Rolling => (room, room + 1),
@@ -246,6 +246,14 @@ fn action(mode: Mode, node: u64, cluster: Cluster, random: &mut Random) -> Actio
             seed: random.next_u64(),
         },
         Nemesis::Rolling => Action::Rolling { first: node },
+        Nemesis::Replace => Action::Replace { node },
+        Nemesis::Members => Action::Members {
+            node,
+            change: match mode.way {
+                "drain" => MemberChange::Drain,
+                _ => MemberChange::Evict,
+            },
+        },
         Nemesis::Transfer => {
             let moves = random.range(3, 9);
             let moves = (0..moves).map(|_| (cluster.shard(random), cluster.node(random)));

@@ -31,6 +31,8 @@ fn named(action: &Action) -> Vec<u64> {
         | Action::DiskFull { node, .. }
         | Action::DiskError { node, .. }
         | Action::Corrupt { node, .. }
+        | Action::Members { node, .. }
+        | Action::Replace { node }
         | Action::Rolling { first: node } => vec![*node],
         Action::DiskSlow { nodes, .. } => nodes.clone(),
         Action::Transfer { moves } => moves.iter().map(|(_, node)| *node).collect(),
@@ -139,7 +141,7 @@ fn seeds_differ_and_too_little_time_is_told() {
     let draw_of = |seed, load_ms| draw(seed, 5, 3, load_ms, &Nemesis::ALL);
     assert_ne!(draw_of(1, 600_000), draw_of(2, 600_000));
     let error = draw_of(1, 60_000).unwrap_err();
-    assert!(error.contains("13 kinds") && error.contains("77 s"), "{error}");
+    assert!(error.contains("15 kinds") && error.contains("77 s"), "{error}");
     assert!(draw_of(1, 77_000).is_ok());
 }
 
