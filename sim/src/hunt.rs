@@ -62,12 +62,15 @@ impl Found {
     }
 }
 
-/// Runs a seed in this process with the bug that is chosen, if one is.
-pub fn run_here(seed: u64, engine: EngineKind) -> Outcome {
-    let plan = Plan {
+/// Runs a seed in this process with the bug that is chosen, if one is; `churn`: operators change the members meanwhile.
+pub fn run_here(seed: u64, engine: EngineKind, churn: bool) -> Outcome {
+    let mut plan = Plan {
         engine,
         ..Plan::from_seed(seed)
     };
+    if churn {
+        plan.add_churn();
+    }
     let (mut outcome, _) = run::run(&plan, false);
     outcome
         .sometimes
@@ -85,8 +88,8 @@ pub struct Hunt {
     pub more: u64,
     /// The nodes'.
     pub engine: EngineKind,
-    /// What is wrong without a planted bug, by seed.
-    clean: Mutex<BTreeMap<u64, Vec<Failure>>>,
+    /// What is wrong without a planted bug, by seed, and whether with operators.
+    clean: Mutex<BTreeMap<(u64, bool), Vec<Failure>>>,
 }
 
 impl Hunt {
@@ -124,7 +127,8 @@ impl Hunt {
                 let Some(left) = more.checked_sub(1) else { break };
                 more = left;
             }
-            let (reached, failures) = self.run(seed, Some(mutant.name))?;
+            let churn = mutant.needs_churn();
+            let (reached, failures) = self.run(seed, churn, Some(mutant.name))?;
             if !found.expected {
                 found.seeds += 1;
                 found.reached += u64::from(reached);
@@ -134,7 +138,7 @@ impl Hunt {
             let Some(failure) = told.or(failures.first()) else {
                 continue;
             };
-            if !self.holds_without(seed)? {
+            if !self.holds_without(seed, churn)? {
                 continue;
             }
             found.note(&failures);
@@ -156,29 +160,30 @@ impl Hunt {
     /// What failed without a planted bug.
     pub fn unplanted(&self) -> Vec<(u64, Failure)> {
         let clean = self.clean.lock().unwrap_or_else(PoisonError::into_inner);
-        let failures = clean.iter().flat_map(|(seed, failures)| {
+        let failures = clean.iter().flat_map(|((seed, _), failures)| {
             let seed = *seed;
             failures.iter().map(move |failure| (seed, failure.clone()))
         });
         failures.collect()
     }
 
-    fn holds_without(&self, seed: u64) -> io::Result<bool> {
-        let known = |clean: &BTreeMap<u64, Vec<Failure>>| clean.get(&seed).map(Vec::is_empty);
+    fn holds_without(&self, seed: u64, churn: bool) -> io::Result<bool> {
+        let known = |clean: &BTreeMap<_, Vec<Failure>>| clean.get(&(seed, churn)).map(Vec::is_empty);
         if let Some(holds) = known(&self.clean.lock().unwrap_or_else(PoisonError::into_inner)) {
             return Ok(holds);
         }
-        let (_, failures) = self.run(seed, None)?;
+        let (_, failures) = self.run(seed, churn, None)?;
         let holds = failures.is_empty();
         let mut clean = self.clean.lock().unwrap_or_else(PoisonError::into_inner);
-        clean.insert(seed, failures);
+        clean.insert((seed, churn), failures);
         Ok(holds)
     }
 
     /// Runs a seed in a process of its own: whether the bug's place was passed, and what failed.
-    fn run(&self, seed: u64, mutant: Option<&str>) -> io::Result<(bool, Vec<Failure>)> {
+    fn run(&self, seed: u64, churn: bool, mutant: Option<&str>) -> io::Result<(bool, Vec<Failure>)> {
         let mut arguments = vec!["run".into(), "--seed".into(), seed.to_string()];
         arguments.extend(self.engine.arguments());
+        arguments.extend(churn.then(|| String::from("--churn")));
         arguments.extend(mutant.into_iter().flat_map(with));
         Ok(match child(&arguments, self.patience)? {
             Ok(outcome) => {

@@ -6,12 +6,14 @@
 
 mod append_durability;
 mod applied;
+mod commit_quorum;
 mod committed_immutable;
 mod consumer_cursor;
 mod election_safety;
 mod leader_completeness;
 mod lease_disjointness;
 mod log_matching;
+mod map_epochs;
 mod membership;
 mod monotonic;
 mod order_of_indexes;
@@ -54,6 +56,8 @@ pub struct Replica {
     pub incarnation: u64,
     /// It replaces its state by a snapshot: the engine has neither the old state nor the new one.
     pub installing: bool,
+    /// Grows at the beginning of each installation in this process, and at its end.
+    pub installs: u64,
     /// What it believes to be.
     pub role: Role,
     /// Its term.
@@ -74,8 +78,8 @@ pub struct Replica {
     pub asked: Option<(u64, u64)>,
     /// The newest vote that its machine has granted to another: term and node.
     pub granted: Option<(u64, u64)>,
-    /// The last entry that its machine has acknowledged to a leader, and that leader's term.
-    pub stored: Option<(u64, LogPosition)>,
+    /// The last entry that its machine has acknowledged to a leader, and that leader's term and node.
+    pub stored: Option<(LeaderId, LogPosition)>,
     /// Who elected it, if it leads.
     pub election: Option<Election>,
     /// What its log says.
@@ -85,11 +89,9 @@ pub struct Replica {
 }
 
 impl Said {
-    /// What a replica has said is forgotten: another one is in its place.
-    pub fn forget(&mut self, machine: usize, shard: ShardId) {
-        self.asked.remove(&(machine, shard));
-        self.granted.remove(&(machine, shard));
-        self.stored.remove(&(machine, shard));
+    /// What a node has asked for is forgotten: it has another replica of the shard.
+    pub fn forget(&mut self, node: u64, shard: ShardId) {
+        self.asked.remove(&(node, shard));
     }
 }
 
@@ -116,13 +118,15 @@ impl Replica {
     }
 }
 
-/// The votes that a leader has.
+/// The votes and acknowledgements that a leader has.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Election {
     /// Who votes: a majority of each of these sets elects.
     pub voters: Vec<BTreeSet<u64>>,
     /// The nodes that granted it their votes, of which it has heard.
     pub votes: BTreeSet<u64>,
+    /// Up to which index nodes have acknowledged its entries, of which it has heard.
+    pub heard: BTreeMap<u64, u64>,
 }
 
 /// What a replica believes to be.
@@ -136,6 +140,8 @@ pub enum Role {
     Follower,
     /// It follows and has no vote.
     Learner,
+    /// It does nothing any more: its process is about to end.
+    Stopped,
 }
 
 /// The log of a replica, as far as an invariant needs it.
@@ -144,10 +150,34 @@ pub trait Log {
     fn position(&self, index: u64) -> Option<LogPosition>;
 }
 
+/// A machine whose process runs, at one moment.
+#[derive(Clone, Copy, Debug)]
+pub struct Machine {
+    /// Its number, from 0 on.
+    pub machine: usize,
+    /// Its how manieth process it is.
+    pub process: u64,
+    /// The epoch of the shard map that it goes by; 0 = it has none.
+    pub epoch: u64,
+}
+
+impl Machine {
+    /// What is seen of a machine.
+    pub fn of(machine: usize, sim: &SimNode) -> Option<Self> {
+        Some(Self {
+            machine,
+            process: sim.process(),
+            epoch: sim.node()?.map_epoch(),
+        })
+    }
+}
+
 /// All replicas at one moment, with their logs, in the order of machines and shards.
 pub struct Moment<'a> {
     /// Since the simulation began.
     pub at: Duration,
+    /// Those that run.
+    pub machines: Vec<Machine>,
     /// Each with its log.
     pub replicas: Vec<(Replica, &'a dyn Log)>,
 }
@@ -197,6 +227,8 @@ pub fn all() -> Vec<Box<dyn Invariant>> {
         Box::new(vote_durability::VoteDurability),
         Box::new(append_durability::AppendDurability),
         Box::new(membership::Membership::default()),
+        Box::new(commit_quorum::CommitQuorum::default()),
+        Box::new(map_epochs::MapEpochs::default()),
     ]
 }
 
@@ -269,19 +301,27 @@ impl Log for ReplicaLog {
     }
 }
 
-/// What machines have said on the network.
+/// A replica: its node, which of the node's it is, and its shard.
+pub type ReplicaId = (u64, u64, ShardId);
+/// A leader: its term and its node.
+pub type LeaderId = (u64, u64);
+
+/// What nodes have said on the network.
 #[derive(Debug, Default)]
 pub struct Said {
     /// In which terms who handed a shard over.
     pub handed_over: BTreeSet<(usize, ShardId, u64)>,
-    /// The newest vote that each has asked others for: term and node.
-    pub asked: BTreeMap<(usize, ShardId), (u64, u64)>,
-    /// The newest vote that each has granted to another, whether that has heard of it or not.
-    pub granted: BTreeMap<(usize, ShardId), (u64, u64)>,
-    /// The last entry that each has acknowledged to a leader, whether that has heard of it or not, and that leader's term.
-    pub stored: BTreeMap<(usize, ShardId), (u64, LogPosition)>,
+    /// The newest vote that each node has asked others for: term and node.
+    pub asked: BTreeMap<(u64, ShardId), (u64, u64)>,
+    /// The newest vote that each replica (node, incarnation, shard) has granted to another, whether that has heard of it or not.
+    pub granted: BTreeMap<ReplicaId, LeaderId>,
+    /// The last entry that each replica has acknowledged to a leader, whether that has heard of it or not, and that leader's term and
+    /// node.
+    pub stored: BTreeMap<ReplicaId, (LeaderId, LogPosition)>,
     /// Which nodes' votes have come to whom: shard, term, and the node that asked.
     pub votes: BTreeMap<(ShardId, u64, u64), BTreeSet<u64>>,
+    /// Up to which index which nodes' acknowledgements have come to whom: shard, term, and the node that leads.
+    pub heard: BTreeMap<(ShardId, u64, u64), BTreeMap<u64, u64>>,
 }
 
 /// The replicas of a machine; `contents`: with what their states say, which takes longer.
@@ -297,6 +337,7 @@ pub fn views(machine: usize, sim: &SimNode, said: &Said, contents: bool) -> Vec<
         let log = node.wal().shard(shard.id());
         let given_up = said.handed_over.contains(&(machine, shard.id(), status.term));
         let durable = shard.durable_head();
+        let of_replica = (number, shard.incarnation(), shard.id());
         let replica = Replica {
             machine,
             node: number,
@@ -304,6 +345,7 @@ pub fn views(machine: usize, sim: &SimNode, said: &Said, contents: bool) -> Vec<
             shard: shard.id(),
             incarnation: shard.incarnation(),
             installing: shard.head().installs() % 2 == 1,
+            installs: shard.head().installs(),
             role: role(&status.role),
             term: status.term,
             committed: log.committed.map(|position| position.index),
@@ -315,13 +357,18 @@ pub fn views(machine: usize, sim: &SimNode, said: &Said, contents: bool) -> Vec<
                 .map(|position| position.index),
             revision: status.revision,
             lease: !given_up && as_node(host, || has_lease(&shard)),
-            asked: said.asked.get(&(machine, shard.id())).copied(),
-            granted: said.granted.get(&(machine, shard.id())).copied(),
-            stored: said.stored.get(&(machine, shard.id())).copied(),
+            asked: said.asked.get(&(number, shard.id())).copied(),
+            granted: said.granted.get(&of_replica).copied(),
+            stored: said.stored.get(&of_replica).copied(),
             election: (status.role == "leader").then(|| Election {
                 voters: voters(&shard),
                 votes: said
                     .votes
+                    .get(&(shard.id(), status.term, number))
+                    .cloned()
+                    .unwrap_or_default(),
+                heard: said
+                    .heard
                     .get(&(shard.id(), status.term, number))
                     .cloned()
                     .unwrap_or_default(),
@@ -363,6 +410,7 @@ fn role(name: &str) -> Role {
         "leader" => Role::Leader,
         "candidate" => Role::Candidate,
         "learner" => Role::Learner,
+        "shutdown" => Role::Stopped,
         _ => Role::Follower,
     }
 }

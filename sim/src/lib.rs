@@ -15,6 +15,7 @@ pub mod failpoint;
 pub mod faults;
 pub mod hunt;
 pub mod invariants;
+pub mod members;
 pub mod net;
 pub mod node;
 pub mod operate;

@@ -286,7 +286,9 @@ fn command(command: Command) -> Result<bool, String> {
                 false => Vec::new(),
             };
             report(&summary, &missing);
-            Ok(summary.failed.is_empty() && missing.is_empty())
+            let blind = summary.blind();
+            blind.iter().for_each(|text| say!("{text}"));
+            Ok(summary.failed.is_empty() && missing.is_empty() && blind.is_none())
         }
         Command::Meta { many } => meta(&many),
         Command::Corpus { directory, limits } => corpus(&directory, &limits),

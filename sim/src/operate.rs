@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use kvsvr_client::{Client, Code, Result};
+use kvsvr_jepsen::workload::Stop;
 use kvsvr_proto::v1::{
     AddMember, ChangeMembersRequest, Member, MembersResponse, NodeState, Operation, ReplaceMember,
     change_members_request::Change, operation,
@@ -12,6 +13,7 @@ use tokio::time::{Instant, sleep, sleep_until};
 use crate::{
     node::SimNode,
     plan::{Ask, Order},
+    sometimes::OPERATOR,
 };
 
 /// For so long an operator asks again for what is refused or finds nobody.
@@ -19,32 +21,37 @@ const PATIENCE: Duration = Duration::from_secs(20);
 /// Between two tries.
 const AGAIN: Duration = Duration::from_millis(500);
 
-/// Asks for one thing after the other. `from`: when the load began.
-pub async fn operate(client: Client, nodes: Vec<SimNode>, orders: Vec<Order>, from: Instant) {
+/// Asks for one thing after the other, until it is told to stop. `from`: when the load began.
+pub async fn operate(client: Client, nodes: Vec<SimNode>, orders: Vec<Order>, from: Instant, stop: Stop) {
     for order in orders {
-        sleep_until(from + Duration::from_millis(order.at_ms)).await;
+        let due = sleep_until(from + Duration::from_millis(order.at_ms));
+        if stop.or(due).await.is_none() {
+            return;
+        }
         let until = Instant::now() + PATIENCE;
-        while Instant::now() < until {
-            match ask(&client, &nodes, &order.ask).await {
+        let mut wiped = None;
+        while Instant::now() < until && !stop.is_set() {
+            match ask(&client, &nodes, &order.ask, &mut wiped).await {
                 Ok(()) => break,
                 Err(error) => {
                     tracing::info!(?order, %error, "not begun");
                     // It makes no sense now, and will not soon.
-                    if error.code == Code::Refused && !error.message.contains("one at a time") {
+                    let soon = ["one at a time", "cannot ask the new node"];
+                    if error.code == Code::Refused && !soon.iter().any(|part| error.message.contains(part)) {
                         break;
                     }
                 }
             }
-            sleep(AGAIN).await;
+            stop.or(sleep(AGAIN)).await;
         }
     }
 }
 
-/// Asks once.
+/// Asks once. `wiped`: the member whose disk this order has made empty.
 ///
 /// # Errors
 /// Those of the client library.
-async fn ask(client: &Client, nodes: &[SimNode], ask: &Ask) -> Result<()> {
+async fn ask(client: &Client, nodes: &[SimNode], ask: &Ask, wiped: &mut Option<u64>) -> Result<()> {
     let members = client.members().await?;
     let id = |machine: &usize| node_of(&members, nodes[*machine].address());
     let address = |machine: &usize| nodes[*machine].address().to_owned();
@@ -65,16 +72,21 @@ async fn ask(client: &Client, nodes: &[SimNode], ask: &Ask) -> Result<()> {
         Ask::Restore(machine) => id(machine).map(Change::Restore),
         Ask::Abort => running(&members).map(Change::Abort),
         Ask::Wipe(machine) => {
-            // What one has lost, the others must have: another replica may only be lost when this one is made anew.
-            if running(&members).is_some() || nodes.iter().any(|node| is_lost(&members, node)) {
-                return Ok(());
+            let node = &nodes[*machine];
+            if wiped.is_none() {
+                // What one has lost, the others must have: another replica may only be lost when this one is made anew.
+                if running(&members).is_some() || nodes.iter().any(|node| is_lost(&members, node)) {
+                    return Ok(());
+                }
+                *wiped = id(machine);
+                if wiped.is_some() {
+                    node.wipe();
+                    node.start();
+                }
             }
-            let old = id(machine);
-            if old.is_some() {
-                nodes[*machine].wipe();
-                nodes[*machine].start();
-            }
-            old.map(|old| {
+            // It has its place again when it is not known as that member any more.
+            let is_known = |old: &u64| nodes_of(&members, node.address()).contains(old);
+            wiped.filter(is_known).map(|old| {
                 Change::Replace(ReplaceMember {
                     old,
                     address: address(machine),
@@ -91,7 +103,7 @@ async fn begin(client: &Client, change: Change) -> Result<()> {
     let request = ChangeMembersRequest {
         change: Some(change),
         dry_run: false,
-        who: "simulator".into(),
+        who: OPERATOR.into(),
     };
     client.change_members(request).await.map(drop)
 }

@@ -395,6 +395,11 @@ impl Plan {
         draw::plan(seed)
     }
 
+    /// Not every member has every shard, or there are machines that are no members: a majority of the machines need not be one of each shard.
+    pub fn may_change_members(&self) -> bool {
+        self.replication != 0 || self.spares != 0 || !self.orders.is_empty()
+    }
+
     /// With operators who change the members, unless it has some.
     pub fn add_churn(&mut self) {
         if self.orders.is_empty() {

@@ -9,12 +9,14 @@
 mod clocks;
 mod ends;
 mod look;
+mod repeats;
 mod replicas;
 mod seen;
 mod traffic;
 
 use std::{collections::BTreeSet, sync::Arc, time::Duration};
 
+use futures::future::join_all;
 use kvsvr_client::{Client, ClientConfig};
 use kvsvr_jepsen::{
     check::{self, check_all, committed::resolve},
@@ -191,16 +193,30 @@ impl<'a> World<'a> {
             let writing = ballast::write(self.operator.clone(), ballast, chance, stop.clone());
             self.operator_process.spawn(writing);
         }
+        let (operators_stop, mut operating) = (Stop::new(), Vec::new());
         for operator in 0..2 {
             let orders = self.plan.orders.iter().filter(|order| order.operator == operator);
             let orders: Vec<_> = orders.cloned().collect();
-            let operating =
-                operate::operate(self.operator.clone(), self.nodes.clone(), orders, Instant::now());
-            self.operator_process.spawn(operating);
+            operating.push(self.operator_process.spawn(operate::operate(
+                self.operator.clone(),
+                self.nodes.clone(),
+                orders,
+                Instant::now(),
+                operators_stop.clone(),
+            )));
         }
         self.seen.lock().setup = self.begin.elapsed();
         faults.run(self.plan).await;
+        operators_stop.set();
         let mut failures = Vec::new();
+        if faults
+            .supervising(join_all(operating))
+            .await
+            .iter()
+            .any(std::result::Result::is_err)
+        {
+            failures.push(Failure::new("panic", "an operator's task ended by itself".into()));
+        }
         failures.extend(self.serve_again(faults).await);
         faults.heal(None);
         let until = Instant::now() + RECOVERY;
@@ -281,7 +297,7 @@ impl<'a> World<'a> {
     /// The machines that must serve without the others.
     fn core(&self) -> BTreeSet<usize> {
         let mut chance = Stream::new(self.plan.seed, &[&"core"]);
-        if self.plan.orders.is_empty() {
+        if !self.plan.may_change_members() {
             let mut core = BTreeSet::new();
             while core.len() <= self.plan.nodes / 2 {
                 core.insert(chance.index(self.plan.nodes));
@@ -329,7 +345,7 @@ impl<'a> World<'a> {
 
     /// Waits until operations have ended and replicas are where they should be, and alike.
     async fn once_alike(&self, until: Instant) -> Result<Vec<check::Replica>, String> {
-        if self.plan.orders.is_empty() {
+        if !self.plan.may_change_members() {
             return replicas::once_alike(&self.nodes, self.plan.shards, until).await;
         }
         let within = until.saturating_duration_since(Instant::now());
@@ -339,7 +355,12 @@ impl<'a> World<'a> {
             within,
         ));
         let members = ending.await.map_err(|error| error.to_string())??;
-        self.seen.lock().sometimes.add_operations(&members.operations);
+        let infos = members.members.iter().filter_map(|member| member.info.as_ref());
+        let infos: Vec<_> = infos.collect();
+        self.seen
+            .lock()
+            .sometimes
+            .add_operations(&members.operations, &infos);
         replicas::once_placed(&self.nodes, self.replication(), until).await
     }
 
@@ -365,19 +386,9 @@ impl<'a> World<'a> {
                 None
             }
         };
+        failures.extend(self.wrong_members());
         self.seen.lock().replicas.clone_from(&replicas);
-        let history = self.recorder.events();
-        let faults = self.disturbed(&self.seen.lock().record.bands);
-        let gaps = check::service::gaps(
-            &paired(&history),
-            &faults,
-            &|partition| shard_of(partition),
-            UNSERVED,
-        );
-        failures.extend(
-            gaps.into_iter()
-                .map(|gap| Failure::new("service", gap.to_string())),
-        );
+        let history = repeats::history_of(self.plan, self.recorder.events());
         let shard_of = |partition| shard_of(partition);
         let mut context = run.context(finished, &shard_of);
         context.committed = commits.as_deref();
@@ -390,6 +401,9 @@ impl<'a> World<'a> {
         context.clock_error = CLOCK_ERROR;
         context.wrong_clocks = &wrong_clocks;
         context.disturbed = Some(&disturbed);
+        let gaps = check::service::gaps(&paired(&history), &disturbed, &shard_of, UNSERVED);
+        let told = gaps.into_iter().map(|gap| gap.to_string());
+        failures.extend(told.map(|text| Failure::new("service", text)));
         context.keep_revisions = Some(self.plan.knobs.keep_revisions);
         failures.extend(unfinished(finished));
         let succeeded = history
@@ -419,6 +433,25 @@ impl<'a> World<'a> {
         };
         let record = &mut self.seen.lock().record;
         (record.history, record.resolved) = (history, resolved);
+        failures
+    }
+
+    /// What is wrong with the shards' members, as far as the committed logs are known.
+    fn wrong_members(&self) -> Vec<Failure> {
+        let (shadow, mut seen) = (self.shadow.lock(), self.seen.lock());
+        let memberships = shadow.memberships();
+        let known = seen.destroyed.iter();
+        let known = known.filter(|destroyed| shadow.known(destroyed.shard) > destroyed.committed);
+        let destroyed = known.filter_map(|destroyed| memberships.judge(destroyed).err());
+        let wrong = memberships.broken().iter().cloned().chain(destroyed);
+        let failures = wrong.map(|text| Failure::new("membership", text)).collect();
+        let of_members = [
+            ("learner_promoted", memberships.promoted()),
+            ("replica_destroyed", seen.destroyed.len() as u64),
+        ];
+        for (event, count) in of_members {
+            seen.sometimes.add(event, count);
+        }
         failures
     }
 
@@ -483,7 +516,7 @@ impl<'a> World<'a> {
         let jumps = record
             .bands
             .iter()
-            .filter(|band| band.kind == "wall_clock")
+            .filter(|band| band.kind == "wall_clock" && !band.nodes.is_empty())
             .count();
         sometimes.add("clock_jumped", jumps as u64);
         let outcome = Outcome {

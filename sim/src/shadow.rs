@@ -14,7 +14,11 @@ use kvsvr_core::{
     types::{META_SHARD, ShardId},
 };
 use kvsvr_jepsen::{check::Commit, committed_log::CommittedLog};
+use kvsvr_proto::v1::PbMembership;
 use parking_lot::Mutex;
+use prost::Message as _;
+
+use crate::members::Memberships;
 
 /// Payload bytes of one reading.
 const READ_BYTES: usize = 1 << 20;
@@ -26,6 +30,7 @@ pub struct Shadow {
     /// What sessions have sent: shard, session, number.
     sent: BTreeSet<(ShardId, u64, u64)>,
     again: u64,
+    memberships: Memberships,
 }
 
 /// From where on the log of a shard is not known.
@@ -64,6 +69,28 @@ impl Shadow {
         self.again
     }
 
+    /// Who the members of the shards were.
+    pub fn memberships(&self) -> &Memberships {
+        &self.memberships
+    }
+
+    /// Up to which index, not included, the log of a shard is known.
+    pub fn known(&self, shard: ShardId) -> u64 {
+        self.shards.get(&shard).map_or(0, CommittedLog::applied)
+    }
+
+    fn note_memberships(&mut self, shard: ShardId, records: &[EntryRecord]) {
+        let memberships = records
+            .iter()
+            .filter(|record| record.kind == EntryKind::Membership);
+        for record in memberships {
+            // One that does not decode ends the nodes that apply it.
+            if let Ok(membership) = PbMembership::decode(record.payload.clone()) {
+                self.memberships.take(shard, record.position.index, membership);
+            }
+        }
+    }
+
     fn note_repetitions(&mut self, shard: ShardId, records: &[EntryRecord]) {
         let batches = records.iter().filter(|record| record.kind == EntryKind::Batch);
         for batch in batches.filter_map(|record| decode_batch(&record.payload).ok()) {
@@ -98,6 +125,7 @@ impl Shadow {
             return;
         }
         self.note_repetitions(shard, &records);
+        self.note_memberships(shard, &records);
         if let Some(log) = self.log(shard) {
             log.apply(records.into_iter().map(entry));
         }

@@ -272,6 +272,7 @@ fn end_at(plan: &mut Plan, moment_ms: u64) -> bool {
     let is_shorter = shorter < plan.length_ms;
     plan.length_ms = shorter;
     plan.faults.retain(|fault| fault.at_ms <= moment_ms);
+    plan.orders.retain(|order| order.at_ms <= moment_ms);
     is_shorter
 }
 
@@ -280,6 +281,7 @@ fn cut_length(plan: &mut Plan, part: u64, of: u64) -> bool {
     let is_shorter = shorter >= 1_000 && shorter < plan.length_ms;
     plan.length_ms = shorter;
     plan.faults.retain(|fault| fault.at_ms < shorter);
+    plan.orders.retain(|order| order.at_ms < shorter);
     is_shorter
 }
 

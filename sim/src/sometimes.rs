@@ -7,7 +7,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use kvsvr::store::STAGING_DIR;
 use kvsvr_jepsen::history::{self, Call, End, Event, Reply, Seen, paired};
 
-use kvsvr_proto::v1::{Operation, operation};
+use kvsvr_proto::v1::{NodeInfo, Operation, operation};
 
 use crate::{
     engine::EngineKind,
@@ -18,10 +18,10 @@ use crate::{
 };
 
 /// Those of every sweep.
-pub const EVENTS: [&str; 65] = [
+pub const EVENTS: [&str; 66] = [
     "leader_changed",
     "two_leaders_of_different_terms",
-    "leader_without_quorum_stepped_down",
+    "deposed_leader_stepped_down",
     "term_changed_without_a_leader",
     "conflicting_suffix_truncated",
     "log_purged",
@@ -80,6 +80,7 @@ pub const EVENTS: [&str; 65] = [
     "checked_in_full_counter",
     "checked_in_full_lease",
     "checked_in_full_linear",
+    "checked_in_full_list",
     "checked_in_full_revisions",
     "checked_in_full_session",
     "checked_in_full_set_list",
@@ -95,15 +96,34 @@ const ROCKS_EVENTS: [&str; 5] = [
     "rocks_unsynced_bytes_lost",
 ];
 
+/// Who begins what the operators of a simulation ask for.
+pub const OPERATOR: &str = "simulator";
+
 /// Those of sweeps with operators, besides.
-const MEMBER_EVENTS: [&str; 2] = ["members_changed", "change_of_members_taken_back"];
+const MEMBER_EVENTS: [&str; 7] = [
+    "change_of_members_taken_back",
+    "joint_configuration_inherited",
+    "learner_promoted",
+    "members_changed",
+    "operation_inherited",
+    "replica_destroyed",
+    "wiped_machine_replaced",
+];
 
 /// What a sweep of nodes on this engine must have met; `churn`: with operators.
 pub fn demanded(engine: EngineKind, churn: bool) -> Vec<&'static str> {
     let of_engine: &[&str] = if engine.is_default() { &[] } else { &ROCKS_EVENTS };
     let of_members: &[&str] = if churn { &MEMBER_EVENTS } else { &[] };
+    // Where members change nothing is damaged.
+    let of_damage = [
+        "damaged_log_read",
+        "damaged_snapshot_read",
+        "damaged_row_read",
+        "damaged_node_refused_to_start",
+    ];
     EVENTS
         .iter()
+        .filter(|event| !(churn && of_damage.contains(event)))
         .chain(of_engine)
         .chain(of_members)
         .copied()
@@ -173,23 +193,24 @@ impl Sometimes {
                 if truncated && before.log.last > before.log.purged {
                     self.count("conflicting_suffix_truncated");
                 }
-                if same && replica.log.purged > before.log.purged {
-                    let jumped = replica.log.purged.map(|p| p.index) > before.log.last.map(|p| p.index);
-                    self.count(if jumped {
-                        "snapshot_installed"
-                    } else {
-                        "log_purged"
-                    });
+                if same && replica.installs / 2 > before.installs / 2 {
+                    self.count("snapshot_installed");
+                } else if same && replica.log.purged > before.log.purged {
+                    self.count("log_purged");
                 }
-                if !same && !before.unreadable && replica.applied > before.flushed {
+                // Nothing was flushed since, and what had been applied besides is there again.
+                let had_more = !before.unreadable && before.applied > before.flushed;
+                if !same && had_more && replica.flushed == before.flushed && replica.applied >= before.applied
+                {
                     self.count("restart_replayed_the_log");
                 }
+                // It has heard of a later term. openraft's leaders do not step down for want of a quorum: they answer nothing.
                 if same
                     && before.role == Role::Leader
-                    && replica.role != Role::Leader
-                    && before.term == replica.term
+                    && replica.role == Role::Follower
+                    && before.term < replica.term
                 {
-                    self.count("leader_without_quorum_stepped_down");
+                    self.count("deposed_leader_stepped_down");
                 }
             }
             self.last
@@ -312,10 +333,27 @@ impl Sometimes {
     }
 
     /// Adds what became of operations.
-    pub fn add_operations(&mut self, operations: &[Operation]) {
+    pub fn add_operations(&mut self, operations: &[Operation], members: &[&NodeInfo]) {
         for operation in operations {
             match operation.state() {
-                operation::State::Done => self.count("members_changed"),
+                operation::State::Done => {
+                    // Not what the cluster has begun by itself.
+                    if operation.who == OPERATOR {
+                        self.count("members_changed");
+                    }
+                    // Its address stays: the machine has lost its disk.
+                    let of = |id| {
+                        members
+                            .iter()
+                            .find(|info| info.id == id)
+                            .map(|info| &info.address)
+                    };
+                    if operation.kind() == operation::Kind::Replace
+                        && of(operation.node) == of(operation.new_node)
+                    {
+                        self.count("wiped_machine_replaced");
+                    }
+                }
                 operation::State::Aborted => self.count("change_of_members_taken_back"),
                 _ => {}
             }
@@ -358,6 +396,8 @@ impl Sometimes {
             )
         };
         self.add("watch_compacted", history.iter().filter(compacted).count() as u64);
+        let resumed = |event: &&Event| matches!(event.step, history::Step::Seen { seen: Seen::Resumed });
+        self.add("watch_resumed", history.iter().filter(resumed).count() as u64);
     }
 
     /// Adds to the count of an event of the list.

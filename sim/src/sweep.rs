@@ -27,6 +27,12 @@ use crate::outcome::{Failure, Outcome};
 /// Between two lines that say how it is going, where there is no terminal.
 const PROGRESS: Duration = Duration::from_secs(30);
 
+/// The event of a run whose committed log is known from its beginning to its end.
+const LOG_KNOWN: &str = "committed_log_known";
+/// In so many seeds it need not be known, nor in one of so many.
+const SEEDS_UNKNOWN: u64 = 5;
+const UNKNOWN_PART: u64 = 20;
+
 /// What one process runs.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Item {
@@ -173,6 +179,18 @@ impl Summary {
     pub fn missing<'a>(&self, events: &'a [&'a str]) -> Vec<&'a str> {
         let happened = |event: &str| self.sometimes.get(event).is_some_and(|(times, _)| *times > 0);
         events.iter().copied().filter(|event| !happened(event)).collect()
+    }
+
+    /// The committed log was not known in too many runs: there nothing says what became of unknown outcomes, and what was committed.
+    pub fn blind(&self) -> Option<String> {
+        let (_, known) = self.sometimes.get(LOG_KNOWN).copied().unwrap_or_default();
+        let rest = self.seeds - known.min(self.seeds);
+        (rest > SEEDS_UNKNOWN && rest * UNKNOWN_PART > self.seeds).then(|| {
+            format!(
+                "THE COMMITTED LOG WAS KNOWN IN {known} OF {} SEEDS ONLY",
+                self.seeds
+            )
+        })
     }
 
     fn add(&mut self, outcome: Outcome) {

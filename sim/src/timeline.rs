@@ -87,7 +87,7 @@ fn state(at: Duration, replica: &invariants::Replica) -> NodeState {
         role: match replica.role {
             invariants::Role::Leader => Role::Leader,
             invariants::Role::Candidate => Role::Candidate,
-            invariants::Role::Follower => Role::Follower,
+            invariants::Role::Follower | invariants::Role::Stopped => Role::Follower,
             invariants::Role::Learner => Role::Learner,
         },
         term: replica.term,

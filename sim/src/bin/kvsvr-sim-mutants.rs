@@ -22,7 +22,7 @@ use kvsvr_core::mutants::{self, MUTANTS, Mutant};
 use kvsvr_sim::{
     engine::EngineKind,
     hunt::{self, Found, Hunt, matrix::Matrix},
-    outcome::Failure,
+    outcome::{Failure, Outcome},
 };
 use serde::Serialize;
 
@@ -75,6 +75,8 @@ enum Child {
         mutant: Option<String>,
         #[arg(long, default_value = "memory")]
         engine: EngineKind,
+        #[arg(long)]
+        churn: bool,
         #[arg(short, long)]
         output: Format,
     },
@@ -114,10 +116,12 @@ fn command(arguments: Arguments) -> Result<bool, String> {
         seed,
         mutant,
         engine,
+        churn,
         output,
     }) = arguments.child
     {
-        return child(seed, mutant.as_deref(), engine, output);
+        mutant.as_deref().map(chosen).transpose()?;
+        return child(&hunt::run_here(seed, engine, churn), output);
     }
     for name in &arguments.only {
         if let Some(needs) = needs(chosen(name)?, arguments.engine) {
@@ -148,9 +152,6 @@ fn needs(mutant: &Mutant, engine: EngineKind) -> Option<&'static str> {
     if mutant.needs_files() {
         return Some("is for the fault harness: nodes here have no real files");
     }
-    if mutant.needs_churn() {
-        return Some("is for plans whose members change: `kvsvr-sim corpus` has one");
-    }
     (mutant.needs_rocks() && engine.is_default()).then_some("needs --engine rocks")
 }
 
@@ -158,14 +159,12 @@ fn chosen(name: &str) -> Result<&'static Mutant, String> {
     mutants::choose(name).map_err(|unknown| unknown.to_string())
 }
 
-/// Runs a seed here.
+/// Tells what came of a seed.
 #[expect(clippy::print_stdout, reason = "the outcome is for the process that sent it")]
-fn child(seed: u64, mutant: Option<&str>, engine: EngineKind, output: Format) -> Result<bool, String> {
-    mutant.map(chosen).transpose()?;
-    let outcome = hunt::run_here(seed, engine);
+fn child(outcome: &Outcome, output: Format) -> Result<bool, String> {
     match output {
         Format::Text => println!("{outcome}"),
-        Format::Json => println!("{}", json(&outcome)?),
+        Format::Json => println!("{}", json(outcome)?),
     }
     Ok(outcome.is_clean())
 }

@@ -6,7 +6,7 @@ use super::Found;
 use crate::invariants;
 
 /// Checkers of histories, by the names of their verdicts.
-const CHECKERS: [&str; 12] = [
+const CHECKERS: [&str; 13] = [
     "answers",
     "bank",
     "committed",
@@ -15,6 +15,7 @@ const CHECKERS: [&str; 12] = [
     "counter",
     "lease",
     "linear",
+    "list",
     "revisions",
     "session",
     "set_list",

@@ -13,8 +13,8 @@ use kvsvr_core::{
     engine::{Cf, EngineRead, Scan},
     error::Corrupt,
     keys::Key,
-    rows::{ConsumerRow, WindowRow},
-    types::{Revision, ShardId},
+    rows::{ConsumerRow, SessionRow, WindowRow},
+    types::{Revision, ShardId, StampMs},
 };
 
 /// The consumers and sessions of a shard after some entry.
@@ -37,6 +37,8 @@ pub struct Session {
     pub acked_below: u64,
     /// The commands whose outcomes are remembered.
     pub remembered: BTreeSet<u64>,
+    /// The stamp of its last command, or of its opening.
+    pub last_used: StampMs,
 }
 
 impl Applied {
@@ -94,13 +96,15 @@ impl Applied {
     fn read_row(&mut self, key: &[u8], value: &[u8]) -> Result<(), Corrupt> {
         match Key::decode(Cf::State, key)?.1 {
             Key::Session(session) => {
-                self.sessions.entry(session).or_default();
+                let last_used = SessionRow::decode(key, value)?.opened_at;
+                self.sessions.entry(session).or_default().last_used = last_used;
             }
             // Those of a session sort by index: the newest says what the client has.
             Key::Window { session, .. } => {
                 let row = WindowRow::decode(key, &Bytes::copy_from_slice(value))?;
                 let session = self.sessions.entry(session).or_default();
                 session.acked_below = row.acked_below;
+                session.last_used = row.stamp;
                 session
                     .remembered
                     .extend(row.outcomes.iter().map(|(seq, _)| *seq));

@@ -43,7 +43,7 @@ impl Invariant for ElectionSafety {
 }
 
 fn count(leader: &Replica) -> Result<(), String> {
-    let Some(Election { voters, votes }) = &leader.election else {
+    let Some(Election { voters, votes, .. }) = &leader.election else {
         return Ok(());
     };
     let has_voted = |node: &&u64| **node == leader.node || votes.contains(*node);
@@ -87,6 +87,7 @@ mod tests {
             leader.election = Some(Election {
                 voters: voters.iter().map(|set| set.iter().copied().collect()).collect(),
                 votes: votes.iter().copied().collect(),
+                ..Election::default()
             });
             leader
         };

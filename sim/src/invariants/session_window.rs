@@ -2,13 +2,14 @@
 //! is forgotten earlier could be applied twice.
 //!
 //! States of a shard are compared by the index of the entry that they are after, on whatever replica they are. A session may be closed only
-//! where a plan wants few of them, or short ones: others are neither idle for long nor too many.
+//! where a plan wants few of them, or short ones: others are neither idle for long nor too many. It must be the one that was unused for longest
+//! then, and another one must have been opened if only their number is small.
 
 use std::{collections::BTreeMap, sync::Arc};
 
 use kvsvr_core::types::ShardId;
 
-use super::{Applied, Invariant, Moment};
+use super::{Applied, Invariant, Moment, Session};
 
 /// The newest state that was seen of each shard.
 #[derive(Default)]
@@ -52,10 +53,9 @@ fn compare(before: &Applied, after: &Applied) -> Result<(), String> {
     let at = format!("after entry {} and not after entry {}", before.index, after.index);
     for (id, session) in &before.sessions {
         let Some(later) = after.sessions.get(id) else {
-            if kvsvr_core::limits::sessions::are_few() {
-                continue;
-            }
-            return Err(format!("session {id} is there {at}"));
+            may_be_closed(*id, session, before, after)
+                .map_err(|why| format!("session {id} is there {at}, {why}"))?;
+            continue;
         };
         if later.acked_below < session.acked_below {
             return Err(format!(
@@ -73,13 +73,30 @@ fn compare(before: &Applied, after: &Applied) -> Result<(), String> {
     Ok(())
 }
 
+/// Whether a session may have been closed between two states.
+fn may_be_closed(id: u64, session: &Session, before: &Applied, after: &Applied) -> Result<(), String> {
+    let (most, idle) = kvsvr_core::limits::sessions::are_chosen();
+    let newest = before.sessions.keys().next_back();
+    let is_opened = after.sessions.keys().next_back() > newest;
+    if !(idle || most && is_opened) {
+        return Err("and there is no reason to close one".to_owned());
+    }
+    // Of those that were not used meanwhile, and stay, the one that was unused for longest.
+    let unused = before.sessions.iter().filter(|(other, session)| {
+        let later = after.sessions.get(*other);
+        later.is_some_and(|later| later.last_used == session.last_used)
+    });
+    let oldest = unused.min_by_key(|(other, kept)| (kept.last_used, **other));
+    match oldest.filter(|(other, kept)| (kept.last_used, **other) < (session.last_used, id)) {
+        Some((other, _)) => Err(format!("and session {other}, which was unused for longer, stays")),
+        None => Ok(()),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::invariants::{
-        Session,
-        testing::{World, replica},
-    };
+    use crate::invariants::testing::{World, replica};
 
     #[test]
     fn a_state_that_cannot_be_read_is_told_unless_it_was_damaged() {
@@ -102,6 +119,7 @@ mod tests {
             let session = Session {
                 acked_below,
                 remembered: remembered.iter().copied().collect(),
+                ..Session::default()
             };
             let mut replica = replica(machine, 1);
             replica.contents = Some(Ok(Arc::new(Applied {
@@ -135,5 +153,44 @@ mod tests {
         let mut world = World::new(SessionWindow::default());
         world.holds(&[with]);
         world.breaks(&[without], "session 7");
+    }
+
+    /// The one test that chooses limits, for the whole process: tests run in processes of their own.
+    #[test]
+    fn the_one_that_was_unused_for_longest_is_closed() {
+        let state = |index, sessions: &[(u64, u64)]| {
+            let session = |(id, last_used): &(u64, u64)| {
+                let session = Session {
+                    last_used: *last_used,
+                    ..Session::default()
+                };
+                (*id, session)
+            };
+            Applied {
+                index,
+                sessions: sessions.iter().map(session).collect(),
+                ..Applied::default()
+            }
+        };
+        let before = state(1, &[(1, 50), (2, 40), (3, 60)]);
+        let closed = |after: &[(u64, u64)]| compare(&before, &state(2, after));
+        kvsvr_core::limits::sessions::choose(3, 0);
+        assert_eq!(closed(&[(1, 50), (3, 60), (4, 70)]), Ok(()));
+        // The oldest has been used since.
+        assert_eq!(closed(&[(2, 65), (3, 60), (4, 70)]), Ok(()));
+        assert!(
+            closed(&[(2, 40), (3, 60), (4, 70)])
+                .unwrap_err()
+                .contains("session 2, which")
+        );
+        assert!(closed(&[(1, 50), (3, 60)]).unwrap_err().contains("no reason"));
+        kvsvr_core::limits::sessions::choose(0, 9);
+        assert_eq!(closed(&[(1, 50), (3, 60)]), Ok(()));
+        assert!(
+            closed(&[(1, 50), (2, 40)])
+                .unwrap_err()
+                .contains("session 2, which")
+        );
+        kvsvr_core::limits::sessions::choose(0, 0);
     }
 }

@@ -5,7 +5,7 @@ use std::time::Duration;
 use kvsvr::wal::{ShardLog, VoteRecord};
 use kvsvr_core::types::{LogPosition, ShardId};
 
-use super::{Invariant, Log, Moment, Replica, Role};
+use super::{Invariant, Log, Machine, Moment, Replica, Role};
 
 /// A log that has everything from index 0 on, given by the terms.
 pub(super) struct Terms(Vec<u64>);
@@ -29,6 +29,7 @@ pub(super) fn replica(machine: usize, term: u64) -> Replica {
         process: 1,
         incarnation: 0,
         installing: false,
+        installs: 0,
         shard: ShardId(1),
         role: Role::Follower,
         term,
@@ -78,7 +79,17 @@ impl<I: Invariant> World<I> {
             .map(|(replica, log)| (replica.clone(), log as &dyn Log));
         self.0.look(&Moment {
             at: Duration::ZERO,
+            machines: Vec::new(),
             replicas: replicas.collect(),
+        })
+    }
+
+    /// Looks at machines only.
+    pub(super) fn look_at(&mut self, machines: &[Machine]) -> Result<(), String> {
+        self.0.look(&Moment {
+            at: Duration::ZERO,
+            machines: machines.to_vec(),
+            replicas: Vec::new(),
         })
     }
 

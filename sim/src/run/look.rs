@@ -5,18 +5,20 @@
 use std::{collections::BTreeMap, time::Duration};
 
 use futures::future::join_all;
-use kvsvr::wal::ShardLog;
+use kvsvr::{shard::Shard, topology, wal::ShardLog};
 use kvsvr_core::types::{META_SHARD, ShardId};
 use kvsvr_jepsen::check::{Commit, Replica};
+use kvsvr_proto::v1::operation;
 use tokio::time::{sleep, timeout};
 
 use super::{Record, World};
 use crate::{
-    invariants::{self, Log, Moment, Watcher},
+    invariants::{self, Log, Machine, Moment, Watcher},
+    members::Destroyed,
     node::SimNode,
     outcome::Failure,
     shadow,
-    sometimes::Sometimes,
+    sometimes::{OPERATOR, Sometimes},
 };
 
 /// Between two looks of the invariants.
@@ -46,7 +48,86 @@ pub(super) struct Seen {
     pub(super) setup: Duration,
     /// What could not be known, in words.
     pub(super) unknown: Vec<String>,
+    /// Replicas that their nodes destroyed.
+    pub(super) destroyed: Vec<Destroyed>,
+    /// The replicas at the last look, by machine and process.
+    there: BTreeMap<(usize, u64), BTreeMap<ShardId, (u64, u64)>>,
+    /// Up to which index anybody has known each shard's log to be committed.
+    committed: BTreeMap<ShardId, u64>,
+    /// Who leads the meta shard: in which term, on which machine.
+    meta_leader: Option<(u64, usize)>,
     last: BTreeMap<(u32, usize), invariants::Replica>,
+}
+
+impl Seen {
+    /// Notes replicas that are gone, of processes that still run.
+    fn note_destroyed(&mut self, moment: &Moment<'_>) {
+        let mut there: BTreeMap<_, BTreeMap<ShardId, (u64, u64)>> = BTreeMap::new();
+        for machine in &moment.machines {
+            there.insert((machine.machine, machine.process), BTreeMap::new());
+        }
+        for (replica, _) in &moment.replicas {
+            if let Some(index) = replica.committed {
+                let committed = self.committed.entry(replica.shard).or_default();
+                *committed = index.max(*committed);
+            }
+            let of_it = there.entry((replica.machine, replica.process)).or_default();
+            of_it.insert(replica.shard, replica.identity());
+        }
+        for (process, before) in &self.there {
+            let Some(now) = there.get(process) else { continue };
+            for (shard, (node, incarnation)) in before {
+                if now.get(shard) != Some(&(*node, *incarnation)) {
+                    self.destroyed.push(Destroyed {
+                        shard: *shard,
+                        node: *node,
+                        incarnation: *incarnation,
+                        committed: self.committed.get(shard).copied().unwrap_or(0),
+                    });
+                }
+            }
+        }
+        self.there = there;
+    }
+
+    /// Notes that another leader found an operation or a change of voters under way.
+    fn note_successors(&mut self, moment: &Moment<'_>, nodes: &[SimNode]) {
+        for (replica, _) in &moment.replicas {
+            let Some(election) = &replica.election else {
+                continue;
+            };
+            let last = self.last.get(&(replica.shard.0, replica.machine));
+            let led = last.is_some_and(|last| last.election.is_some() && last.term == replica.term);
+            if !led && election.voters.len() > 1 {
+                self.sometimes.count("joint_configuration_inherited");
+            }
+            if replica.shard != META_SHARD || self.meta_leader >= Some((replica.term, replica.machine)) {
+                continue;
+            }
+            let before = self.meta_leader.replace((replica.term, replica.machine));
+            let meta = nodes[replica.machine]
+                .node()
+                .and_then(|node| node.shard(META_SHARD));
+            if before.is_some_and(|(_, machine)| machine != replica.machine)
+                && meta.is_some_and(|meta| is_operating(&meta))
+            {
+                self.sometimes.count("operation_inherited");
+            }
+        }
+    }
+}
+
+/// An operation is under way, as far as this replica has applied the log.
+fn is_operating(meta: &Shard) -> bool {
+    let stored = topology::load_all(&*meta.engine().snapshot()).ok().flatten();
+    let last = stored.and_then(|stored| stored.operations.into_values().next_back());
+    last.is_some_and(|last| {
+        let is_under_way = matches!(
+            last.state(),
+            operation::State::Running | operation::State::Aborting
+        );
+        last.who == OPERATOR && is_under_way
+    })
 }
 
 impl World<'_> {
@@ -80,8 +161,8 @@ impl World<'_> {
             for (replica, _) in &mut views {
                 let last = seen.last.get(&(replica.shard.0, replica.machine));
                 if last.is_some_and(|last| last.identity() != replica.identity()) {
-                    said.forget(replica.machine, replica.shard);
-                    (replica.asked, replica.granted, replica.stored) = (None, None, None);
+                    said.forget(replica.node, replica.shard);
+                    replica.asked = None;
                 }
             }
             views
@@ -93,8 +174,18 @@ impl World<'_> {
             .map(|(replica, log)| (replica.clone(), log as &dyn Log));
         let moment = Moment {
             at,
+            machines: self
+                .nodes
+                .iter()
+                .enumerate()
+                .filter_map(|(machine, node)| Machine::of(machine, node))
+                .collect(),
             replicas: replicas.collect(),
         };
+        if self.plan.may_change_members() {
+            seen.note_destroyed(&moment);
+            seen.note_successors(&moment, &self.nodes);
+        }
         seen.sometimes.look(&moment, running, self.nodes.len());
         seen.watcher.see(&moment);
         for (replica, _) in &views {

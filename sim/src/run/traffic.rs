@@ -1,18 +1,14 @@
 //! What the messages of a run tell: who asked for votes and who granted them, who handed a shard over, and events that must happen in a sweep
 //! ([`EVENTS`](crate::sometimes::EVENTS)). Only messages that arrived count, but for what must be durable as soon as it is said.
 
-use std::{
-    collections::{BTreeMap, BTreeSet},
-    sync::Arc,
-};
+use std::{collections::BTreeMap, sync::Arc};
 
 use bytes::Bytes;
 use kvsvr_client::transport::Method;
 use kvsvr_core::types::{LogPosition, ShardId};
 use kvsvr_proto::v1::{
     AppendRequest, AppendResponse, ErrorCode, ExecFrame, ExecReplyFrame, Outcome, ReadIndexResponse,
-    SnapshotAck, TransferLeadershipRequest, VoteRequest, VoteResponse, WatchRequest, append_response,
-    exec_reply, outcome,
+    SnapshotAck, TransferLeadershipRequest, VoteRequest, VoteResponse, append_response, exec_reply, outcome,
 };
 use parking_lot::Mutex;
 use prost::Message as _;
@@ -30,12 +26,21 @@ pub(super) struct Traffic {
     pub(super) messages: Vec<net::Event>,
     /// How often each event happened.
     pub(super) events: BTreeMap<&'static str, u64>,
-    /// Watches that were asked for: which partition or shard, which keys.
-    watched: BTreeSet<(Option<Bytes>, u32, Bytes)>,
-    /// Streams of entries, by the connection and the stream in it: which shard's, and the leader's term.
-    appends: BTreeMap<(u64, u64), (ShardId, u64)>,
+    /// Streams of entries, by the connection and the stream in it.
+    appends: BTreeMap<(u64, u64), Appending>,
     /// Requests for votes that are not answered yet, by the connection and the call in it.
     ballots: BTreeMap<(u64, u64), Ballot>,
+}
+
+/// A stream of entries.
+#[derive(Clone, Copy)]
+struct Appending {
+    shard: ShardId,
+    /// Of its leader.
+    term: u64,
+    leader: u64,
+    follower: u64,
+    incarnation: u64,
 }
 
 /// A request for a vote.
@@ -45,6 +50,7 @@ struct Ballot {
     term: u64,
     candidate: u64,
     voter: u64,
+    incarnation: u64,
 }
 
 impl Traffic {
@@ -67,8 +73,8 @@ impl Traffic {
                     }
                 }
                 Direction::Answer => {
-                    traffic.note_vote(machine, event, message);
-                    traffic.note_stored(machine, event, message);
+                    traffic.note_vote(event, message);
+                    traffic.note_stored(event, message);
                     if !matches!(event.fate, Fate::Dropped | Fate::ResetBefore) {
                         traffic.count_answer(event.method, message);
                     }
@@ -80,6 +86,8 @@ impl Traffic {
 
     fn note(&mut self, machine: usize, event: &net::Event, message: &Bytes) -> Option<()> {
         match event.method {
+            // The one who asked, or leads, may not be there any more.
+            Method::RaftTransferLeadership | Method::RaftVote if event.fate == Fate::Replayed => {}
             Method::RaftTransferLeadership => {
                 let request = TransferLeadershipRequest::decode(message.clone()).ok()?;
                 let shard = ShardId(request.envelope?.shard);
@@ -91,21 +99,29 @@ impl Traffic {
                 let envelope = request.envelope?;
                 let shard = ShardId(envelope.shard);
                 let vote = request.vote?;
-                let asked = self.said.asked.entry((machine, shard)).or_default();
+                let asked = self.said.asked.entry((envelope.from_node, shard)).or_default();
                 *asked = (vote.term, vote.node_id).max(*asked);
                 let ballot = Ballot {
                     shard,
                     term: vote.term,
                     candidate: vote.node_id,
                     voter: envelope.to_node,
+                    incarnation: envelope.to_incarnation,
                 };
                 self.ballots.insert(event.call?, ballot);
             }
             // The first message on a stream says whose it is; the term stays that of its leader.
             Method::RaftAppend if !self.appends.contains_key(&event.call?) => {
                 let request = AppendRequest::decode(message.clone()).ok()?;
-                let of = (ShardId(request.envelope?.shard), request.vote?.term);
-                self.appends.insert(event.call?, of);
+                let (envelope, vote) = (request.envelope?, request.vote?);
+                let appending = Appending {
+                    shard: ShardId(envelope.shard),
+                    term: vote.term,
+                    leader: vote.node_id,
+                    follower: envelope.to_node,
+                    incarnation: envelope.to_incarnation,
+                };
+                self.appends.insert(event.call?, appending);
             }
             _ => {}
         }
@@ -113,7 +129,7 @@ impl Traffic {
     }
 
     /// Notes a vote that was granted.
-    fn note_vote(&mut self, machine: Option<usize>, event: &net::Event, message: &Bytes) -> Option<()> {
+    fn note_vote(&mut self, event: &net::Event, message: &Bytes) -> Option<()> {
         if event.method != Method::RaftVote {
             return None;
         }
@@ -126,8 +142,10 @@ impl Traffic {
             term,
             candidate,
             voter,
+            incarnation,
         } = ballot;
-        let granted = self.said.granted.entry((machine?, shard)).or_default();
+        let of_replica = (voter, incarnation, shard);
+        let granted = self.said.granted.entry(of_replica).or_default();
         *granted = (term, candidate).max(*granted);
         if !matches!(event.fate, Fate::Dropped | Fate::ResetBefore) {
             self.said
@@ -140,11 +158,13 @@ impl Traffic {
     }
 
     /// Notes entries that were acknowledged.
-    fn note_stored(&mut self, machine: Option<usize>, event: &net::Event, message: &Bytes) -> Option<()> {
+    fn note_stored(&mut self, event: &net::Event, message: &Bytes) -> Option<()> {
         if event.method != Method::RaftAppend {
             return None;
         }
-        let (shard, term) = *self.appends.get(&event.call?)?;
+        let appending = *self.appends.get(&event.call?)?;
+        let (shard, term) = (appending.shard, appending.term);
+        let leader = (term, appending.leader);
         let answer = AppendResponse::decode(message.clone()).ok()?;
         if !matches!(
             answer.kind(),
@@ -161,10 +181,20 @@ impl Traffic {
         let stored = self
             .said
             .stored
-            .entry((machine?, shard))
-            .or_insert((term, position));
-        if (stored.0, stored.1.index) < (term, position.index) {
-            *stored = (term, position);
+            .entry((appending.follower, appending.incarnation, shard))
+            .or_insert((leader, position));
+        if (stored.0, stored.1.index) < (leader, position.index) {
+            *stored = (leader, position);
+        }
+        if !matches!(event.fate, Fate::Dropped | Fate::ResetBefore) {
+            let heard = self
+                .said
+                .heard
+                .entry((shard, term, appending.leader))
+                .or_default()
+                .entry(appending.follower)
+                .or_default();
+            *heard = position.index.max(*heard);
         }
         Some(())
     }
@@ -181,20 +211,16 @@ impl Traffic {
                     self.count("request_forwarded");
                 }
             }
-            Method::WatchWatch => {
-                let request = WatchRequest::decode(message.clone()).ok()?;
-                let partition = request.partition.map(|partition| partition.name);
-                let watch = (partition, request.shard, request.key_prefix);
-                if !self.watched.insert(watch) && !request.from_now && request.after_revision > 0 {
-                    self.count("watch_resumed");
-                }
-            }
             _ => {}
         }
         Some(())
     }
 
     fn count_answer(&mut self, method: Method, message: &Bytes) -> Option<()> {
+        // A call that failed has an answer without a byte.
+        if message.is_empty() {
+            return None;
+        }
         match method {
             Method::RaftPreVote => {
                 let answer = VoteResponse::decode(message.clone()).ok()?;
@@ -207,7 +233,9 @@ impl Traffic {
                 match answer.kind() {
                     append_response::Kind::HigherVote => self.count("old_leader_refused"),
                     append_response::Kind::Conflict => self.count("append_conflicted"),
-                    append_response::Kind::Refused => self.count("stranger_refused"),
+                    append_response::Kind::Refused if answer.message.contains("its disk was lost") => {
+                        self.count("stranger_refused");
+                    }
                     _ => {}
                 }
             }

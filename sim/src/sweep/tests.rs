@@ -59,3 +59,19 @@ fn what_is_left_is_the_time_for_the_seeds_or_the_time_that_there_is() {
     assert_eq!(summary.left(40, Some(secs(50)), secs(20)), Some(secs(30)));
     assert_eq!(Summary::default().left(40, None, secs(20)), None);
 }
+
+#[test]
+fn a_sweep_that_seldom_knows_the_committed_log_is_blind() {
+    let blind = |seeds, known| {
+        let summary = Summary {
+            seeds,
+            sometimes: [(LOG_KNOWN.to_owned(), (known, known))].into(),
+            ..Summary::default()
+        };
+        summary.blind()
+    };
+    assert_eq!(blind(1_000, 950), None);
+    assert!(blind(1_000, 949).unwrap().contains("949 OF 1000"));
+    assert_eq!(blind(5, 0), None, "of so few seeds it says nothing");
+    assert!(blind(6, 0).is_some());
+}
