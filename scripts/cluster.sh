@@ -1,12 +1,13 @@
 #!/usr/bin/env bash
-# A cluster on local ports: cluster.sh [--data DIR] up N [--shards S] | down | kill I | start I | status | endpoints | clean
+# A cluster on local ports: cluster.sh [--data DIR] up N [--shards S] | down | kill I | start I | new I | lose I | status | endpoints | clean
 # Node I listens on 7100+I (gRPC) and 8100+I (HTTP); KVSVR_BASE_PORT=7300 makes that 7300+I and 8300+I. Data, logs and process ids live in
-# DIR (default: ~/.cache/kvsvr/cluster); `up` goes on with what is there, `clean` removes it.
+# DIR (default: ~/.cache/kvsvr/cluster); `up` goes on with what is there, `clean` removes it. `new` starts a node that is no member yet, `lose` kills one and
+# removes its data: kvctl member add and member replace do the rest.
 . "$(dirname "$0")/lib/common.sh"
 
 DATA="$CACHE/cluster"
 SHARDS=3
-help() { sed -n '2,4s/^# //p' "$0"; }
+help() { sed -n '2,5s/^# //p' "$0"; }
 usage() { help >&2; exit 2; }
 args=()
 while [ $# -gt 0 ]; do
@@ -74,7 +75,7 @@ case "${args[0]}" in
     n="${args[1]:-3}"
     number "$n"
     was=$(cat "$DATA/bootstrapped" 2>/dev/null || true)
-    [ "${was:-$n}" = "$n" ] || die "the cluster in $DATA has $was nodes, and members cannot be changed yet: 'up $was', or another --data"
+    [ "${was:-$n}" = "$n" ] || die "the cluster in $DATA began with $was nodes, and this script starts as many: 'up $was', or another --data; a node that is started by hand joins with 'kvctl member add'"
     [ -n "${KVSVR_BUILT:-}" ] || build_release
     for i in $(seq "$n"); do start_node "$i"; done
     for i in $(seq "$n"); do wait_port "$i"; done
@@ -100,6 +101,19 @@ case "${args[0]}" in
     known "${args[1]:-}"
     start_node "${args[1]}"; wait_port "${args[1]}"
     note "node ${args[1]} is running"
+    ;;
+  new)
+    number "${args[1]:-}"
+    [ ! -e "$DATA/node${args[1]}" ] || die "node ${args[1]} has data in $DATA: 'start ${args[1]}' starts it"
+    start_node "${args[1]}"; wait_port "${args[1]}"
+    note "node ${args[1]} is running at 127.0.0.1:$(port "${args[1]}"), and is no member yet"
+    ;;
+  lose)
+    known "${args[1]:-}"
+    ! running "${args[1]}" || kill -KILL "$(cat "$(pid_file "${args[1]}")")"
+    for _ in $(seq 100); do running "${args[1]}" || break; sleep 0.1; done
+    rm -rf "$DATA/node${args[1]}"
+    note "node ${args[1]} is killed, and its disk is empty"
     ;;
   status)
     [ -n "$(nodes)" ] || die "no node of $DATA is running: cluster.sh up 3 starts them"

@@ -55,20 +55,39 @@ note "writing and reading go on"
 ctl --timeout 10s put demo after-the-kill "still here" >/dev/null
 ctl --timeout 10s get demo after-the-kill
 
-say "counting what was imported: nothing may be lost"
-FOUND=0
-for p in $(python3 -c '
+count() {
+  local found=0 n p
+  for p in $(python3 -c '
 import json, sys
 print(" ".join(sorted({json.loads(l)["partition"] for l in open(sys.argv[1])})))' "$WORK/packages.jsonl"); do
-  n=$(ctl --timeout 10s -o json range "$p" --all --keys-only | wc -l)
-  FOUND=$((FOUND + n))
-done
-note "$FOUND of $COUNT records found"
-[ "$FOUND" = "$COUNT" ] || die "records were lost"
+    n=$(ctl --timeout 10s -o json range "$p" --all --keys-only | wc -l)
+    found=$((found + n))
+  done
+  note "$found of $COUNT records found"
+  [ "$found" = "$COUNT" ] || die "records were lost"
+}
+say "counting what was imported: nothing may be lost"
+count
 
 say "starting node $LEADER again"
 cluster start "$LEADER"
 ctl --timeout 30s cluster health --wait
+
+HOST=127.0.0.1
+say "a fourth node: kvctl member add"
+cluster new 4
+ctl member add "$HOST:$((KVSVR_BASE_PORT + 4))"
+say "node 1 is to be empty for a while: kvctl drain, undrain"
+ctl drain 1
+ctl undrain 1
+say "node 2 loses its disk, and a new one gets its place: kvctl member replace"
+cluster lose 2
+cluster start 2
+ctl --yes member replace 2 "$HOST:$((KVSVR_BASE_PORT + 2))"
+say "counting again"
+count
+say "do all replicas hold the same? kvctl verify"
+ctl verify
 ctl cluster status
 
 if [ -n "$CHECK" ]; then
