@@ -49,6 +49,7 @@ pub fn identify(node: &Node) -> pb::IdentifyResponse {
         version: VERSION.to_owned(),
         formed: node.map_epoch() > 0,
         claim: node.claim(),
+        mean_write_us: node.mean_write_us(),
     }
 }
 

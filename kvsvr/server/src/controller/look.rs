@@ -117,16 +117,16 @@ async fn mean_write(node: &Arc<Node>, of: &placement::Node) -> Option<Duration> 
     if node.identity().is_some_and(|me| me.node_id == of.id) {
         return Some(node.wal().mean_write().unwrap_or_default());
     }
-    let bytes = pb::StatusRequest {}.encode_to_vec().into();
+    let bytes = pb::IdentifyRequest {}.encode_to_vec().into();
     let asking = node.transport().call(
         &of.address,
         Class::Control,
-        Method::AdminStatus,
+        Method::AdminIdentify,
         bytes,
         DISK_DEADLINE,
     );
-    let status = pb::StatusResponse::decode(asking.await.ok()?).ok()?.status?;
-    (status.node_id == of.id).then(|| Duration::from_micros(status.mean_write_us))
+    let who = pb::IdentifyResponse::decode(asking.await.ok()?).ok()?;
+    (who.node_id == of.id).then(|| Duration::from_micros(who.mean_write_us))
 }
 
 /// Looks at everything, having made sure that this node leads the meta shard and knows all that was stored.

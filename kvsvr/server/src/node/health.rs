@@ -110,6 +110,12 @@ impl Node {
         if reasons.is_empty() { Ok(()) } else { Err(reasons) }
     }
 
+    /// Microseconds that a write of the log takes with its sync, on an average of the last seconds; 0 = there was none.
+    pub fn mean_write_us(&self) -> u64 {
+        let mean = self.wal.mean_write();
+        mean.map_or(0, |mean| (mean.as_micros() as u64).max(1))
+    }
+
     /// Everything an operator wants to know of this node.
     pub async fn status(&self) -> pb::NodeStatus {
         let identity = self.identity();
@@ -123,10 +129,7 @@ impl Node {
             map_epoch: self.map_epoch(),
             disk_free_bytes: self.disk.free_bytes().await.unwrap_or(0),
             wal_bytes: self.wal.total_bytes(),
-            mean_write_us: self
-                .wal
-                .mean_write()
-                .map_or(0, |mean| (mean.as_micros() as u64).max(1)),
+            mean_write_us: self.mean_write_us(),
             replicas: self.shards().iter().map(|s| s.status()).collect(),
             messages: [self.messages(), self.warnings()].concat(),
             ..Default::default()
