@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use kvsvr::node::Node;
 use kvsvr_client::{Client, Code, Result};
 use kvsvr_jepsen::workload::Stop;
 use kvsvr_proto::v1::{
@@ -130,6 +131,13 @@ fn in_words(members: &MembersResponse) -> String {
     members.members.iter().map(word).collect::<Vec<_>>().join(", ")
 }
 
+/// A member that is to have no data.
+fn drained(members: &MembersResponse) -> Option<u64> {
+    let infos = members.members.iter().filter_map(|member| member.info.as_ref());
+    let mut drained = infos.filter(|info| info.state() == NodeState::NodeDraining);
+    drained.next().map(|info| info.id)
+}
+
 /// The operation under way.
 fn running(members: &MembersResponse) -> Option<u64> {
     let last = members.operations.last()?;
@@ -182,9 +190,14 @@ pub async fn all_ended(
                 None => return Ok(members),
                 Some(change) => {
                     let text = format!("{change:?} is not carried out");
-                    // It may be refused until others are back.
+                    // It may be refused until others are back, or may have data again.
                     let asked = begin(&client, change).await;
-                    format!("{text}: {asked:?}")
+                    if asked.is_err()
+                        && let Some(drained) = drained(&members)
+                    {
+                        drop(begin(&client, Change::Undrain(drained)).await);
+                    }
+                    format!("{text}: {asked:?}; members: {}", in_words(&members))
                 }
             },
             Err(error) => format!("nobody tells of operations: {error}"),
@@ -221,8 +234,10 @@ fn lost(members: &MembersResponse, node: &SimNode, all: &[SimNode]) -> Option<Ch
     let Some(heir) = heir else {
         return Some(Change::Remove(old));
     };
-    // A data directory is used once.
-    if identity(heir).flatten().is_some() {
+    // A data directory is used once, also by a node that was removed before it heard that it was a member.
+    let infos = members.members.iter().filter_map(|member| member.info.as_ref());
+    let is_used = |node: &Node| infos.clone().any(|info| info.store_id == node.store_id());
+    if heir.node().is_some_and(|node| is_used(&node)) {
         heir.wipe();
         heir.start();
     }
