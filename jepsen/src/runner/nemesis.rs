@@ -129,6 +129,7 @@ pub struct Arsenal {
 }
 
 /// A fault under way.
+#[derive(Clone, Copy)]
 struct Fault<'a> {
     arsenal: &'a Arsenal,
     number: usize,

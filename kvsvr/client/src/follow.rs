@@ -175,9 +175,7 @@ impl Follow {
         };
         let (method, request) = self.request(shard);
         match open_stream(&self.core, &target, method, request).await {
-            Ok(receiver) => {
-                self.stream = Some(Stream { receiver, target });
-            }
+            Ok(receiver) => self.stream = Some(Stream { receiver, target }),
             Err(error) => {
                 tracing::debug!(%error, "cannot open a stream of events");
                 self.core

@@ -35,16 +35,11 @@ pub(super) fn less<'a>(fault: &Fault<'a>, node: u64, change: MemberChange) -> In
         MemberChange::Evict => (Change::Evict(member), Change::Restore(member), "leads nothing"),
     };
     begin(fault, &there, fault.until)?;
-    let (arsenal, number, until) = (fault.arsenal, fault.number, fault.until);
+    let fault = *fault;
     Ok(Installed {
         place: at(node),
         text: format!("{} {text}", node.host),
         undo: Some(Box::new(move || {
-            let fault = Fault {
-                arsenal,
-                number,
-                until,
-            };
             begin(&fault, &back, Instant::now() + PATIENCE).map_err(indeterminate)?;
             ended(&fault)?;
             Ok(String::new())
@@ -66,18 +61,13 @@ pub(super) fn replace<'a>(fault: &Fault<'a>, node: u64) -> Install<'a> {
     cluster.kill(node)?;
     empty(&node.disk.data())?;
     cluster.mark(node, "has lost its disk");
-    let (arsenal, number, until) = (fault.arsenal, fault.number, fault.until);
+    let fault = *fault;
     Ok(Installed {
         place: at(node),
         text: format!("{} loses its disk", node.host),
         undo: Some(Box::new(move || {
-            let fault = Fault {
-                arsenal,
-                number,
-                until,
-            };
             cluster.start(node)?;
-            if !arsenal.serves_or_ends(node)? {
+            if !fault.arsenal.serves_or_ends(node)? {
                 return Err(Trouble::Indeterminate(format!(
                     "{} does not start empty",
                     node.host
@@ -89,7 +79,7 @@ pub(super) fn replace<'a>(fault: &Fault<'a>, node: u64) -> Install<'a> {
             });
             begin(&fault, &change, Instant::now() + PATIENCE).map_err(indeterminate)?;
             ended(&fault)?;
-            arsenal.lost.store(false, Ordering::SeqCst);
+            fault.arsenal.lost.store(false, Ordering::SeqCst);
             Ok(", and a new node gets its place".into())
         })),
     })

@@ -115,7 +115,7 @@ fn seen(before: Option<(bool, Instant)>, mean: Duration, slow_ms: Option<u64>) -
 /// How long a node's writes of the log take; zero if it writes nothing.
 async fn mean_write(node: &Arc<Node>, of: &placement::Node) -> Option<Duration> {
     if node.identity().is_some_and(|me| me.node_id == of.id) {
-        return Some(node.wal().mean_write().unwrap_or_default());
+        return Some(Duration::from_micros(node.mean_write_us()));
     }
     let bytes = pb::IdentifyRequest {}.encode_to_vec().into();
     let asking = node.transport().call(
