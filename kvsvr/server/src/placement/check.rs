@@ -171,27 +171,14 @@ fn enter(view: &View, node: Node, writes: &mut Vec<Write>) {
 /// Nodes become what they were, and what is under way is given up. What has been moved already is moved again as the then wanted placement asks.
 /// Asked again, it ends where it stands: what is left to move may need a node that only another operation can bring.
 fn take_back(view: &View) -> Vec<Write> {
-    if view.operation.is_some_and(|op| op.state == OpState::Aborting) {
-        return vec![Write::Operation(OpState::Aborted)];
-    }
-    let mut writes = vec![Write::Operation(OpState::Aborting)];
-    if let Some(op) = view.operation {
-        writes.extend(match op.kind {
-            OpKind::Add(node) => vec![Write::Node(node, NodeState::Leaving)],
-            OpKind::Drain(node)
-            | OpKind::Undrain(node)
-            | OpKind::Remove(node)
-            | OpKind::Repair(node)
-            | OpKind::Return(node) => vec![Write::Node(node, op.was)],
-            OpKind::Replace(old, new) => vec![Write::Node(old, op.was), Write::Node(new, NodeState::Leaving)],
-            OpKind::Evict(node) => vec![Write::Evicted(node, false)],
-            OpKind::Restore(node) => vec![Write::Evicted(node, true)],
-            OpKind::Slow(node) => vec![Write::Slow(node, false)],
-            OpKind::Quick(node) => vec![Write::Slow(node, true)],
-            // The labels stay: they are what the operator says of the machine, and wanted for the rest.
-            OpKind::Label(_) => vec![Write::Operation(OpState::Aborted)],
-        });
-    }
+    let Some(op) = view.operation else {
+        return Vec::new();
+    };
+    let mut writes = if op.state == OpState::Aborting {
+        leave_as_it_is(view, op.kind)
+    } else {
+        undo(op)
+    };
     let changing = view.rows.values().filter(|row| row.change.is_some());
     writes.extend(changing.map(|row| {
         Write::Row(ShardRow {
@@ -199,6 +186,38 @@ fn take_back(view: &View) -> Vec<Write> {
             ..row.clone()
         })
     }));
+    writes
+}
+
+/// The nodes become what they were.
+fn undo(op: Operation) -> Vec<Write> {
+    let mut writes = vec![Write::Operation(OpState::Aborting)];
+    writes.extend(match op.kind {
+        OpKind::Add(node) => vec![Write::Node(node, NodeState::Leaving)],
+        OpKind::Drain(node)
+        | OpKind::Undrain(node)
+        | OpKind::Remove(node)
+        | OpKind::Repair(node)
+        | OpKind::Return(node) => vec![Write::Node(node, op.was)],
+        OpKind::Replace(old, new) => vec![Write::Node(old, op.was), Write::Node(new, NodeState::Leaving)],
+        OpKind::Evict(node) => vec![Write::Evicted(node, false)],
+        OpKind::Restore(node) => vec![Write::Evicted(node, true)],
+        OpKind::Slow(node) => vec![Write::Slow(node, false)],
+        OpKind::Quick(node) => vec![Write::Slow(node, true)],
+        // The labels stay: they are what the operator says of the machine, and wanted for the rest.
+        OpKind::Label(_) => vec![Write::Operation(OpState::Aborted)],
+    });
+    writes
+}
+
+/// A new node that votes already is a member: nobody may be able to take what it has, and a node on its way out could not be asked to stay.
+fn leave_as_it_is(view: &View, kind: OpKind) -> Vec<Write> {
+    let mut writes = vec![Write::Operation(OpState::Aborted)];
+    if let OpKind::Add(node) | OpKind::Replace(_, node) = kind
+        && view.rows.values().any(|row| row.replicas.contains(&node))
+    {
+        writes.push(Write::Node(node, NodeState::Up));
+    }
     writes
 }
 

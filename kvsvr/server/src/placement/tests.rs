@@ -685,12 +685,35 @@ fn a_second_abort_makes_way_for_another_operation() {
     refused(&mut world, &add, "there is one at a time");
     ask(&mut world, &Request::Abort(1)).unwrap();
     assert_eq!(world.stored.operation.unwrap().state, OpState::Aborted);
+    assert_eq!(world.stored.state(4), NodeState::Up, "it votes already");
     ask(&mut world, &add).unwrap();
     assert!(rounds(&mut world, &ended), "{:?}", decide(&world.view()));
-    assert_eq!(world.stored.state(4), NodeState::Removed);
+    // Now there are enough others, with node 3 and without it.
+    ask(&mut world, &Request::Remove(3)).unwrap();
+    assert!(rounds(&mut world, &ended), "{:?}", decide(&world.view()));
+    assert_eq!(world.stored.state(3), NodeState::Removed);
     for row in world.stored.data() {
-        assert!(row.replicas.len() == 3 && !row.hosts().any(|node| node == 4));
+        assert!(row.replicas.len() == 3 && !row.hosts().any(|node| node == 3));
     }
+}
+
+/// A new node that does not vote yet when an addition is taken back twice goes with the next operation.
+#[test]
+fn a_second_abort_keeps_no_node_that_has_nothing() {
+    let mut world = cluster(3, 2, 3);
+    let mut seen = BTreeMap::new();
+    let add = Request::Add {
+        address: "n4:1".into(),
+        store_id: "fresh".into(),
+    };
+    ask(&mut world, &add).unwrap();
+    ask(&mut world, &Request::Abort(1)).unwrap();
+    ask(&mut world, &Request::Abort(1)).unwrap();
+    assert_eq!(world.stored.operation.unwrap().state, OpState::Aborted);
+    assert_eq!(world.stored.state(4), NodeState::Leaving);
+    ask(&mut world, &Request::Evict(1)).unwrap();
+    settle(&mut world, &mut seen);
+    assert_eq!(world.stored.state(4), NodeState::Removed);
 }
 
 #[test]
