@@ -3,6 +3,7 @@
 //!
 //! With the feature `grpc` the typed tonic clients and servers are generated too.
 
+mod operation;
 mod slot;
 
 pub use slot::{MAX_PARTITION_NAME, SLOTS, slot};

@@ -130,33 +130,10 @@ fn state(operation: &Operation) -> (&'static str, Mood) {
     }
 }
 
-fn ended(operation: &Operation) -> bool {
-    matches!(
-        operation.state(),
-        operation::State::Done | operation::State::Aborted
-    )
-}
-
-/// How long it has run, or ran.
-fn span(operation: &Operation, now_ms: u64) -> Duration {
-    let end = if ended(operation) {
-        operation.ended_ms
-    } else {
-        now_ms
-    };
-    Duration::from_millis(end.saturating_sub(operation.started_ms))
-}
-
-/// How long the rest takes if its steps take as long as those before. `None`: nothing is known yet, or nothing is left.
-fn eta(operation: &Operation, now_ms: u64) -> Option<Duration> {
-    let (done, left) = (operation.steps_done, operation.steps_left);
-    (done > 0 && left > 0 && !ended(operation)).then(|| span(operation, now_ms) * left / done)
-}
-
 /// One line about how far it is.
 fn progress_line(operation: &Operation, now_ms: u64) -> String {
     let steps = operation.steps_done + operation.steps_left;
-    let left = match eta(operation, now_ms) {
+    let left = match operation.time_left(now_ms) {
         Some(eta) => format!(
             ", about {} left",
             show_span(Duration::from_secs(eta.as_secs().max(1)))
@@ -176,7 +153,7 @@ fn progress_line(operation: &Operation, now_ms: u64) -> String {
 /// The operation under way, if there is one and the leader of the meta shard tells: one line, and the same as JSON.
 pub(crate) async fn running(client: &Client) -> Option<(String, Value)> {
     let members = client.members().await.ok()?;
-    let operation = members.operations.last().filter(|operation| !ended(operation))?;
+    let operation = members.operations.last().filter(|operation| !operation.ended())?;
     let json = operation_json(operation, Some(members.now_ms));
     Some((
         format!(
@@ -202,7 +179,7 @@ pub async fn wait(context: &mut Context, id: u64, to_abort: bool) -> Result<(), 
         let answer = client.members().await;
         if let Ok(members) = &answer {
             let operation = find(members, id)?;
-            if ended(operation) {
+            if operation.ended() {
                 bar.finish_and_clear();
                 print(context, operation, Some(members.now_ms))?;
                 return outcome(operation, to_abort);
@@ -247,7 +224,7 @@ pub fn print(context: &mut Context, operation: &Operation, now_ms: Option<u64>) 
         format!(
             ", {} steps in {}",
             operation.steps_done,
-            show_span(span(operation, now))
+            show_span(operation.span(now))
         )
     });
     let line = format!(
@@ -269,8 +246,8 @@ fn operation_json(operation: &Operation, now_ms: Option<u64>) -> Value {
     json!({
         "id": operation.id.to_string(), "what": what(operation), "state": state(operation).0, "node": id(operation.node),
         "new_node": id(operation.new_node), "who": operation.who, "started_ms": operation.started_ms,
-        "ended_ms": ended(operation).then_some(operation.ended_ms), "steps_done": operation.steps_done,
-        "steps_left": operation.steps_left, "eta_s": now_ms.and_then(|now| eta(operation, now)).map(|eta| eta.as_secs()),
+        "ended_ms": operation.ended().then_some(operation.ended_ms), "steps_done": operation.steps_done,
+        "steps_left": operation.steps_left, "eta_s": now_ms.and_then(|now| operation.time_left(now)).map(|eta| eta.as_secs()),
         "waiting": operation.waiting, "events": events,
     })
 }
@@ -292,7 +269,7 @@ async fn list(context: &mut Context) -> Result<(), Failure> {
             Field::text(what(operation)),
             Field::text(name).mood(mood),
             Field::text(format!("{} of {steps}", operation.steps_done)),
-            Field::text(show_span(span(operation, members.now_ms))),
+            Field::text(show_span(operation.span(members.now_ms))),
             Field::text(&operation.who),
         ]
     });
@@ -305,7 +282,7 @@ fn show(context: &mut Context, operation: &Operation, now_ms: u64) -> Result<(),
         return Ok(context.out.json(&operation_json(operation, Some(now_ms)))?);
     }
     print(context, operation, Some(now_ms))?;
-    if let Some(eta) = eta(operation, now_ms) {
+    if let Some(eta) = operation.time_left(now_ms) {
         let eta = show_span(Duration::from_secs(eta.as_secs().max(1)));
         context
             .out
@@ -344,17 +321,12 @@ mod tests {
     }
 
     #[test]
-    fn the_rest_takes_as_long_as_what_was() {
+    fn progress_is_in_words() {
         let running = operation(4, 8, operation::State::Running);
-        assert_eq!(eta(&running, 20_000), Some(Duration::from_secs(20)));
         assert_eq!(
             progress_line(&running, 20_000),
             "replace node 3 by node 4: step 4 of 12, about 20.0s left; shard 1: node 4 catches up"
         );
-        assert_eq!(eta(&operation(0, 8, operation::State::Running), 20_000), None);
-        let done = operation(12, 0, operation::State::Done);
-        assert_eq!(eta(&done, 90_000), None);
-        assert_eq!(span(&done, 90_000), Duration::from_secs(30));
     }
 
     #[test]

@@ -162,6 +162,20 @@ impl Load {
             .unwrap_or_default()
     }
 
+    /// Median and 99th percentile of the time from the begin of a write to its acknowledgement, its tries included, of all so far.
+    pub(crate) fn latency(&self) -> (Duration, Duration) {
+        let mut times: Vec<Duration> = Vec::new();
+        for lane in self.lanes.iter() {
+            times.extend(lane.acknowledged.lock().iter().map(|a| a.2 - a.1));
+        }
+        times.sort();
+        let at = |percent: usize| {
+            let place = (times.len() * percent / 100).min(times.len().saturating_sub(1));
+            times.get(place).copied().unwrap_or_default()
+        };
+        (at(50), at(99))
+    }
+
     /// Ends the load; panics if a task found something wrong.
     pub(crate) async fn stop(&mut self) {
         self.stop.store(true, Ordering::Relaxed);

@@ -34,8 +34,11 @@ async fn sigterm_hands_over_leadership() {
     load.stop().await;
     let acknowledged = load.verify(&clients[0]).await;
     assert_eq!(load.failures(), [""; 0], "a request failed for good");
+    let (median, p99) = load.latency();
     let figures = format!(
-        "{acknowledged} acknowledged writes, 0 failed, 0 lost; exit code 0; stop {}; outage {}",
+        "{acknowledged} acknowledged writes, 0 failed, 0 lost, p50 {} ms, p99 {} ms; exit code 0; stop {}; outage {}",
+        median.as_millis(),
+        p99.as_millis(),
         p50_and_max(stops),
         p50_and_max(outages)
     );
