@@ -186,8 +186,12 @@ fn catching_up(view: &View, node: u64, progress: Progress) -> String {
 }
 
 fn hand_over(view: &View, row: &ShardRow, real: &Real, next: &BTreeSet<u64>) -> Step {
-    // Who is evicted leads only rather than nobody.
-    let only_evicted = !next.iter().any(|id| *id != real.leader && !view.evicted(*id));
+    // Who is evicted leads only rather than nobody. Who is to vote after this step cannot lead before it.
+    let others = row
+        .replicas
+        .iter()
+        .filter(|id| **id != real.leader && next.contains(*id));
+    let only_evicted = others.copied().all(|id| view.evicted(id));
     let able = |id: &&u64| {
         let progress = real.progress(**id);
         let wanted = **id != real.leader && (only_evicted || !view.evicted(**id));

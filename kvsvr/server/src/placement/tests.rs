@@ -472,6 +472,18 @@ fn a_drain_onto_an_evicted_node_ends() {
     assert_eq!(world.groups[&1].configs, [BTreeSet::from([4])]);
 }
 
+/// The other voters are evicted, and the node that comes in the leader's place is no voter yet: one of them leads meanwhile.
+#[test]
+fn a_drain_from_between_evicted_nodes_ends() {
+    let mut world = cluster(4, 1, 3);
+    let mut seen = BTreeMap::new();
+    for request in [Request::Evict(1), Request::Evict(2), Request::Drain(3)] {
+        ask(&mut world, &request).unwrap();
+        settle(&mut world, &mut seen);
+        check_settled(&world, true);
+    }
+}
+
 #[test]
 fn an_aborted_drain_gives_the_replicas_back() {
     let mut world = cluster(4, 4, 3);
