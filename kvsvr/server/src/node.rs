@@ -21,7 +21,7 @@ use kvsvr_core::{
 };
 use kvsvr_proto::v1::{self as pb, ErrorCode};
 use parking_lot::{Mutex, RwLock};
-use tokio::sync::{Notify, mpsc};
+use tokio::sync::{Notify, mpsc, watch};
 
 use crate::{
     budget::Budget,
@@ -116,6 +116,8 @@ pub struct Node {
     forwarding: Arc<Budget>,
     /// The newest replicas of shards that were made, or destroyed, after the cluster was.
     incarnations: Mutex<BTreeMap<ShardId, ReplicaRecord>>,
+    /// The newest of this node's replicas of the meta shard that peers have spoken to.
+    meta_incarnation: watch::Sender<u64>,
     /// Why peers' messages were refused last.
     refusal: Mutex<Option<claims::Refusal>>,
     /// The nodes whose places this one was given since it started.
@@ -167,6 +169,7 @@ impl Node {
             links: Mutex::default(),
             forwarding: Arc::new(Budget::new(MAX_FORWARDED_BYTES)),
             incarnations: Mutex::default(),
+            meta_incarnation: watch::Sender::new(0),
             refusal: Mutex::new(None),
             replaces: Mutex::default(),
             placement_changed: Notify::new(),
@@ -214,20 +217,9 @@ impl Node {
         let store = self.store.lock().await;
         store.set_promised_ms(promise).await.map_err(io::Error::other)?;
         drop(store);
-        let meta = self.start_shard(META_SHARD).await?;
+        let meta = self.start_meta().await?;
         self.load_map(&meta).await?;
-        let node = self.clone();
-        tokio::spawn(async move {
-            let mut seen = meta.revision();
-            loop {
-                meta.head().wait_for(|head| head.revision() != seen).await;
-                seen = meta.revision();
-                if let Err(e) = node.load_map(&meta).await {
-                    node.fail(format!("the shard map cannot be followed: {e}"));
-                    return;
-                }
-            }
-        });
+        tokio::spawn(self.clone().follow_meta(meta));
         Ok(())
     }
 

@@ -53,7 +53,14 @@ fn addressee(node: &Node, envelope: Option<&pb::Envelope>) -> Result<Arc<Shard>,
         let message = format!("node {} has no replica of shard {id} yet", envelope.to_node);
         CallError::Api(Box::new(error::definite(ErrorCode::NotReady, message)))
     })?;
+    let from = shard.member(envelope.from_node);
     if shard.incarnation() != envelope.to_incarnation && !kvsvr_core::mutant!("incarnation-not-checked") {
+        if from
+            .as_ref()
+            .is_none_or(|member| member.store_id == envelope.from_store)
+        {
+            node.note_incarnation(&shard, envelope.to_incarnation);
+        }
         let message = format!(
             "shard {id}: the replica of node {} is number {}, not {}: it was destroyed and made anew, and knows nothing of what the other promised",
             envelope.to_node,
@@ -65,7 +72,7 @@ fn addressee(node: &Node, envelope: Option<&pb::Envelope>) -> Result<Arc<Shard>,
             message,
         ))));
     }
-    match shard.member(envelope.from_node) {
+    match from {
         Some(member) if member.store_id != envelope.from_store => Err(refused(format!(
             "shard {id} knows node {} with store {}, not {}: its disk was lost or replaced. A node without its log cannot come back under its old identity: \
              start it with its old data directory. {MEMBER_LOST}",

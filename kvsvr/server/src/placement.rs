@@ -17,13 +17,17 @@
 //! row: no change                    y destroys its replica
 //! ```
 //!
+//! A replica that is made anew on its node (`reseed`) loses its vote first, as an exception: it does not count as a good one.
+//!
 //! Giving a change up is taking it out of the row, at any of these points: what was added and does not vote is dropped, what votes
 //! stays. Deliberately not here: clocks, the network, the encoding of rows.
 
+mod abort;
 mod begin;
 mod check;
 mod decide;
 mod model;
+mod reseed;
 mod state;
 mod step;
 #[cfg(test)]

@@ -167,6 +167,10 @@ async fn wanted(
             Change::Evict(id) => Request::Evict(id),
             Change::Restore(id) => Request::Restore(id),
             Change::Label(label) => Request::Label(label.node, labels(sight, label)),
+            Change::Reseed(replica) => Request::Reseed {
+                shard: replica.shard,
+                node: replica.node,
+            },
         },
     )
 }

@@ -438,6 +438,52 @@ mod tests {
         assert!(lone.fatal.lock().try_recv().is_err(), "nothing has failed");
     }
 
+    /// The map cannot tell a node whose replica of the meta shard is no member any more: the group does, by speaking to the one that is.
+    #[tokio::test]
+    async fn the_replica_of_the_meta_shard_is_made_anew_when_its_group_has_another_one() {
+        let lone = Lone::start().await;
+        let node = lone.service.0.clone();
+        let id = ShardId(0);
+        wait("there is a map", || node.map_epoch() > 0).await;
+        let first = node.shard(id).unwrap();
+        let speak = async |from_node, from_store: &str, to_incarnation| {
+            let envelope = pb::Envelope {
+                cluster_id: crate::node::cluster_text(node.identity().unwrap()),
+                from_node,
+                from_store: from_store.to_owned(),
+                to_node: 1,
+                to_store: node.store_id().to_owned(),
+                shard: 0,
+                to_incarnation,
+            };
+            let asked = pb::GroupRequest {
+                envelope: Some(envelope),
+            };
+            let call = lone.service.call(Method::RaftGroup, asked.encode_to_vec().into());
+            refusal(call.await)
+        };
+        // Node 1 has another store than this one says.
+        speak(1, "another", 9).await;
+        let (code, message) = speak(2, "its own", 7).await;
+        assert_eq!(code, ErrorCode::NotReady);
+        assert!(message.contains("is number 0, not 7"), "{message}");
+        wait("there is another one", || {
+            node.shard(id).is_some_and(|shard| shard.incarnation() > 0)
+        })
+        .await;
+        let shard = node.shard(id).unwrap();
+        assert_eq!((shard.incarnation(), shard.revision()), (7, 0));
+        assert!(
+            shard.leader().leader().is_none(),
+            "it waits for its group's leader"
+        );
+        assert!(first.is_retired());
+        let (_, message) = speak(2, "its own", 3).await;
+        assert!(message.contains("is number 7, not 3"), "{message}");
+        assert!(node.shard_number(1).is_some(), "the other shards stay");
+        assert!(lone.fatal.lock().try_recv().is_err(), "nothing has failed");
+    }
+
     #[tokio::test]
     async fn a_node_is_ready_when_its_replicas_are_confirmed() {
         let lone = Lone::start().await;

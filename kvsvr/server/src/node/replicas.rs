@@ -66,6 +66,62 @@ impl Node {
         Ok(())
     }
 
+    /// Starts the replica of the meta shard, which every node has: one that was destroyed was to be made anew.
+    pub(super) async fn start_meta(self: &Arc<Self>) -> io::Result<Arc<Shard>> {
+        let record = self.incarnations.lock().get(&META_SHARD).copied();
+        if let Some(gone) = record.filter(|record| record.state != ReplicaState::Live) {
+            self.record_replica(META_SHARD, gone.incarnation, ReplicaState::Live)
+                .await?;
+        }
+        self.start_shard(META_SHARD).await
+    }
+
+    /// Follows what the meta shard says, and makes the replica of it anew when the group has another one in its place.
+    pub(super) async fn follow_meta(self: Arc<Self>, mut meta: Arc<Shard>) {
+        let mut seen = meta.revision();
+        let mut meant = self.meta_incarnation.subscribe();
+        loop {
+            let (own, head) = (meta.incarnation(), meta.head().clone());
+            let newer = tokio::select! {
+                biased;
+                newer = meant.wait_for(|meant| *meant > own) => newer.ok().map(|newer| *newer),
+                () = head.wait_for(|head| head.revision() != seen) => None,
+            };
+            let followed = match newer {
+                Some(incarnation) => self.renew_meta(incarnation).await.map(|renewed| {
+                    seen = renewed.revision();
+                    meta = renewed;
+                }),
+                None => {
+                    seen = meta.revision();
+                    self.load_map(&meta).await
+                }
+            };
+            if let Err(e) = followed {
+                self.fail(format!("the shard map cannot be followed: {e}"));
+                return;
+            }
+        }
+    }
+
+    /// A peer has spoken to another one of this node's replicas of a shard. One of the meta shard that is newer than the one that is there takes
+    /// its place: the group took the old one out before it took the new one in. Of other shards the map says so.
+    pub fn note_incarnation(&self, shard: &Shard, incarnation: u64) {
+        if shard.id() == META_SHARD && incarnation > shard.incarnation() {
+            self.meta_incarnation.send_if_modified(|newest| {
+                let is_newer = incarnation > *newest;
+                *newest = incarnation.max(*newest);
+                is_newer
+            });
+        }
+    }
+
+    async fn renew_meta(self: &Arc<Self>, incarnation: u64) -> io::Result<Arc<Shard>> {
+        // Under the number of the next one: that is what a restart in between goes on with.
+        self.destroy_shard(META_SHARD, incarnation).await?;
+        self.start_meta().await
+    }
+
     /// The newest replica of a shard that this node has, or had.
     fn record(&self, id: ShardId) -> Option<ReplicaRecord> {
         let known = self.incarnations.lock().get(&id).copied();
@@ -134,7 +190,7 @@ impl Node {
 
     /// Destroys a replica that the shard's group does not have any more.
     async fn destroy_shard(&self, id: ShardId, incarnation: u64) -> io::Result<()> {
-        tracing::info!(shard = %id, incarnation, "destroying this replica: the shard map gives it to others");
+        tracing::info!(shard = %id, incarnation, "destroying this replica: its group does not have it any more");
         self.record_replica(id, incarnation, ReplicaState::Destroying)
             .await?;
         self.recovered.lock().remove(&id);

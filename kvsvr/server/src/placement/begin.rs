@@ -2,7 +2,10 @@
 
 use std::collections::{BTreeMap, VecDeque};
 
-use super::state::{Change, NodeState, OpKind, OpState, ShardRow, View};
+use super::{
+    reseed,
+    state::{Change, NodeState, OpKind, OpState, ShardRow, View},
+};
 use crate::limits::MAX_REPLICA_MOVES;
 
 /// Rows with a change begun, or with another order of preferred leaders. Empty when all is as it should be, or as many changes as allowed
@@ -13,16 +16,18 @@ pub(super) fn begin(view: &View) -> Vec<ShardRow> {
     if let Some(row) = meta(&view) {
         begun.push(row);
     }
+    // Evenness waits while a shard has a voter fewer than it is to have.
+    let spread = !reseed::is_unfinished(&view);
     while view.data().filter(|row| row.change.is_some()).count() < MAX_REPLICA_MOVES {
         let wanted = vacate(&view)
             .or_else(|| resize(&view))
-            .or_else(|| part(&view))
-            .or_else(|| balance(&view));
+            .or_else(|| spread.then(|| part(&view)).flatten())
+            .or_else(|| spread.then(|| balance(&view)).flatten());
         let Some(row) = wanted else { break };
         view.rows.insert(row.id, row.clone());
         begun.push(row);
     }
-    if begun.is_empty() && view.rows.values().all(|row| row.change.is_none()) {
+    if begun.is_empty() && spread && view.rows.values().all(|row| row.change.is_none()) {
         begun.extend(prefer(&view));
     }
     begun
@@ -86,7 +91,7 @@ fn resize(view: &View) -> Option<ShardRow> {
         let load = view.load();
         let n = row.replicas.len();
         if n < view.replication {
-            let add = Some(target(view, row, None)?);
+            let add = Some(reseed::home(view, row).or_else(|| target(view, row, None))?);
             return Some(row.begin(Change { add, remove: None }));
         }
         let fullest = |id: &&u64| load.get(*id).copied().unwrap_or(usize::MAX);
@@ -164,6 +169,7 @@ fn meta(view: &View) -> Option<ShardRow> {
     // A learner already: every node is.
     let joining = row.learners.iter().copied().filter(able);
     let joining = joining.min_by_key(|id| (view.state(*id), neighbours(view, row, *id, leaving), *id));
+    let joining = reseed::home(view, row).or(joining);
     let n = row.replicas.len();
     let change = match (leaving, joining) {
         (Some(_), Some(_)) if n <= wanted => Change {

@@ -3,7 +3,9 @@
 use std::collections::BTreeMap;
 
 use super::{
+    abort,
     decide::Write,
+    reseed,
     state::{Node, NodeState, OpKind, OpState, Operation, Pace, ShardRow, View},
 };
 use crate::limits::{MAX_LABEL_BYTES, MAX_LABELS};
@@ -47,6 +49,13 @@ pub enum Request {
     Slow(u64),
     /// Let that node lead again.
     Quick(u64),
+    /// Destroy the replica of a shard on a node, and copy it anew from the others.
+    Reseed {
+        /// The shard.
+        shard: u32,
+        /// The node.
+        node: u64,
+    },
     /// Take the operation of this number back.
     Abort(u64),
 }
@@ -113,7 +122,12 @@ pub fn admit(view: &View, request: &Request, operation: u64) -> Result<Vec<Write
             writes.push(Write::Slow(*node, false));
             OpKind::Quick(*node)
         }
-        Request::Abort(_) => return Ok(take_back(view)),
+        Request::Reseed { shard, node } => {
+            let (shard, node) = (*shard, *node);
+            writes.extend(reseed::begun(view, shard, node).map(Write::Row));
+            OpKind::Reseed { shard, node }
+        }
+        Request::Abort(_) => return Ok(abort::take_back(view)),
     };
     writes.push(Write::NewOperation(Operation {
         id: operation,
@@ -154,7 +168,8 @@ fn was(view: &View, kind: OpKind) -> NodeState {
         | OpKind::Repair(node)
         | OpKind::Return(node)
         | OpKind::Slow(node)
-        | OpKind::Quick(node) => view.state(node),
+        | OpKind::Quick(node)
+        | OpKind::Reseed { node, .. } => view.state(node),
     }
 }
 
@@ -168,63 +183,10 @@ fn enter(view: &View, node: Node, writes: &mut Vec<Write>) {
     writes.push(Write::NewNode(node));
 }
 
-/// Nodes become what they were, and what is under way is given up. What has been moved already is moved again as the then wanted placement asks.
-/// Asked again, it ends where it stands: what is left to move may need a node that only another operation can bring.
-fn take_back(view: &View) -> Vec<Write> {
-    let Some(op) = view.operation else {
-        return Vec::new();
-    };
-    let mut writes = if op.state == OpState::Aborting {
-        leave_as_it_is(view, op.kind)
-    } else {
-        undo(op)
-    };
-    let changing = view.rows.values().filter(|row| row.change.is_some());
-    writes.extend(changing.map(|row| {
-        Write::Row(ShardRow {
-            change: None,
-            ..row.clone()
-        })
-    }));
-    writes
-}
-
-/// The nodes become what they were.
-fn undo(op: Operation) -> Vec<Write> {
-    let mut writes = vec![Write::Operation(OpState::Aborting)];
-    writes.extend(match op.kind {
-        OpKind::Add(node) => vec![Write::Node(node, NodeState::Leaving)],
-        OpKind::Drain(node)
-        | OpKind::Undrain(node)
-        | OpKind::Remove(node)
-        | OpKind::Repair(node)
-        | OpKind::Return(node) => vec![Write::Node(node, op.was)],
-        OpKind::Replace(old, new) => vec![Write::Node(old, op.was), Write::Node(new, NodeState::Leaving)],
-        OpKind::Evict(node) => vec![Write::Evicted(node, false)],
-        OpKind::Restore(node) => vec![Write::Evicted(node, true)],
-        OpKind::Slow(node) => vec![Write::Slow(node, false)],
-        OpKind::Quick(node) => vec![Write::Slow(node, true)],
-        // The labels stay: they are what the operator says of the machine, and wanted for the rest.
-        OpKind::Label(_) => vec![Write::Operation(OpState::Aborted)],
-    });
-    writes
-}
-
-/// A new node that votes already is a member: nobody may be able to take what it has, and a node on its way out could not be asked to stay.
-fn leave_as_it_is(view: &View, kind: OpKind) -> Vec<Write> {
-    let mut writes = vec![Write::Operation(OpState::Aborted)];
-    if let OpKind::Add(node) | OpKind::Replace(_, node) = kind
-        && view.rows.values().any(|row| row.replicas.contains(&node))
-    {
-        writes.push(Write::Node(node, NodeState::Up));
-    }
-    writes
-}
-
 /// Refuses what is unsafe, cannot end, or makes no sense, with the reason.
 pub fn check(view: &View, request: &Request) -> Result<(), String> {
     if let Request::Abort(id) = request {
-        return abort(view, *id);
+        return abort::check(view, *id);
     }
     if let Some(op) = view.operation.filter(|op| !op.state.ended()) {
         return Err(format!(
@@ -280,6 +242,7 @@ pub fn check(view: &View, request: &Request) -> Result<(), String> {
         },
         Request::Quick(node) if known(view, *node)?.slow => no_leader(view),
         Request::Quick(node) => Err(format!("the disk of node {node} is not slow")),
+        Request::Reseed { shard, node } => reseed::check(view, *shard, *node),
         Request::Abort(_) => Ok(()),
     }
 }
@@ -367,25 +330,7 @@ fn label(node: &Node, labels: &BTreeMap<String, String>) -> Result<(), String> {
     Ok(())
 }
 
-fn abort(view: &View, id: u64) -> Result<(), String> {
-    let Some(op) = view.operation.filter(|op| op.id == id) else {
-        return Err(format!("there is no operation {id} that could be aborted"));
-    };
-    let gone = match op.kind {
-        OpKind::Remove(node) | OpKind::Replace(node, _) => view.state(node) == NodeState::Removed,
-        _ => false,
-    };
-    match op.state {
-        OpState::Running if gone => Err(format!(
-            "operation {id} ({}) cannot be aborted any more: the node is removed already",
-            op.kind.text()
-        )),
-        OpState::Running | OpState::Aborting => Ok(()),
-        state => Err(format!("operation {id} is {} already", state.name())),
-    }
-}
-
-fn known(view: &View, node: u64) -> Result<&Node, String> {
+pub(super) fn known(view: &View, node: u64) -> Result<&Node, String> {
     match view.nodes.get(&node) {
         Some(found) if found.state == NodeState::Removed => Err(format!("node {node} was removed before")),
         Some(found) => Ok(found),
@@ -476,7 +421,7 @@ fn others_up(view: &View, leaving: &Node) -> Result<(), String> {
     Ok(())
 }
 
-fn no_leader(view: &View) -> Result<(), String> {
+pub(super) fn no_leader(view: &View) -> Result<(), String> {
     match view.rows.values().find(|row| !view.real.contains_key(&row.id)) {
         Some(row) => Err(format!(
             "{} has no leader that answers: nothing is changed in this state",
@@ -486,7 +431,7 @@ fn no_leader(view: &View) -> Result<(), String> {
     }
 }
 
-fn name(row: &ShardRow) -> String {
+pub(super) fn name(row: &ShardRow) -> String {
     if row.is_meta() {
         "the meta shard".to_owned()
     } else {

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use super::{
     begin::begin,
+    reseed,
     state::{Node, NodeState, OpKind, OpState, Operation, ShardRow, View},
     step::{Step, begin_text, step},
 };
@@ -168,6 +169,9 @@ fn transitions(view: &View, decision: &mut Decision) {
 
 /// Why the operation is not done though nothing can be begun.
 fn obstacle(view: &View) -> Option<String> {
+    if let Some(reason) = reseed::obstacle(view) {
+        return Some(reason);
+    }
     let leaving = |id: &u64| {
         let state = view.state(*id);
         matches!(state, NodeState::Draining | NodeState::Lost | NodeState::Leaving)

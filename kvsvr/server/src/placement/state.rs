@@ -251,6 +251,13 @@ pub enum OpKind {
     Slow(u64),
     /// That is over.
     Quick(u64),
+    /// The replica of a shard on a node is destroyed and copied anew from the others.
+    Reseed {
+        /// The shard.
+        shard: u32,
+        /// The node.
+        node: u64,
+    },
 }
 
 impl OpKind {
@@ -269,6 +276,7 @@ impl OpKind {
             OpKind::Return(node) => format!("take node {node} back"),
             OpKind::Slow(node) => format!("let node {node}, whose disk is slow, lead nothing"),
             OpKind::Quick(node) => format!("let node {node} lead again, whose disk was slow"),
+            OpKind::Reseed { shard, node } => format!("reseed shard {shard} on node {node}"),
         }
     }
 }

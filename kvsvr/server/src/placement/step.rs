@@ -2,7 +2,10 @@
 
 use std::collections::BTreeSet;
 
-use super::state::{Change, NodeState, Progress, Real, ShardRow, View, majority};
+use super::{
+    reseed,
+    state::{Change, NodeState, Progress, Real, ShardRow, View, majority},
+};
 use crate::limits::RETARGET_AFTER_MS;
 
 /// What is to be done next with a shard.
@@ -58,7 +61,8 @@ pub(super) fn begin_text(change: Change) -> String {
     }
 }
 
-/// The next step of a shard. Never more than one change at a time, never fewer live voters than before, unless there are more than wanted.
+/// The next step of a shard. Never more than one change at a time, never fewer live voters than before, unless there are more than wanted,
+/// or the one that goes is to be made anew ([`reseed`]).
 pub(super) fn step(view: &View, row: &ShardRow) -> Step {
     let Some(real) = view.real.get(&row.id) else {
         return Step::Wait("its leader is not known".to_owned());
@@ -117,12 +121,11 @@ fn change_step(view: &View, row: &ShardRow, real: &Real, voters: &BTreeSet<u64>,
     let adding = change.add.filter(|id| !voters.contains(id));
     let removing = change.remove.filter(|id| voters.contains(id));
     // So many voters were too many when this was begun, and are not any more.
-    let needed = adding.is_none() && voters.len() <= view.wanted_voters(row);
+    let leaver = reseed::leaver(view, row);
+    let needed = adding.is_none() && voters.len() <= view.wanted_voters(row) && leaver.is_none();
     if adding.is_none() && removing.is_none() || needed || given_up(view, row, adding) {
-        let mut settled = row.clone();
-        settled.change = None;
         // What is left over goes as without a change.
-        return Step::Row(settled);
+        return Step::Row(reseed::without_vote(view, row));
     }
     if adding.is_some()
         && removing.is_some_and(|id| id != real.leader)
@@ -151,6 +154,12 @@ fn change_step(view: &View, row: &ShardRow, real: &Real, voters: &BTreeSet<u64>,
         } else if real.leader == node {
             return hand_over(view, row, real, &next);
         }
+    }
+    if leaver.is_some() {
+        return match reseed::vote_is_needed(view, real, &next) {
+            Some(reason) => Step::Wait(reason),
+            None => Step::ChangeVoters(next),
+        };
     }
     let (before, after) = (real.live(voters), real.live(&next));
     if after < before.min(view.wanted_voters(row)) || after < majority(next.len()) {

@@ -10,6 +10,7 @@ use super::{
 };
 
 mod pace;
+mod reseed;
 
 fn node(id: u64) -> Node {
     Node {
@@ -74,12 +75,26 @@ fn disjoint_quorums(a: &[BTreeSet<u64>], b: &[BTreeSet<u64>], all: &BTreeSet<u64
     })
 }
 
-fn live_voters(world: &World, group: &Group) -> usize {
+fn live_voters(world: &World, group: &Group, odd: Option<u64>) -> usize {
     let smallest = group.configs.iter();
+    let good = |id: &&u64| Some(**id) != odd && world.alive(**id);
     smallest
-        .map(|set| set.iter().filter(|id| world.alive(**id)).count())
+        .map(|set| set.iter().filter(good).count())
         .min()
         .unwrap_or(0)
+}
+
+/// The voter that a step takes out so that it is made anew: it does not count as a good one.
+fn odd(world: &World, shard: u32, step: &Step) -> Option<u64> {
+    let operation = world.stored.operation.filter(|op| op.state == OpState::Running)?;
+    match (operation.kind, step) {
+        (OpKind::Reseed { shard: of, node }, Step::ChangeVoters(next))
+            if of == shard && !next.contains(&node) =>
+        {
+            Some(node)
+        }
+        _ => None,
+    }
 }
 
 /// Carries out one step and holds it to what must never be broken.
@@ -88,8 +103,15 @@ fn checked_step(world: &mut World, shard: u32, step: &Step, to_the_end: bool) {
     world.perform(shard, step, to_the_end);
     let (was, is) = (&before.groups[&shard], &world.groups[&shard]);
     let wanted = before.stored.wanted_voters(&before.stored.rows[&shard]);
+    let odd = odd(&before, shard, step);
+    if let (Some(_), Step::ChangeVoters(next)) = (odd, step) {
+        assert!(
+            next.iter().all(|id| before.alive(*id)),
+            "shard {shard}: {step:?} takes a vote while another voter is down: {was:?}"
+        );
+    }
     assert!(
-        live_voters(world, is) >= live_voters(&before, was).min(wanted),
+        live_voters(world, is, None) >= live_voters(&before, was, odd).min(wanted),
         "shard {shard}: {step:?} lost live voters: {was:?} {is:?}"
     );
     let all: BTreeSet<u64> = was.configs.iter().chain(&is.configs).flatten().copied().collect();
@@ -146,10 +168,10 @@ fn checked_tick(world: &mut World, seen: &mut BTreeMap<(u32, u64), u64>) {
                 );
             }
         }
-        for node in before.groups[id].replicas.keys() {
+        for (node, incarnation) in &before.groups[id].replicas {
             let member = group.configs.iter().any(|set| set.contains(node));
             assert!(
-                group.replicas.contains_key(node) || !member,
+                group.replicas.get(node) == Some(incarnation) || !member,
                 "shard {id}: node {node} destroys a replica that votes"
             );
         }
@@ -169,6 +191,7 @@ enum Event {
     Kill(u64),
     Revive(u64),
     Ask(usize, u64),
+    Reseed(u32, u64),
     Abort,
 }
 
@@ -180,6 +203,7 @@ fn event() -> impl Strategy<Value = Event> {
         2 => (1..9u64).prop_map(Event::Kill),
         4 => (1..9u64).prop_map(Event::Revive),
         3 => (0..8usize, 1..9u64).prop_map(|(verb, node)| Event::Ask(verb, node)),
+        2 => (0..9u32, 1..9u64).prop_map(|(shard, node)| Event::Reseed(shard, node)),
         1 => Just(Event::Abort),
     ]
 }
@@ -237,6 +261,7 @@ fn spread(world: &World, count: impl Fn(&ShardRow, u64) -> bool) -> usize {
 /// `even`: nobody was down when the last operation ended, so nobody was passed over.
 fn check_settled(world: &World, even: bool) {
     let op = world.stored.operation;
+    reseed::check_settled(world);
     assert!(
         op.is_none_or(|op| op.state.ended()),
         "{op:?} did not end: {:?}",
@@ -315,7 +340,7 @@ fn carry_out(world: &mut World, event: &Event, late: &mut Option<(World, Decisio
                             next.iter()
                                 .filter(|id| !was.configs[0].contains(id))
                                 .all(caught_up)
-                                && live(world, next) >= live(world, &was.configs[0])
+                                && live(world, next) >= live(world, &was.configs[0]).min(next.len())
                         }
                         _ => true,
                     };
@@ -344,6 +369,10 @@ fn carry_out(world: &mut World, event: &Event, late: &mut Option<(World, Decisio
             let request = request(world, *verb, *node);
             // A refusal is as good.
             let _ = ask(world, &request);
+        }
+        Event::Reseed(shard, node) => {
+            let (shard, node) = (*shard, *node);
+            let _ = ask(world, &Request::Reseed { shard, node });
         }
         Event::Abort => {
             // A second one ends it where it stands; that has a test of its own.

@@ -71,6 +71,10 @@ fn operation(stored: &pb::Operation) -> Option<plan::Operation> {
         pb::operation::Kind::Return => OpKind::Return(stored.node),
         pb::operation::Kind::Slow => OpKind::Slow(stored.node),
         pb::operation::Kind::Quick => OpKind::Quick(stored.node),
+        pb::operation::Kind::Reseed => OpKind::Reseed {
+            shard: stored.shard,
+            node: stored.node,
+        },
     };
     Some(plan::Operation {
         id: stored.id,
@@ -259,6 +263,11 @@ impl<'a> Changes<'a> {
             OpKind::Return(node) => (Kind::Return, node, 0),
             OpKind::Slow(node) => (Kind::Slow, node, 0),
             OpKind::Quick(node) => (Kind::Quick, node, 0),
+            OpKind::Reseed { node, .. } => (Kind::Reseed, node, 0),
+        };
+        let shard = match operation.kind {
+            OpKind::Reseed { shard, .. } => shard,
+            _ => 0,
         };
         self.operation = Some(pb::Operation {
             format_version: FORMAT_VERSION,
@@ -266,6 +275,7 @@ impl<'a> Changes<'a> {
             kind: kind.into(),
             node,
             new_node,
+            shard,
             was: pb_node_state(operation.was).into(),
             state: pb_op_state(operation.state).into(),
             who: who.to_owned(),
@@ -424,6 +434,22 @@ mod tests {
             pb::ShardInfo::decode(changes.puts.values().last().unwrap().as_slice()).unwrap();
         let expected = ShardRow { changes: 1, ..row };
         assert_eq!(view(&again).rows[&1], expected);
+        assert_eq!(operation, super::operation(&stored).unwrap());
+    }
+
+    #[test]
+    fn what_is_made_anew_is_stored_with_its_shard() {
+        let topology = topology();
+        let operation = plan::Operation {
+            id: 3,
+            kind: OpKind::Reseed { shard: 2, node: 1 },
+            was: NodeState::Up,
+            state: OpState::Running,
+        };
+        let mut changes = Changes::new(&topology, 1_000);
+        changes.add(&Write::NewOperation(operation), "me");
+        let stored = changes.operation().unwrap().clone();
+        assert_eq!(hex(&stored.encode_to_vec()), "08011003180d20013a026d6540e8077802");
         assert_eq!(operation, super::operation(&stored).unwrap());
     }
 
