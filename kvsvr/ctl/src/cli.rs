@@ -393,6 +393,8 @@ pub(crate) mod tests {
             "label 2 zone=a rack-",
             "shard list",
             "shard show 3",
+            "shard reseed 3 n2:7101 --dry-run",
+            "verify 2 --repair --yes",
             "verify",
             "config list",
             "config get repair-after",

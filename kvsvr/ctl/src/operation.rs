@@ -117,6 +117,7 @@ fn what(operation: &Operation) -> String {
         operation::Kind::Return => format!("take node {node} back"),
         operation::Kind::Slow => format!("let node {node}, whose disk is slow, lead nothing"),
         operation::Kind::Quick => format!("let node {node} lead again, whose disk was slow"),
+        operation::Kind::Reseed => format!("reseed shard {} on node {node}", operation.shard),
         operation::Kind::Unknown => "an operation of a newer version".to_owned(),
     }
 }
@@ -238,6 +239,7 @@ pub fn print(context: &mut Context, operation: &Operation, now_ms: Option<u64>) 
 
 fn operation_json(operation: &Operation, now_ms: Option<u64>) -> Value {
     let id = |id: u64| (id != 0).then(|| id.to_string());
+    let shard = (operation.kind() == operation::Kind::Reseed).then_some(operation.shard);
     let events: Vec<Value> = operation
         .events
         .iter()
@@ -245,7 +247,7 @@ fn operation_json(operation: &Operation, now_ms: Option<u64>) -> Value {
         .collect();
     json!({
         "id": operation.id.to_string(), "what": what(operation), "state": state(operation).0, "node": id(operation.node),
-        "new_node": id(operation.new_node), "who": operation.who, "started_ms": operation.started_ms,
+        "new_node": id(operation.new_node), "shard": shard, "who": operation.who, "started_ms": operation.started_ms,
         "ended_ms": operation.ended().then_some(operation.ended_ms), "steps_done": operation.steps_done,
         "steps_left": operation.steps_left, "eta_s": now_ms.and_then(|now| operation.time_left(now)).map(|eta| eta.as_secs()),
         "waiting": operation.waiting, "events": events,

@@ -1,13 +1,14 @@
-//! `kvctl shard`: which shards there are, where their replicas are, and how far each is.
+//! `kvctl shard`: which shards there are, where their replicas are, and how far each is; and making a replica anew.
 
 use clap::{Args, Subcommand};
-use kvsvr_client::proto::ShardInfo;
+use kvsvr_client::proto::{ReseedReplica, ShardInfo, change_members_request::Change};
 use serde_json::{Value, json};
 
 use crate::{
     context::Context,
     failure::Failure,
     health::View,
+    member::{self, ChangeArgs},
     output::{Field, Mood},
 };
 
@@ -18,6 +19,8 @@ pub enum ShardCommand {
     List,
     /// The replicas of one
     Show(ShowArgs),
+    /// Destroy a replica, and copy it anew from the others
+    Reseed(ReseedArgs),
 }
 
 /// `kvctl shard show`.
@@ -27,13 +30,47 @@ pub struct ShowArgs {
     pub shard: u32,
 }
 
+/// `kvctl shard reseed`.
+#[derive(Args, Clone, Debug)]
+pub struct ReseedArgs {
+    /// The shard; 0 is the meta shard
+    pub shard: u32,
+    /// The node whose replica it is: its id, or HOST:PORT
+    pub node: String,
+    /// What all changes take.
+    #[command(flatten)]
+    pub change: ChangeArgs,
+}
+
 /// Runs a shard command.
 pub async fn shard(context: &mut Context, command: &ShardCommand) -> Result<(), Failure> {
-    let view = View::fetch(context).await?;
     match command {
-        ShardCommand::List => list(context, &view),
-        ShardCommand::Show(args) => show(context, &view, args.shard),
+        ShardCommand::List => {
+            let view = View::fetch(context).await?;
+            list(context, &view)
+        }
+        ShardCommand::Show(args) => {
+            let view = View::fetch(context).await?;
+            show(context, &view, args.shard)
+        }
+        ShardCommand::Reseed(args) => {
+            let node = member::find(context, &args.node).await?;
+            reseed(context, args.shard, node, args.change).await
+        }
     }
+}
+
+/// Has the replica of a shard on a node made anew from the others, or shows the plan.
+pub(crate) async fn reseed(
+    context: &mut Context,
+    shard: u32,
+    node: u64,
+    change: ChangeArgs,
+) -> Result<(), Failure> {
+    let warning =
+        format!("destroy the replica of shard {shard} on node {node} and copy it anew from the others");
+    let replica = ReseedReplica { shard, node };
+    member::change(context, Change::Reseed(replica), change, Some(&warning)).await
 }
 
 fn slots(shard: &ShardInfo) -> String {

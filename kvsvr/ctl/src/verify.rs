@@ -1,7 +1,7 @@
 //! `kvctl verify`: whether all replicas of each shard hold the same, while the cluster serves.
 //!
 //! Each replica hashes the state that it has after one log entry, the same one for all: an entry a little ahead of the log, so that all can be
-//! asked before they come by it.
+//! asked before they come by it. `--repair` makes those that are odd anew from the others ([`repair`]).
 
 use std::collections::BTreeMap;
 
@@ -23,11 +23,16 @@ use crate::{
     progress,
 };
 
+mod repair;
+
 /// `kvctl verify`.
 #[derive(Args, Clone, Copy, Debug)]
 pub struct VerifyArgs {
     /// Only this shard; 0 is the meta shard
     pub shard: Option<u32>,
+    /// Make each replica that differs from most anew, as a copy of the others, and compare again
+    #[arg(long)]
+    pub repair: bool,
 }
 
 /// What was found of one shard.
@@ -136,16 +141,25 @@ pub async fn verify(context: &mut Context, args: &VerifyArgs) -> Result<(), Fail
         }
     }
     bar.finish_and_clear();
+    show(context, &found)?;
+    if args.repair {
+        found = repair::repair(context, &client, found).await?;
+    }
+    verdict(&found, unseen)
+}
+
+fn show(context: &mut Context, found: &[Verified]) -> Result<(), Failure> {
     if context.out.is_json() {
         let shards: Vec<Value> = found.iter().map(Verified::json).collect();
-        context.out.json(&json!({ "shards": shards }))?;
-    } else {
-        let rows = found.iter().map(Verified::row).collect();
-        context
-            .out
-            .table(&["SHARD", "AT INDEX", "HASH", "REPLICAS"], rows)?;
+        return Ok(context.out.json(&json!({ "shards": shards }))?);
     }
-    // What differs is worse than what could not be looked at.
+    let rows = found.iter().map(Verified::row).collect();
+    let header = ["SHARD", "AT INDEX", "HASH", "REPLICAS"];
+    Ok(context.out.table(&header, rows)?)
+}
+
+/// What differs is worse than what could not be looked at.
+fn verdict(found: &[Verified], unseen: Vec<Failure>) -> Result<(), Failure> {
     let mut failures: Vec<Failure> = found.iter().filter_map(|verified| told(verified).err()).collect();
     failures.sort_by_key(|failure| failure.code != failure::DIVERGED);
     failures.extend(unseen);
@@ -158,7 +172,7 @@ fn told(verified: &Verified) -> Result<(), Failure> {
     match verified.ruling() {
         Ruling::Equal => Ok(()),
         Ruling::Odd(nodes) => {
-            let help = "the others have the right state; let another node lead the shard first (`kvctl leader evict`), then give the node's replica up: `kvctl drain` it, or `kvctl member replace` it by a new one";
+            let help = "the others have the right state: `kvctl verify --repair` makes that replica anew from them; it serves what it holds until then, so do it soon";
             let text = format!("the replica on node {nodes:?} holds something else than the others");
             Err(Failure::new(failure::DIVERGED, text)
                 .at(at)
@@ -166,7 +180,8 @@ fn told(verified: &Verified) -> Result<(), Failure> {
         }
         Ruling::Split => {
             let text = "the replicas differ, and none is like most";
-            let help = "stop writing to it, and look which one is right before anything is repaired";
+            let help = "--repair has nothing to go by: stop writing to it and find out which one is right, let that one lead (`kvctl leader transfer`), then make the others anew, one after \
+                        the other: `kvctl shard reseed`";
             Err(Failure::new(failure::DIVERGED, text)
                 .at(at)
                 .with_help(help.to_owned()))
@@ -177,7 +192,10 @@ fn told(verified: &Verified) -> Result<(), Failure> {
                 .iter()
                 .filter_map(|node| Some(format!("node {node}: {}", of(node)?)))
                 .collect();
-            Err(Failure::new(failure::INCOMPLETE, reasons.join("; ")).at(at))
+            let help = "those that answer are equal, so nothing is repaired: bring the others back, or replace their nodes (`kvctl member replace`), and verify again";
+            Err(Failure::new(failure::INCOMPLETE, reasons.join("; "))
+                .at(at)
+                .with_help(help))
         }
     }
 }

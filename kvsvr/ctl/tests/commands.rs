@@ -440,3 +440,121 @@ async fn members_change_by_operations() {
     assert_eq!(shell.fails("drain n7:1").await.code, "not_found");
     assert_eq!(shell.fails("ops show 9").await.code, "not_found");
 }
+
+/// A cluster of so many nodes, in which these replicas hold something else, or cannot read what they have.
+fn with_odd(nodes: u64, odd: &[(u32, u64, Option<u64>)]) -> Shell {
+    let shell = Shell::new();
+    shell.fake.replicas(|replicas| {
+        replicas.nodes = nodes;
+        replicas.others = odd
+            .iter()
+            .map(|(shard, node, hash)| ((*shard, *node), *hash))
+            .collect();
+    });
+    shell
+}
+
+#[tokio::test]
+async fn an_odd_replica_is_named_and_made_anew() {
+    let shell = with_odd(3, &[(1, 2, Some(7))]);
+    let (text, result) = shell.try_run("verify").await;
+    assert!(text.contains("node 2 DIFFERS from the others"), "{text}");
+    let failure = result.unwrap_err();
+    assert_eq!((&failure.code[..], failure.exit), ("diverged", Exit::Error));
+    assert!(failure.help.unwrap().contains("kvctl verify --repair"));
+
+    let (_, result) = shell.try_run("verify --repair").await;
+    let failure = result.unwrap_err();
+    assert_eq!(failure.exit, Exit::Refused);
+    assert!(
+        failure
+            .message
+            .contains("destroy the replica of shard 1 on node 2"),
+        "{failure}"
+    );
+    assert!(
+        shell.fails("verify 1").await.code == "diverged",
+        "nothing was done"
+    );
+
+    let text = shell.run("verify --repair --yes").await;
+    let lines: Vec<&str> = text.lines().collect();
+    assert!(lines[2].contains("node 2 DIFFERS"), "{text}");
+    assert_eq!(
+        lines[3],
+        "operation 1 (reseed shard 1 on node 2) is done, 2 steps in 2.0s"
+    );
+    assert!(lines[5].ends_with("3 of 3 equal"), "{text}");
+    shell.run("verify").await;
+    assert_eq!(
+        shell.run("verify --repair").await.lines().count(),
+        3,
+        "nothing is odd"
+    );
+}
+
+#[tokio::test]
+async fn a_repair_is_told_as_json() {
+    let shell = with_odd(3, &[(0, 3, Some(7)), (1, 1, Some(8))]);
+    let told = shell.json("verify --repair --yes").await;
+    assert_eq!(told.len(), 5);
+    assert_eq!(told[0]["shards"][1]["nodes"], json!(["1"]));
+    assert_eq!(
+        (&told[1]["what"], &told[1]["shard"], &told[1]["node"]),
+        (&json!("reseed shard 0 on node 3"), &json!(0), &json!("3"))
+    );
+    assert_eq!(told[2]["shards"][0]["ruling"], "equal");
+    assert_eq!(told[3]["shard"], 1);
+    assert_eq!(told[4]["shards"][0]["ruling"], "equal");
+    let added = shell.json("drain 1").await;
+    assert_eq!(added[0]["shard"], Value::Null);
+}
+
+/// The copy comes from the leader.
+#[tokio::test]
+async fn one_of_the_good_replicas_leads_while_several_are_made_anew() {
+    let shell = with_odd(5, &[(1, 1, Some(7)), (1, 2, Some(7))]);
+    let text = shell.run("verify 1 --repair --yes").await;
+    assert!(text.contains("shard 1: node 3 leads\n"), "{text}");
+    assert!(text.ends_with("5 of 5 equal\n"), "{text}");
+    assert_eq!(text.matches("is done").count(), 2, "{text}");
+}
+
+#[tokio::test]
+async fn what_has_no_majority_is_not_repaired() {
+    let shell = with_odd(3, &[(1, 2, Some(7)), (1, 3, Some(8))]);
+    let failure = shell.fails("verify --repair --yes").await;
+    assert_eq!((&failure.code[..], failure.exit), ("diverged", Exit::Error));
+    assert!(failure.help.unwrap().contains("kvctl shard reseed"));
+    let shell = with_odd(3, &[(1, 2, None)]);
+    let failure = shell.fails("verify --repair --yes").await;
+    assert_eq!((&failure.code[..], failure.exit), ("incomplete", Exit::Error));
+    assert!(
+        failure.message.contains("node 2: a block is damaged"),
+        "{failure}"
+    );
+    assert!(failure.help.unwrap().contains("nothing is repaired"));
+    assert_eq!(
+        shell.run("ops list").await.lines().count(),
+        1,
+        "nothing was begun"
+    );
+}
+
+#[tokio::test]
+async fn a_replica_is_made_anew_by_name() {
+    let shell = with_odd(3, &[(1, 1, Some(7))]);
+    assert_eq!(shell.fails("shard reseed 1 1").await.exit, Exit::Refused);
+    assert_eq!(
+        shell.run("shard reseed 1 1 --dry-run").await,
+        "  1  first\n  2  second\n"
+    );
+    assert_eq!(shell.fails("verify 1").await.code, "diverged");
+    assert_eq!(
+        shell.run("shard reseed 1 node:1 --yes").await,
+        "operation 1 (reseed shard 1 on node 1) is done, 2 steps in 2.0s\n"
+    );
+    shell.run("verify 1").await;
+    let failure = Shell::new().fails("shard reseed 1 1 --yes").await;
+    assert_eq!((&failure.code[..], failure.exit), ("refused", Exit::Refused));
+}

@@ -1,7 +1,8 @@
 //! A cluster of one node in memory, behind the client library's transport: enough of the protocol to run commands against. It keeps
-//! the newest values only, has one data shard, and knows neither sessions nor leases.
+//! the newest values only, has one data shard, and knows neither sessions nor leases. It can pass for several nodes that differ ([`replicas`]).
 
 mod members;
+mod replicas;
 
 use std::{
     collections::BTreeMap,
@@ -39,6 +40,7 @@ struct State {
     /// Writes refused from now on.
     broken: bool,
     operations: Vec<proto::Operation>,
+    replicas: replicas::Replicas,
 }
 
 /// The cluster.
@@ -56,18 +58,34 @@ impl Fake {
         self.0.lock().unwrap().compacted = revision;
     }
 
-    fn answer(&self, method: Method, request: &[u8]) -> Result<Bytes, proto::Error> {
+    /// Changes what its nodes' replicas hold.
+    pub(crate) fn replicas<T>(&self, change: impl FnOnce(&mut replicas::Replicas) -> T) -> T {
+        change(&mut self.0.lock().unwrap().replicas)
+    }
+
+    fn answer(&self, node: u64, method: Method, request: &[u8]) -> Result<Bytes, proto::Error> {
         if method == Method::AdminChangeMembers {
             let request = proto::ChangeMembersRequest::decode(request).unwrap();
-            let operations = &mut self.0.lock().unwrap().operations;
-            return Ok(encode(&members::change(request, operations)?));
+            let state = &mut *self.0.lock().unwrap();
+            let answer = members::change(request, &mut state.operations, &mut state.replicas)?;
+            return Ok(encode(&answer));
+        }
+        if method == Method::AdminStateHash {
+            let request = proto::StateHashRequest::decode(request).unwrap();
+            return Ok(encode(&self.replicas(|replicas| replicas.hash(node, &request))?));
         }
         Ok(match method {
             Method::AdminMembers => encode(&members::members(&self.0.lock().unwrap().operations)),
-            Method::AdminShardMap => encode(&proto::ShardMapResponse { map: Some(map()) }),
-            Method::AdminStatus => encode(&proto::StatusResponse {
-                status: Some(self.status()),
+            Method::AdminShardMap => encode(&proto::ShardMapResponse {
+                map: Some(self.replicas(|replicas| replicas.map())),
             }),
+            Method::AdminStatus => encode(&proto::StatusResponse {
+                status: Some(self.status(node)),
+            }),
+            Method::AdminTransferLeader => {
+                let request = proto::TransferLeaderRequest::decode(request).unwrap();
+                encode(&self.replicas(|replicas| replicas.transfer(&request)))
+            }
             Method::AdminCompact => {
                 let request = proto::CompactRequest::decode(request).unwrap();
                 let floor = self
@@ -86,20 +104,21 @@ impl Fake {
         })
     }
 
-    fn status(&self) -> proto::NodeStatus {
-        let revision = self.0.lock().unwrap().revision;
+    fn status(&self, node: u64) -> proto::NodeStatus {
+        let state = self.0.lock().unwrap();
+        let (revision, leader) = (state.revision, state.replicas.leader());
         let replica = |shard| proto::ReplicaStatus {
             shard,
-            role: "leader".into(),
-            leader: NODE,
+            role: if node == leader { "leader" } else { "follower" }.into(),
+            leader,
             term: 1,
             revision,
             ..proto::ReplicaStatus::default()
         };
         proto::NodeStatus {
-            node_id: NODE,
+            node_id: node,
             cluster_id: "fake".into(),
-            address: ADDRESS.into(),
+            address: replicas::address(node),
             disk_free_bytes: 1 << 40,
             replicas: vec![replica(0), replica(1)],
             ..proto::NodeStatus::default()
@@ -308,31 +327,6 @@ impl State {
     }
 }
 
-fn map() -> proto::ShardMap {
-    let last_slot = u32::from(kvsvr_proto::SLOTS) - 1;
-    let shard = |id, last_slot| proto::ShardInfo {
-        id,
-        last_slot,
-        replicas: vec![NODE],
-        leader: NODE,
-        ..proto::ShardInfo::default()
-    };
-    let node = proto::NodeInfo {
-        id: NODE,
-        address: ADDRESS.into(),
-        ..proto::NodeInfo::default()
-    };
-    proto::ShardMap {
-        cluster_id: "fake".into(),
-        cluster_name: "fake".into(),
-        epoch: 1,
-        nodes: vec![node],
-        shards: vec![shard(0, 0), shard(1, last_slot)],
-        replication: 1,
-        ..proto::ShardMap::default()
-    }
-}
-
 fn encode(message: &impl Message) -> Bytes {
     message.encode_to_vec().into()
 }
@@ -354,8 +348,9 @@ impl Transport for Fake {
         request: Bytes,
         _: Duration,
     ) -> BoxFuture<'static, Result<Bytes, TransportError>> {
-        let answer = if address == ADDRESS {
-            let answer = self.answer(method, &request);
+        let node = self.replicas(|replicas| replicas.at(address));
+        let answer = if let Some(node) = node {
+            let answer = self.answer(node, method, &request);
             answer.map_err(|error| TransportError::Api {
                 address: address.into(),
                 error: Box::new(error),
