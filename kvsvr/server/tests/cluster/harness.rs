@@ -444,7 +444,13 @@ impl Cluster {
 
     /// Asserts the same while a shard is written to: of the states after one entry that is yet to come.
     pub(crate) async fn assert_equal_states_under_load(&self, shard: u32, hosts: &[usize]) {
-        let hashes = eventually("all replicas are asked in time", PATIENCE, async || {
+        let hashes = self.states_under_load(shard, hosts).await;
+        assert!(hashes.iter().all(|hash| *hash == hashes[0]), "{hashes:x?}");
+    }
+
+    /// The hashes of those states, in the order of `hosts`.
+    pub(crate) async fn states_under_load(&self, shard: u32, hosts: &[usize]) -> Vec<u64> {
+        eventually("all replicas are asked in time", PATIENCE, async || {
             let last = self.replica(hosts[0], shard).await?.last_index;
             let admin = self.admin.with_timeout(PATIENCE);
             let asked = hosts.iter().map(|i| {
@@ -456,8 +462,7 @@ impl Cluster {
             let at_once = found.iter().all(|f| f.applied_index == last + 64);
             at_once.then(|| found.iter().map(|f| f.hash).collect::<Vec<_>>())
         })
-        .await;
-        assert!(hashes.iter().all(|hash| *hash == hashes[0]), "{hashes:x?}");
+        .await
     }
 
     /// A client of all nodes, with sessions.

@@ -18,7 +18,8 @@ async fn operations_outlive_the_meta_leader() {
     load.wait_acknowledged(100).await;
     let fourth = cluster.start_newcomer().await;
     let mut kills = 0;
-    for change in [add(&cluster, fourth), Change::Drain(2)] {
+    let anew = |shard, node| Change::Reseed(pb::ReseedReplica { shard, node });
+    for change in [add(&cluster, fourth), Change::Drain(2), anew(1, 1), anew(0, 3)] {
         let id = begin(&client, change).await;
         let mut seen = 0;
         loop {

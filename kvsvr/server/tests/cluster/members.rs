@@ -40,7 +40,11 @@ pub(crate) async fn begin(client: &Client, change: Change) -> u64 {
     eventually("an operation begins", PATIENCE, async || {
         match client.change_members(request(change.clone())).await {
             Ok(answer) => Some(answer.operation.unwrap().id),
-            Err(error) if error.code == Code::Refused && !error.message.contains("does not answer") => {
+            Err(error)
+                if error.code == Code::Refused
+                    && !error.message.contains("does not answer")
+                    && !error.message.contains("entries behind") =>
+            {
                 panic!("{error}")
             }
             Err(error) => {
@@ -74,7 +78,7 @@ pub(crate) async fn ended(client: &Client, id: u64, wanted: State) -> pb::Operat
     op
 }
 
-async fn operate(client: &Client, change: Change) -> pb::Operation {
+pub(crate) async fn operate(client: &Client, change: Change) -> pb::Operation {
     let id = begin(client, change).await;
     ended(client, id, State::Done).await
 }
