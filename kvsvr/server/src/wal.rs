@@ -73,11 +73,13 @@ pub(crate) mod scan;
 mod segment;
 #[cfg(test)]
 mod tests;
+mod view;
 mod writer;
 
 pub use error::WalError;
 pub use pace::PACE_SECONDS;
 pub use scan::{Damage, SegmentReport, ShardRange};
+pub use view::LogView;
 
 use pace::Pace;
 use queue::State;

@@ -39,12 +39,21 @@ pub(super) async fn read(
         }
         (wanted, segments)
     };
+    fetch(&segments, shard, wanted).await
+}
+
+/// Reads what is wanted out of these segments.
+pub(super) async fn fetch(
+    segments: &BTreeMap<u64, Arc<Segment>>,
+    shard: ShardId,
+    wanted: Vec<Wanted>,
+) -> io::Result<Vec<EntryRecord>> {
     let mut entries = Vec::with_capacity(wanted.len());
     let mut span: Option<Span> = None;
     for entry in wanted {
         match entry {
             Wanted::Here(entry) => {
-                read_span(&segments, shard, span.take(), &mut entries).await?;
+                read_span(segments, shard, span.take(), &mut entries).await?;
                 entries.push(entry);
             }
             Wanted::Stored {
@@ -55,7 +64,7 @@ pub(super) async fn read(
             } => {
                 let (offset, len) = (u64::from(offset), len as usize);
                 if !span.as_ref().is_some_and(|span| span.takes(segment, offset, len)) {
-                    read_span(&segments, shard, span.take(), &mut entries).await?;
+                    read_span(segments, shard, span.take(), &mut entries).await?;
                 }
                 let span = span.get_or_insert_with(|| Span {
                     segment,
@@ -68,7 +77,7 @@ pub(super) async fn read(
             }
         }
     }
-    read_span(&segments, shard, span, &mut entries).await?;
+    read_span(segments, shard, span, &mut entries).await?;
     Ok(entries)
 }
 
