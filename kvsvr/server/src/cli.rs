@@ -3,12 +3,15 @@
 //! ```text
 //! kvsvr serve --data DIR [--listen HOST:PORT] [--advertise HOST:PORT] [--http HOST:PORT] [--config FILE] [--set KEY=VALUE]...
 //! kvsvr config print [the same]
+//! kvsvr check --data DIR
+//! kvsvr recover collect|plan|apply
 //! kvsvr version
 //! ```
 //!
 //! Results go to standard output, logs and errors to standard error. The exit codes are [`Exit`]. This module starts the runtime,
 //! logging and signal handling; it does not know how a node is put together ([`node`](crate::node)).
 
+mod recover;
 mod serve;
 
 use std::{
@@ -97,6 +100,12 @@ enum Command {
         /// How to print the report.
         #[arg(short, long, value_enum, default_value_t)]
         output: CheckOutput,
+    },
+    #[command(after_help = EXIT_CODES)]
+    /// Makes a cluster usable again whose shards have lost their majority for good, from what is left. Unsafe: acknowledged writes may be lost.
+    Recover {
+        #[command(subcommand)]
+        command: recover::Command,
     },
     /// Prints the version.
     Version,
@@ -208,17 +217,23 @@ where
             command: ConfigCommand::Print(settings),
         } => print(&settings.load(environment)?.to_toml()),
         Command::Check { data, output } => check(&data, output),
+        Command::Recover { command } => recover::execute(command),
         Command::Version => print(&format!("kvsvr {}\n", env!("CARGO_PKG_VERSION"))),
     }
 }
 
-/// Verifies a stopped node's files. A log that ends in a write which was never acknowledged is in order.
-fn check(data: &std::path::Path, output: CheckOutput) -> Result<Exit, Failure> {
-    let runtime = tokio::runtime::Builder::new_multi_thread()
+/// For work on the files of a stopped node.
+fn runtime() -> Result<tokio::runtime::Runtime, Failure> {
+    tokio::runtime::Builder::new_multi_thread()
         .worker_threads(1)
         .enable_all()
         .build()
-        .map_err(|e| Failure::new(Exit::Error, format!("cannot start: {e}")))?;
+        .map_err(|e| Failure::new(Exit::Error, format!("cannot start: {e}")))
+}
+
+/// Verifies a stopped node's files. A log that ends in a write which was never acknowledged is in order.
+fn check(data: &std::path::Path, output: CheckOutput) -> Result<Exit, Failure> {
+    let runtime = runtime()?;
     let show = io::stderr().is_terminal();
     let progress = move |text: &str| {
         if show {
@@ -265,7 +280,9 @@ mod tests {
             | Command::Config {
                 command: ConfigCommand::Print(settings),
             } => settings.load(Vec::new()).map_err(|error| error.to_string()),
-            Command::Check { .. } | Command::Version => Err("not a command with settings".into()),
+            Command::Check { .. } | Command::Recover { .. } | Command::Version => {
+                Err("not a command with settings".into())
+            }
         }
     }
 

@@ -32,6 +32,7 @@ pub mod node;
 pub mod peer;
 pub mod placement;
 pub mod raft;
+pub mod recover;
 pub mod service;
 pub mod shard;
 pub mod store;

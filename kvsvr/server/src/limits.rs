@@ -324,6 +324,8 @@ pub const MAX_REPLICA_MOVES: usize = 2;
 pub const MIN_REPAIR_AFTER_MS: u64 = 5_000;
 /// How often the leader of the meta shard looks for nodes that have been silent for too long, or are back.
 pub const REPAIR_INTERVAL: Duration = Duration::from_secs(1);
+/// How often the leader of the meta shard compares the rows with the members that the shards really have, while nothing is to be done.
+pub const COMPARE_INTERVAL: Duration = Duration::from_secs(60);
 /// How often the leader of the meta shard asks the nodes how quick their disks are.
 pub const DISK_INTERVAL: Duration = Duration::from_secs(5);
 /// For the answer: the other work of the controller waits for it.
@@ -362,3 +364,9 @@ pub const MAX_ENDED_OPERATIONS: usize = 50;
 pub const STEP_DEADLINE: Duration = Duration::from_secs(10);
 
 const _: () = assert!(NODE_SILENCE.as_millis() < RETARGET_AFTER_MS as u128);
+
+// Recovery of a lost quorum.
+
+/// Terms between the greatest that any survivor has seen and that of the entry which makes one of them the only voter. The lost majority may have
+/// gone through more terms unseen; in half a second each it would take almost six days of elections without an end to get there.
+pub const RECOVERY_TERMS: u64 = 1_000_000;

@@ -426,7 +426,8 @@ fn retired_error() -> io::Error {
     io::Error::other("this replica was stopped for good")
 }
 
-fn core_entry(entry: Entry) -> CoreEntry {
+/// An entry as the state machine takes it.
+pub(crate) fn core_entry(entry: Entry) -> CoreEntry {
     let position = convert::position(&entry.log_id);
     let payload = match entry.payload {
         EntryPayload::Blank => Payload::Blank,
