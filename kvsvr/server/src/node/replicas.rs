@@ -31,11 +31,19 @@ impl Node {
     /// is nothing else to do.
     pub(super) async fn recover_shards(&self, identity: Identity) -> io::Result<()> {
         let records = self.store.lock().await.replicas().await;
-        for (id, record) in records.map_err(io::Error::other)? {
+        for (id, mut record) in records.map_err(io::Error::other)? {
+            let id = ShardId(id);
             if record.state == ReplicaState::Destroying {
-                self.destroy_files(ShardId(id), record.incarnation).await?;
+                self.destroy_files(id, record.incarnation).await?;
+                record.state = ReplicaState::Destroyed;
+            }
+            // Without the meta shard it would hear of nothing: another replica waits for what the group's leader sends. Only a recovery
+            // of the quorum has this one destroyed.
+            if id == META_SHARD && record.state == ReplicaState::Destroyed {
+                self.record_replica(id, record.incarnation + 1, ReplicaState::Live)
+                    .await?;
             } else {
-                self.incarnations.lock().insert(ShardId(id), record);
+                self.incarnations.lock().insert(id, record);
             }
         }
         for id in self.wal.shards() {
