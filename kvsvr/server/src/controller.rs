@@ -3,11 +3,14 @@
 //! It keeps nothing that matters in memory: what is under way is in the rows of the meta shard, so whoever leads next goes on. One round
 //! looks at all (after a confirmation that this node leads), lets [`placement`] decide, asks the shards' leaders for the
 //! steps, and stores the writes in one transaction that fails if a row has changed since. A step names the membership and the row that it was
-//! decided on, and a leader takes it on no others ([`row_is`]). At rest it reads nothing but the meta shard's revision.
+//! decided on, and a leader takes it on no others ([`row_is`]).
+//!
+//! At rest it reads nothing but the meta shard's revision, and now and then compares the rows with the shards' real members: a recovery of a quorum
+//! ([`recover`](crate::recover)) changes those without the rows. That begins no operation and no change.
 
 mod look;
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use futures::future::join_all;
 use kvsvr_client::transport::{Class, Method};
@@ -17,7 +20,9 @@ use prost::Message;
 
 pub use self::look::{Paces, Sight, Silences, look};
 use crate::{
-    limits::{ADMIN_DEADLINE, DISK_INTERVAL, PLACEMENT_INTERVAL, REPAIR_INTERVAL, STEP_DEADLINE},
+    limits::{
+        ADMIN_DEADLINE, COMPARE_INTERVAL, DISK_INTERVAL, PLACEMENT_INTERVAL, REPAIR_INTERVAL, STEP_DEADLINE,
+    },
     node::{Node, cluster_text},
     placement::{self, Decision, NodeState, Pace, Step},
     raft::{convert, types::PeerNode},
@@ -40,13 +45,13 @@ pub async fn run(node: Arc<Node>) {
             continue;
         };
         let revision = meta.revision();
-        if idle_at == Some(revision) {
+        if idle_at == Some(revision) && !seen.compare_due() {
             if let Err(e) = by_itself(&node, &meta, &mut seen).await {
                 tracing::debug!("whether a node is lost is looked at again: {e}");
             }
             continue;
         }
-        match round(&node, &meta, &mut seen.silences).await {
+        match round(&node, &meta, &mut seen).await {
             Ok(true) => idle_at = None,
             Ok(false) => idle_at = Some(revision),
             Err(e) => {
@@ -64,6 +69,27 @@ struct Seen {
     /// When it looked last, and when it asked how quick disks are.
     looked_at: Instant,
     asked_at: Instant,
+    /// When it compares rows and groups next.
+    compare_at: Instant,
+}
+
+impl Seen {
+    fn compare_due(&self) -> bool {
+        Instant::now() >= self.compare_at
+    }
+
+    /// Whether rows and groups differ. They are compared again at once if so, and soon where something is not known.
+    fn differs(&mut self, view: &placement::View) -> bool {
+        let differs = placement::differs(view);
+        let known = |row| view.real.get(row).is_some_and(|real| real.committed);
+        let pause = match (differs, view.rows.keys().all(known)) {
+            (true, _) => Duration::ZERO,
+            (false, true) => COMPARE_INTERVAL,
+            (false, false) => REPAIR_INTERVAL,
+        };
+        self.compare_at = Instant::now() + pause;
+        differs
+    }
 }
 
 impl Default for Seen {
@@ -74,6 +100,7 @@ impl Default for Seen {
             paces: Paces::default(),
             looked_at: now,
             asked_at: now,
+            compare_at: now,
         }
     }
 }
@@ -154,12 +181,18 @@ fn at_work(topology: &Topology) -> bool {
 }
 
 /// One round. The answer says whether there is something to do.
-async fn round(node: &Arc<Node>, meta: &Arc<Shard>, silences: &mut Silences) -> Result<bool, String> {
+async fn round(node: &Arc<Node>, meta: &Arc<Shard>, seen: &mut Seen) -> Result<bool, String> {
     let stored = topology::load_all(&*meta.engine().snapshot()).map_err(|e| e.to_string())?;
-    if !stored.as_ref().is_some_and(at_work) {
+    let is_at_work = stored.as_ref().is_some_and(at_work);
+    if !is_at_work && (stored.is_none() || !seen.compare_due()) {
         return Ok(false);
     }
-    let sight = look(node, meta, silences).await.map_err(|e| e.message)?;
+    let sight = look(node, meta, &mut seen.silences)
+        .await
+        .map_err(|e| e.message)?;
+    if !is_at_work && !seen.differs(&sight.view) {
+        return Ok(false);
+    }
     let decision = placement::decide(&sight.view);
     invite(node, &sight).await;
     take_steps(node, &sight, &decision).await;

@@ -40,5 +40,5 @@ pub use self::{
     state::{
         Change, Node, NodeState, OpKind, OpState, Operation, Pace, Progress, Real, ShardRow, View, majority,
     },
-    step::Step,
+    step::{Step, differs},
 };

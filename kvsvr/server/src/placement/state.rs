@@ -154,8 +154,12 @@ impl ShardRow {
         row
     }
 
-    /// The row with these voters, who are real: the new ones come last, those who were voters are learners.
-    pub fn follow(&self, voters: &BTreeSet<u64>) -> ShardRow {
+    /// The row with these voters, who are real: the new ones come last, those who were voters are learners, as they are in the group.
+    ///
+    /// A change leaves who voted in the group. Voters of the row that are no members at all were cut off, by a recovery of the quorum, and with them
+    /// whatever the group had besides: what was being changed is over, and a replica of theirs that comes back must not count as the one that
+    /// the row meant. Each node is to have the meta shard, so there they are to get another one.
+    pub fn follow(&self, voters: &BTreeSet<u64>, learners: &BTreeSet<u64>) -> ShardRow {
         let mut row = self.clone();
         row.replicas.retain(|id| voters.contains(id));
         let new = voters.iter().filter(|id| !self.replicas.contains(id));
@@ -163,7 +167,29 @@ impl ShardRow {
         let were = self.replicas.iter().filter(|id| !voters.contains(id));
         row.learners.extend(were);
         row.learners.retain(|id| !voters.contains(id));
+        let is_member = |id: &u64| voters.contains(id) || learners.contains(id);
+        if !self.replicas.iter().all(is_member) {
+            row.cut_off(is_member);
+        }
         row
+    }
+
+    fn cut_off(&mut self, is_member: impl Fn(&u64) -> bool) {
+        self.change = None;
+        let gone: Vec<u64> = self
+            .learners
+            .iter()
+            .copied()
+            .filter(|id| !is_member(id))
+            .collect();
+        for node in gone {
+            if self.is_meta() {
+                // The node counts in the same way, see `Node::recover_shards`.
+                self.incarnations.insert(node, self.incarnation(node) + 1);
+            } else {
+                *self = self.without_learner(node);
+            }
+        }
     }
 
     /// The row without a learner.

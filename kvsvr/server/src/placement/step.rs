@@ -79,7 +79,7 @@ pub(super) fn step(view: &View, row: &ShardRow) -> Step {
         [] => return Step::Wait("it has no members yet".to_owned()),
     };
     if row.voters() != *voters {
-        return Step::Row(row.follow(voters));
+        return Step::Row(row.follow(voters, &real.learners));
     }
     // What is left of a step that came late: no such node has a replica, or not that one.
     let is_stray = |id: &&u64| !row.learners.contains(id) || !real.is_meant(row, **id);
@@ -96,6 +96,18 @@ pub(super) fn step(view: &View, row: &ShardRow) -> Step {
         return hand_over(view, row, real, voters);
     }
     step
+}
+
+/// A row is not what its group is, or something is left over in a group, so that there is work without an operation. No change of members leaves
+/// that when it ends; a recovery of the quorum does.
+pub fn differs(view: &View) -> bool {
+    view.rows.values().any(|row| {
+        let step = step(view, row);
+        matches!(
+            step,
+            Step::Row(_) | Step::AddLearner { .. } | Step::DropLearner(_) | Step::FinishJoint(_)
+        )
+    })
 }
 
 /// Learners without a change: the meta shard keeps them, others do not.

@@ -10,6 +10,7 @@ use super::{
 };
 
 mod pace;
+mod recovered;
 mod reseed;
 
 fn node(id: u64) -> Node {
