@@ -37,14 +37,7 @@ impl Node {
                 self.destroy_files(id, record.incarnation).await?;
                 record.state = ReplicaState::Destroyed;
             }
-            // Without the meta shard it would hear of nothing: another replica waits for what the group's leader sends. Only a recovery
-            // of the quorum has this one destroyed.
-            if id == META_SHARD && record.state == ReplicaState::Destroyed {
-                self.record_replica(id, record.incarnation + 1, ReplicaState::Live)
-                    .await?;
-            } else {
-                self.incarnations.lock().insert(id, record);
-            }
+            self.incarnations.lock().insert(id, record);
         }
         for id in self.wal.shards() {
             let machine = Shard::recover(&self.shard_parts(id, identity)).await;
@@ -74,7 +67,8 @@ impl Node {
         Ok(())
     }
 
-    /// Starts the replica of the meta shard, which every node has: one that was destroyed was to be made anew.
+    /// Starts the replica of the meta shard, which every node has: one that was destroyed is made anew, and its record has the next one's number.
+    /// Without it the node would hear of nothing.
     pub(super) async fn start_meta(self: &Arc<Self>) -> io::Result<Arc<Shard>> {
         let record = self.incarnations.lock().get(&META_SHARD).copied();
         if let Some(gone) = record.filter(|record| record.state != ReplicaState::Live) {

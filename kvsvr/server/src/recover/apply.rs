@@ -6,7 +6,7 @@ use std::{
     sync::Arc,
 };
 
-use kvsvr_core::types::{LogPosition, ShardId};
+use kvsvr_core::types::{LogPosition, META_SHARD, ShardId};
 use prost::Message as _;
 use tokio::sync::oneshot;
 
@@ -130,7 +130,8 @@ impl<'a> StoppedNode<'a> {
         for action in &self.actions {
             if let Action::Retire { shard, incarnation } = action {
                 let record = ReplicaRecord {
-                    incarnation: *incarnation,
+                    // Of the meta shard the next one is made at once, under its own number, which the placement counts in the same way.
+                    incarnation: *incarnation + u64::from(*shard == META_SHARD.0),
                     // The next start ends it, whatever is there: see `Node::recover_shards` in `node/replicas.rs`.
                     state: ReplicaState::Destroying,
                 };
