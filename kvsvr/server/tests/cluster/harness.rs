@@ -24,6 +24,20 @@ fn binary() -> PathBuf {
     std::env::var_os("KVSVR_TEST_BINARY").map_or_else(|| env!("CARGO_BIN_EXE_kvsvr").into(), PathBuf::from)
 }
 
+/// Runs the node's binary to its end, without input: its exit code, and all that it has printed.
+pub(crate) fn run(arguments: &[&str]) -> (i32, String) {
+    let ran = Command::new(binary())
+        .args(arguments)
+        .stdin(Stdio::null())
+        .output();
+    let ran = ran.unwrap();
+    let text = [ran.stdout, ran.stderr].concat();
+    (
+        ran.status.code().unwrap_or(-1),
+        String::from_utf8_lossy(&text).into_owned(),
+    )
+}
+
 /// Time that anything that must happen may take on a busy machine.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
 /// Lines of each node's log that are printed when a test fails.

@@ -25,6 +25,7 @@ mod members;
 mod once;
 mod oversight;
 mod quorum;
+mod recover;
 mod repair;
 mod restart;
 mod snapshots;
