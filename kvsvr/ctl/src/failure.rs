@@ -36,32 +36,45 @@ Errors go to standard error as `error: code: what, where` and `help: what to do`
 with -o json as one JSON object.
 Keys and values are text with the escapes \\n \\t \\r \\0 \\\\ \\\" \\xNN; --hex and --base64 change that.";
 
-/// The input is malformed.
-pub const INVALID: &str = "invalid";
-/// Replicas of a shard differ.
-pub const DIVERGED: &str = "diverged";
-/// A file is not what it should be.
-pub const DAMAGED: &str = "damaged";
-/// Not everything could be looked at.
-pub const INCOMPLETE: &str = "incomplete";
-/// The key, node or shard does not exist.
-pub const NOT_FOUND: &str = "not_found";
-/// A safety check refuses.
-pub const REFUSED: &str = "refused";
-/// Reading or writing a local file failed.
-pub const IO: &str = "io";
-/// The cluster is not as it should be.
-pub const UNHEALTHY: &str = "unhealthy";
-/// A comparison of a transaction did not hold.
-pub const COMPARE_FAILED: &str = "compare_failed";
-/// An operation was taken back.
-pub const ABORTED: &str = "aborted";
-/// Waiting took too long.
-pub const TIMEOUT: &str = "timeout";
-/// A benchmark could not be carried out.
-pub const BENCH: &str = "bench";
-/// Nobody answers.
-pub const UNREACHABLE: &str = "unreachable";
+macro_rules! codes {
+    ($($(#[$doc:meta])* $name:ident = $code:literal,)*) => {
+        $($(#[$doc])* pub const $name: &str = $code;)*
+
+        /// All codes of kvctl's own. Some are also the client library's, with the same meaning.
+        pub const CODES: &[&str] = &[$($name,)*];
+    };
+}
+
+codes! {
+    /// The input is malformed.
+    INVALID = "invalid",
+    /// Replicas of a shard differ.
+    DIVERGED = "diverged",
+    /// A file is not what it should be.
+    DAMAGED = "damaged",
+    /// Not everything could be looked at.
+    INCOMPLETE = "incomplete",
+    /// The key, node or shard does not exist.
+    NOT_FOUND = "not_found",
+    /// A safety check refuses.
+    REFUSED = "refused",
+    /// Reading or writing a local file failed.
+    IO = "io",
+    /// The cluster is not as it should be.
+    UNHEALTHY = "unhealthy",
+    /// A comparison of a transaction did not hold.
+    COMPARE_FAILED = "compare_failed",
+    /// An operation was taken back.
+    ABORTED = "aborted",
+    /// Waiting took too long.
+    TIMEOUT = "timeout",
+    /// A benchmark could not be carried out.
+    BENCH = "bench",
+    /// Nobody answers.
+    UNREACHABLE = "unreachable",
+    /// The reader of standard output went away: never shown.
+    BROKEN_PIPE = "broken_pipe",
+}
 
 /// Why a command failed.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
@@ -169,8 +182,6 @@ impl Failure {
         Some(help.into())
     }
 }
-
-const BROKEN_PIPE: &str = "broken_pipe";
 
 impl fmt::Display for Failure {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
