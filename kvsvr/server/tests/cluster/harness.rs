@@ -20,7 +20,7 @@ use rustix::process::{Pid, Signal, kill_process};
 use tokio::time::{Instant, sleep};
 
 /// The node's binary: the one built with this test, or another build of it.
-fn binary() -> PathBuf {
+pub(crate) fn binary() -> PathBuf {
     std::env::var_os("KVSVR_TEST_BINARY").map_or_else(|| env!("CARGO_BIN_EXE_kvsvr").into(), PathBuf::from)
 }
 
@@ -83,19 +83,36 @@ pub(crate) struct Port {
 
 impl Port {
     pub(crate) fn reserve() -> Port {
-        for _ in 0..10_000 {
-            let number = rand::random_range(10_000..32_000);
-            let Ok(reserved) = UdpSocket::bind(("127.0.0.1", number)) else {
-                continue;
-            };
-            if TcpListener::bind(("127.0.0.1", number)).is_ok() {
-                return Port {
-                    number,
-                    _reserved: reserved,
-                };
-            }
-        }
-        panic!("no free port between 10000 and 32000");
+        Port::reserve_where(Port::reserve_number)
+    }
+
+    /// Two ports, so far apart.
+    pub(crate) fn reserve_pair(distance: u16) -> [Port; 2] {
+        Port::reserve_where(|number| {
+            Some([
+                Port::reserve_number(number)?,
+                Port::reserve_number(number + distance)?,
+            ])
+        })
+    }
+
+    fn reserve_where<T>(mut reserve: impl FnMut(u16) -> Option<T>) -> T {
+        (0..10_000)
+            .find_map(|_| reserve(rand::random_range(10_000..30_000)))
+            .expect("there are free ports between 10000 and 32000")
+    }
+
+    fn reserve_number(number: u16) -> Option<Port> {
+        let reserved = UdpSocket::bind(("127.0.0.1", number)).ok()?;
+        TcpListener::bind(("127.0.0.1", number)).ok()?;
+        Some(Port {
+            number,
+            _reserved: reserved,
+        })
+    }
+
+    pub(crate) fn number(&self) -> u16 {
+        self.number
     }
 
     pub(crate) fn address(&self) -> String {
@@ -104,13 +121,13 @@ impl Port {
 }
 
 /// Kills its process group when it is dropped, or when the test dies.
-struct Guard {
+pub(crate) struct Guard {
     process: Child,
     input: Option<ChildStdin>,
 }
 
 impl Guard {
-    fn start() -> Guard {
+    pub(crate) fn start() -> Guard {
         let mut command = Command::new("sh");
         command
             .args(["-c", "read -r _; kill -9 0"])
@@ -121,7 +138,7 @@ impl Guard {
         Guard { process, input }
     }
 
-    fn group(&self) -> i32 {
+    pub(crate) fn group(&self) -> i32 {
         self.process.id().cast_signed()
     }
 }
@@ -522,7 +539,7 @@ impl Drop for Cluster {
     }
 }
 
-fn print_tail(log: &Path) {
+pub(crate) fn print_tail(log: &Path) {
     let text = fs::read_to_string(log).unwrap_or_default();
     let lines: Vec<&str> = text.lines().collect();
     println!("---- {} ({} lines) ----", log.display(), lines.len());
