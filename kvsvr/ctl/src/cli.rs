@@ -58,7 +58,7 @@ pub struct Global {
     #[arg(long, global = true)]
     pub yes: bool,
     /// Time for a request, or for a wait [default: 5s for requests, 60s for waits]
-    #[arg(long, global = true, value_parser = parse_timeout, value_name = "SPAN")]
+    #[arg(long, global = true, env = "KVCTL_TIMEOUT", value_parser = parse_timeout, value_name = "SPAN")]
     pub timeout: Option<Duration>,
     /// Region of the partition; 0 is local to the cluster
     #[arg(long, global = true, default_value_t = 0, value_name = "N")]

@@ -211,11 +211,11 @@ mod tests {
         let one = [step(6, "a", &["x"]), step(8, "b <<'END'\nc\nEND", &["", "y"])];
         assert_eq!(situations[0].steps, one);
         assert_eq!(one[1].output_line(1), 12);
-        assert_eq!(situations[1].steps, [step(24, "e", &[])]);
+        assert_eq!(situations[1].steps, [step(25, "e", &[])]);
         assert_eq!(situations[1].not_run, [(19, "a reason".to_owned())]);
         assert!(situations[1].mounts && !situations[0].mounts);
         let all = steps_of(&situations, &situations[1]).unwrap();
-        assert_eq!(all, [one[0].clone(), one[1].clone(), step(24, "e", &[])]);
+        assert_eq!(all, [one[0].clone(), one[1].clone(), step(25, "e", &[])]);
     }
 
     #[test]

@@ -17,6 +17,9 @@ use crate::harness::{Guard, PATIENCE};
 /// Begins the line after a command's output, before its exit code.
 const MARK: &str = "kvsvr-runbook-end-of-command";
 
+/// Shorter than any patience but those of this module's own tests, so that a command ends by itself.
+const KVCTL_TIMEOUT: &str = "100s";
+
 /// What a command came to.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Outcome {
@@ -69,7 +72,7 @@ impl Shell {
             .into_iter()
             .chain(std::env::split_paths(&path));
         command.args(["bash", "--noprofile", "--norc"]);
-        // Neither settings of who runs the test, nor their language.
+        // Neither settings of who runs the test, nor their language. Deadlines are for a machine that is busy with other things.
         for (name, _) in std::env::vars_os() {
             if name
                 .to_str()
@@ -81,7 +84,9 @@ impl Shell {
         command
             .env("PATH", std::env::join_paths(paths).unwrap())
             .env("LC_ALL", "C")
-            .env("USER", "ann");
+            .env("USER", "ann")
+            .env("KVSVR_RAFT_TIMING", "slow")
+            .env("KVCTL_TIMEOUT", KVCTL_TIMEOUT);
         command.current_dir(dir).process_group(guard.group());
         command
             .stdin(Stdio::piped())
