@@ -65,7 +65,6 @@ impl Replicas {
         Ok(proto::StateHashResponse {
             hash,
             applied_index: request.at_index,
-            ..proto::StateHashResponse::default()
         })
     }
 

@@ -63,71 +63,8 @@ pub enum Request {
 /// What is to be stored so that a request is carried out; or why it is refused. `operation`: the number of a new operation.
 pub fn admit(view: &View, request: &Request, operation: u64) -> Result<Vec<Write>, String> {
     check(view, request)?;
-    let mut writes = Vec::new();
-    let kind = match request {
-        Request::Add { address, store_id } => {
-            let node = new_node(view, address, store_id);
-            let kind = OpKind::Add(node.id);
-            enter(view, node, &mut writes);
-            kind
-        }
-        Request::Replace {
-            old,
-            address,
-            store_id,
-        } => {
-            let node = new_node(view, address, store_id);
-            let kind = OpKind::Replace(*old, node.id);
-            enter(view, node, &mut writes);
-            writes.push(Write::Node(*old, NodeState::Leaving));
-            kind
-        }
-        Request::Drain(node) => {
-            writes.push(Write::Node(*node, NodeState::Draining));
-            OpKind::Drain(*node)
-        }
-        Request::Undrain(node) => {
-            writes.push(Write::Node(*node, NodeState::Up));
-            OpKind::Undrain(*node)
-        }
-        Request::Remove(node) => {
-            writes.push(Write::Node(*node, NodeState::Leaving));
-            OpKind::Remove(*node)
-        }
-        Request::Evict(node) => {
-            writes.push(Write::Evicted(*node, true));
-            OpKind::Evict(*node)
-        }
-        Request::Restore(node) => {
-            writes.push(Write::Evicted(*node, false));
-            OpKind::Restore(*node)
-        }
-        Request::Label(node, labels) => {
-            writes.push(Write::Labels(*node, labels.clone()));
-            OpKind::Label(*node)
-        }
-        Request::Repair(node) => {
-            writes.push(Write::Node(*node, NodeState::Lost));
-            OpKind::Repair(*node)
-        }
-        Request::Return(node) => {
-            writes.push(Write::Node(*node, NodeState::Up));
-            OpKind::Return(*node)
-        }
-        Request::Slow(node) => {
-            writes.push(Write::Slow(*node, true));
-            OpKind::Slow(*node)
-        }
-        Request::Quick(node) => {
-            writes.push(Write::Slow(*node, false));
-            OpKind::Quick(*node)
-        }
-        Request::Reseed { shard, node } => {
-            let (shard, node) = (*shard, *node);
-            writes.extend(reseed::begun(view, shard, node).map(Write::Row));
-            OpKind::Reseed { shard, node }
-        }
-        Request::Abort(_) => return Ok(abort::take_back(view)),
+    let Some((kind, mut writes)) = begun(view, request) else {
+        return Ok(abort::take_back(view));
     };
     writes.push(Write::NewOperation(Operation {
         id: operation,
@@ -136,6 +73,45 @@ pub fn admit(view: &View, request: &Request, operation: u64) -> Result<Vec<Write
         state: OpState::Running,
     }));
     Ok(writes)
+}
+
+/// The operation that a request is for, and what is stored with it. `None`: it is about the one that runs.
+fn begun(view: &View, request: &Request) -> Option<(OpKind, Vec<Write>)> {
+    let state = |node: &u64, state| Write::Node(*node, state);
+    let (kind, write) = match request {
+        Request::Add { address, store_id } => {
+            let node = new_node(view, address, store_id);
+            return Some((OpKind::Add(node.id), enter(view, node)));
+        }
+        Request::Replace {
+            old,
+            address,
+            store_id,
+        } => {
+            let node = new_node(view, address, store_id);
+            let kind = OpKind::Replace(*old, node.id);
+            let mut writes = enter(view, node);
+            writes.push(state(old, NodeState::Leaving));
+            return Some((kind, writes));
+        }
+        Request::Reseed { shard, node } => {
+            let (shard, node) = (*shard, *node);
+            let row = reseed::begun(view, shard, node).map(Write::Row);
+            return Some((OpKind::Reseed { shard, node }, row.into_iter().collect()));
+        }
+        Request::Drain(node) => (OpKind::Drain(*node), state(node, NodeState::Draining)),
+        Request::Undrain(node) => (OpKind::Undrain(*node), state(node, NodeState::Up)),
+        Request::Remove(node) => (OpKind::Remove(*node), state(node, NodeState::Leaving)),
+        Request::Evict(node) => (OpKind::Evict(*node), Write::Evicted(*node, true)),
+        Request::Restore(node) => (OpKind::Restore(*node), Write::Evicted(*node, false)),
+        Request::Label(node, labels) => (OpKind::Label(*node), Write::Labels(*node, labels.clone())),
+        Request::Repair(node) => (OpKind::Repair(*node), state(node, NodeState::Lost)),
+        Request::Return(node) => (OpKind::Return(*node), state(node, NodeState::Up)),
+        Request::Slow(node) => (OpKind::Slow(*node), Write::Slow(*node, true)),
+        Request::Quick(node) => (OpKind::Quick(*node), Write::Slow(*node, false)),
+        Request::Abort(_) => return None,
+    };
+    Some((kind, vec![write]))
 }
 
 fn new_node(view: &View, address: &str, store_id: &str) -> Node {
@@ -174,13 +150,13 @@ fn was(view: &View, kind: OpKind) -> NodeState {
 }
 
 /// A new node is a learner of the meta shard from the beginning.
-fn enter(view: &View, node: Node, writes: &mut Vec<Write>) {
-    if let Some(meta) = view.meta() {
+fn enter(view: &View, node: Node) -> Vec<Write> {
+    let row = view.meta().map(|meta| {
         let mut row = meta.clone();
         row.learners.push(node.id);
-        writes.push(Write::Row(row));
-    }
-    writes.push(Write::NewNode(node));
+        Write::Row(row)
+    });
+    row.into_iter().chain([Write::NewNode(node)]).collect()
 }
 
 /// Refuses what is unsafe, cannot end, or makes no sense, with the reason.

@@ -34,7 +34,7 @@ pub enum Action {
         /// The shard.
         shard: u32,
         /// The replica as it is.
-        before: Replica,
+        before: Box<Replica>,
     },
     /// It is destroyed, at the node's next start.
     Retire {
@@ -257,7 +257,7 @@ pub(super) fn actions(plan: &Plan, now: &Collected) -> Result<Vec<Action>, Recov
                 if is == was || *is == half {
                     actions.push(Action::Recover {
                         shard,
-                        before: was.clone(),
+                        before: Box::new(was.clone()),
                     });
                 } else if *is != recovery.done(was) {
                     return Err(changed(difference(was, is)));
