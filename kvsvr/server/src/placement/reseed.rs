@@ -11,6 +11,7 @@ use super::{
     check::{known, name, no_leader},
     state::{Change, Node, OpKind, Operation, Real, ShardRow, View, majority},
 };
+use crate::limits::LEARNER_MAX_LAG;
 
 /// The shard and the node of an operation that makes a replica anew, as long as it has not ended.
 pub(super) fn under_way(view: &View) -> Option<(u32, u64)> {
@@ -152,9 +153,11 @@ pub(super) fn check(view: &View, shard: u32, node: u64) -> Result<(), String> {
                 name(row)
             ));
         }
-        if !progress.caught_up {
+        // How late it is the leader knows after a few looks only: the vote waits for that.
+        let is_behind = progress.lag_ms.is_some() || progress.lag_entries > LEARNER_MAX_LAG;
+        if !progress.caught_up && is_behind {
             return Err(format!(
-                "{}: its replica on node {other} is {} entries behind, and the copy needs all but that of node {node}; try again when it has caught up",
+                "{}: its replica on node {other} is behind (entries: {}), and the copy needs all but that of node {node}; try again when it has caught up",
                 name(row),
                 progress.lag_entries
             ));

@@ -38,6 +38,13 @@ pub(crate) fn run(arguments: &[&str]) -> (i32, String) {
     )
 }
 
+/// kvctl, if it is beside the node, as it is where the whole workspace is tested; or another build of it.
+pub(crate) fn kvctl() -> Option<PathBuf> {
+    let beside = Path::new(env!("CARGO_BIN_EXE_kvsvr")).with_file_name("kvctl");
+    let named = std::env::var_os("KVSVR_TEST_KVCTL").map(PathBuf::from);
+    named.or_else(|| beside.exists().then_some(beside))
+}
+
 /// Time that anything that must happen may take on a busy machine.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
 /// Lines of each node's log that are printed when a test fails.
