@@ -152,7 +152,7 @@ fn exit_codes_are_as_explained() {
         let said: Vec<&str> = row[1].split(" or ").collect();
         let fits = |exit: &&str| **exit == definite || **exit == unknown;
         assert!(
-            said.iter().all(|exit| fits(exit)),
+            said.iter().all(fits),
             "{code}: {said:?} is not {definite} or {unknown}"
         );
     }

@@ -574,7 +574,7 @@ async fn who_was_not_chosen_is_marked_as_being_destroyed() {
         },
         Action::Recover {
             shard: 8,
-            before: mine.replicas[&8].clone(),
+            before: Box::new(mine.replicas[&8].clone()),
         },
     ];
     assert_eq!(actions(&plan, &mine).unwrap(), expected);

@@ -3,7 +3,7 @@
 //!
 //! Each situation has an empty directory, and the ports of the document are others here (`:7101` and `:8101` to `:7109` and `:8109`), so that
 //! nothing else on the machine is in the way. `KVSVR_SITUATION=PART` runs the situations whose title has that part, and prints what each
-//! command printed, to be taken over into the document. `KVCTL_TEST_BINARY` is another kvctl than the one beside the node's.
+//! command printed, to be taken over into the document. `KVSVR_TEST_KVCTL` is another kvctl than the one beside the node's.
 
 mod compare;
 mod document;
@@ -21,7 +21,7 @@ use self::{
     document::{Situation, Step},
     shell::Shell,
 };
-use crate::harness::{PATIENCE, Port, binary, print_tail, report};
+use crate::harness::{PATIENCE, Port, binary, kvctl, print_tail, report};
 
 const DOCUMENT: &str = "docs/operations.md";
 /// How often a situation is tried: on a busy machine an election, or a deadline that is missed, can change what a command prints. What the
@@ -35,25 +35,12 @@ fn document() -> String {
     fs::read_to_string(&path).unwrap_or_else(|e| panic!("{}: {e}", path.display()))
 }
 
-/// kvctl, which is no program of this package: the tests' build has put it beside the node.
-fn kvctl() -> PathBuf {
-    let path = match std::env::var_os("KVCTL_TEST_BINARY") {
-        Some(path) => path.into(),
-        None => Path::new(env!("CARGO_BIN_EXE_kvsvr")).with_file_name("kvctl"),
-    };
-    assert!(
-        path.exists(),
-        "{} is missing: cargo build -p kvctl makes it",
-        path.display()
-    );
-    path
-}
-
 /// A directory with the two programs.
 fn programs() -> tempfile::TempDir {
     let dir = tempfile::tempdir().unwrap();
     symlink(binary(), dir.path().join("kvsvr")).unwrap();
-    symlink(kvctl(), dir.path().join("kvctl")).unwrap();
+    let kvctl = kvctl().expect("kvctl is missing beside the node: cargo build -p kvctl makes it");
+    symlink(kvctl, dir.path().join("kvctl")).unwrap();
     dir
 }
 
