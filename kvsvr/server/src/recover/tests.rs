@@ -40,8 +40,11 @@ fn peer(node: u64) -> Peer {
     }
 }
 
+/// One set of voters, or two.
+type Voters = &'static [&'static [u64]];
+
 /// A replica of a group with these voters, whose log ends so, as (term, index).
-fn replica(voters: &[&[u64]], last: (u64, u64), committed: u64) -> Replica {
+fn replica(voters: Voters, last: (u64, u64), committed: u64) -> Replica {
     let (term, index) = last;
     let at = |index| Position { term, node: 9, index };
     let nodes = voters.iter().flat_map(|set| set.iter());
@@ -82,9 +85,8 @@ fn node(id: u64, replicas: impl IntoIterator<Item = (u32, Replica)>) -> Collecte
 
 /// Two of five nodes are left.
 fn survivors() -> Vec<Collected> {
-    let (all, moving): (&[&[u64]], &[&[u64]]) = (&[&[1, 2, 3, 4, 5]], &[&[1, 3, 4], &[1, 2, 3]]);
-    let (first, last, even): (&[&[u64]], &[&[u64]], &[&[u64]]) =
-        (&[&[1, 2, 3]], &[&[1, 4, 5]], &[&[1, 2, 3, 4]]);
+    let (all, moving): (Voters, Voters) = (&[&[1, 2, 3, 4, 5]], &[&[1, 3, 4], &[1, 2, 3]]);
+    let (first, last, even): (Voters, Voters, Voters) = (&[&[1, 2, 3]], &[&[1, 4, 5]], &[&[1, 2, 3, 4]]);
     vec![
         node(
             1,
@@ -211,7 +213,7 @@ fn files_that_do_not_belong_together_are_refused() {
     refused(twice, "SAME_NODE: node 1");
     // Node 2 alone has nothing of shard 2, which the map has on 1, 4 and 5.
     refused(survivors().split_off(1), "NO_SURVIVOR: of shard 2 ");
-    let whole: &[&[u64]] = &[&[1, 2, 3]];
+    let whole: Voters = &[&[1, 2, 3]];
     let three = (1..=2).map(|id| {
         let mut one = node(
             id,
@@ -226,7 +228,7 @@ fn files_that_do_not_belong_together_are_refused() {
 /// A replica that is not the member that the group means, or has nothing yet, is no survivor.
 #[test]
 fn strangers_and_empty_replicas_are_no_survivors() {
-    let voters: &[&[u64]] = &[&[1, 2, 3]];
+    let voters: Voters = &[&[1, 2, 3]];
     let survivors = |change: fn(&mut Replica)| {
         let mut two = replica(voters, (2, 3), 3);
         change(&mut two);
