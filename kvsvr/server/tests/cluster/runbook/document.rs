@@ -87,12 +87,14 @@ pub(crate) fn parse(text: &str) -> Result<Vec<Situation>, String> {
             (Place::Console, Some(situation)) => console(situation, line, text)?,
             _ => {}
         }
-        if matches!(place, Place::Text) && !text.trim().is_empty() && !text.starts_with("<!--") {
-            if let Some((at, _)) = reason.take() {
-                return Err(format!(
-                    "line {at}: `not run` must stand right before a block of commands"
-                ));
-            }
+        if matches!(place, Place::Text)
+            && !text.trim().is_empty()
+            && !text.starts_with("<!--")
+            && let Some((at, _)) = reason.take()
+        {
+            return Err(format!(
+                "line {at}: `not run` must stand right before a block of commands"
+            ));
         }
     }
     if !matches!(place, Place::Text) {
