@@ -240,6 +240,7 @@ async fn one_of_three_nodes_is_left() {
 
 /// Two of five nodes are left: of some shards a majority, of others one replica, each of them chosen somewhere; the meta shard is begun anew on one of
 /// them. A lost node that comes back with its old files changes nothing.
+#[expect(clippy::too_many_lines, reason = "a scenario reads as one script")]
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn two_of_five_nodes_are_left() {
     // Replicas on 1 2 3, 2 3 4, 3 4 5, 4 5 1.
