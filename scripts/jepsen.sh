@@ -3,7 +3,7 @@
 # docs/jepsen.md says what it does. As root it has namespaces of its own; otherwise it says what it cannot do.
 . "$(dirname "$0")/lib/common.sh"
 case "${1:-}" in ""|-h|--help) sed -n '2,3s/^# //p' "$0"; exit 0 ;; esac
-set_up
-build_jepsen
+# What is asked for may go to a file.
+{ set_up; build_jepsen; } >&2
 cd "$CALLER"
 exec "$BIN/jepsen" "$@"

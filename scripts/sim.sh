@@ -5,8 +5,8 @@
 case "${1:-}" in ""|-h|--help) sed -n '2,3s/^# //p' "$0"; exit 0 ;; esac
 rocks=""
 case " $* " in *" --engine rocks "* | *" --engine=rocks "*) rocks=rocks ;; esac
-set_up
-build_sim $rocks
+# What is asked for may go to a file.
+{ set_up; build_sim $rocks; } >&2
 cd "$CALLER"
 if [ "$1" = mutants ]; then
   shift

@@ -259,10 +259,12 @@ fn command(command: Command) -> Result<bool, String> {
     match command {
         Command::Run { seed, show } => one(Plan::from_seed(seed), &format!("run --seed {seed}"), &show),
         Command::Replay { plan, mutant, show } => {
+            let mut arguments = format!("replay {}", plan.display());
             if let Some(mutant) = mutant {
                 mutants::choose(&mutant).map_err(|error| error.to_string())?;
+                arguments = format!("{arguments} --mutant {mutant}");
             }
-            one(read(&plan)?, &format!("replay {}", plan.display()), &show)
+            one(read(&plan)?, &arguments, &show)
         }
         Command::Plan { seed } => {
             say!("{}", Plan::from_seed(seed).to_json());
