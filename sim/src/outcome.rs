@@ -117,13 +117,16 @@ impl Outcome {
 impl fmt::Display for Outcome {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let [ok, failed, unknown] = self.operations;
+        let ruling = if self.is_clean() { "passed" } else { "FAILED" };
+        writeln!(f, "ruling       {ruling}")?;
         writeln!(f, "seed         {} ({})", self.seed, self.origin)?;
         writeln!(f, "simulated    {:.1} s", self.simulated.as_secs_f64())?;
         writeln!(
             f,
             "operations   {ok} succeeded, {failed} failed, {unknown} unknown"
         )?;
-        for (event, count) in &self.sometimes {
+        let happened = self.sometimes.iter().filter(|(_, count)| **count > 0);
+        for (event, count) in happened {
             writeln!(f, "event        {event}: {count}")?;
         }
         writeln!(f, "looks        {}", self.looks)?;

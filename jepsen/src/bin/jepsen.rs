@@ -99,10 +99,10 @@ struct RunArgs {
     #[arg(long, default_value_t = 1)]
     seed: u64,
     /// Clients of all programs together.
-    #[arg(long, default_value_t = 40)]
+    #[arg(long, default_value_t = 40, value_parser = clap::value_parser!(u32).range(1..))]
     clients: u32,
     /// Operations in a second that clients try to make together.
-    #[arg(long, default_value_t = 800)]
+    #[arg(long, default_value_t = 800, value_parser = clap::value_parser!(u32).range(1..))]
     rate: u32,
     /// Runs this plan.json again, instead of drawing one.
     #[arg(long, value_name = "FILE")]
@@ -155,6 +155,13 @@ impl RunArgs {
         };
         if !(self.minutes.is_finite() && self.minutes > 0.0) {
             return Err("--minutes must be a positive number".into());
+        }
+        if !(0.0..=100.0).contains(&self.most_unknown) {
+            return Err("--most-unknown is a share in percent: 0 to 100".into());
+        }
+        if self.report.exists() && !self.report.is_dir() {
+            let report = self.report.display();
+            return Err(format!("--report {report}: there is a file of that name; a directory is needed"));
         }
         let read = |path: PathBuf| -> Result<Plan, String> {
             let text = std::fs::read(&path).map_err(|error| format!("{}: {error}", path.display()))?;

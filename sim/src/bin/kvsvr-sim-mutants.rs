@@ -280,8 +280,9 @@ impl fmt::Display for Row<'_> {
             "| {mutant:30} | {finder:21} | {as_expected:8} | {seeds:5} | {seconds:7.1} | {reached:7} |"
         )?;
         match by {
-            Some((seed, failure)) if !expected => write!(f, "\n  seed {seed}: {}", failure.text),
-            _ => Ok(()),
+            Some((seed, failure)) if !expected => write!(f, " seed {seed}: {}", failure.text),
+            Some((seed, _)) => write!(f, " seed {seed}"),
+            None => Ok(()),
         }
     }
 }
@@ -382,10 +383,10 @@ mod tests {
         assert!(
             Row(&all[0])
                 .to_string()
-                .ends_with("| linear                | yes      |     3 |     1.5 |       3 |")
+                .ends_with("| linear                | yes      |     3 |     1.5 |       3 | seed 7")
         );
         assert!(Row(&all[1]).to_string().contains("| NOT FOUND "));
-        assert!(Row(&all[3]).to_string().ends_with("\n  seed 7: in words"));
+        assert!(Row(&all[3]).to_string().ends_with("| seed 7: in words"));
         let failed = vec![(5, Failure::new("bank", "a sum".into()))];
         let report = Report::new(all, failed, Duration::from_secs(60)).to_string();
         // Between them: who found what.
