@@ -161,7 +161,9 @@ impl RunArgs {
         }
         if self.report.exists() && !self.report.is_dir() {
             let report = self.report.display();
-            return Err(format!("--report {report}: there is a file of that name; a directory is needed"));
+            return Err(format!(
+                "--report {report}: there is a file of that name; a directory is needed"
+            ));
         }
         let read = |path: PathBuf| -> Result<Plan, String> {
             let text = std::fs::read(&path).map_err(|error| format!("{}: {error}", path.display()))?;
