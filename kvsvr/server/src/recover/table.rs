@@ -94,7 +94,7 @@ fn row(shard: u32, finding: &Finding) -> [String; 8] {
             "-".into(),
             "keeps its majority, untouched",
         ),
-        Fate::Lost => ("-".into(), "-".into(), "-".into(), "LOST: no survivor"),
+        Fate::Lost => ("-".into(), "-".into(), "-".into(), "lost, there is no survivor"),
         Fate::Recovered {
             recovery,
             last,
