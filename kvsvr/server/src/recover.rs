@@ -18,7 +18,8 @@
 //!
 //! *The new group is not mixed up with the old one.* The entry that makes the survivor the only voter is of a term that is greater by
 //! [`RECOVERY_TERMS`](crate::limits::RECOVERY_TERMS) than any that was seen, which leaves room for what lost nodes may have gone through unseen. A
-//! lost node that comes back all the same is no member, its log is behind by its term, so no survivor votes for it or takes entries of it.
+//! lost node that comes back all the same is no member, its log is behind by its term, so no survivor votes for it or takes entries of it. Once the
+//! recovered meta shard reaches it, it follows the new map (`Node::note_incarnation`) and gives up what it had.
 //! A majority of the old group that comes back together would serve the old state, to whoever asks it: that nothing here can prevent.
 //!
 //! *What is left to commit is committed.* The single voter elects itself and writes a blank entry, which commits all that is before it.

@@ -38,11 +38,16 @@ pub(crate) fn run(arguments: &[&str]) -> (i32, String) {
     )
 }
 
-/// kvctl, if it is beside the node, as it is where the whole workspace is tested; or another build of it.
-pub(crate) fn kvctl() -> Option<PathBuf> {
-    let beside = Path::new(env!("CARGO_BIN_EXE_kvsvr")).with_file_name("kvctl");
-    let named = std::env::var_os("KVSVR_TEST_KVCTL").map(PathBuf::from);
-    named.or_else(|| beside.exists().then_some(beside))
+/// kvctl, which is no program of this package: the build of the tests has put it beside the node. Or another build of it.
+pub(crate) fn kvctl() -> PathBuf {
+    let beside = || Path::new(env!("CARGO_BIN_EXE_kvsvr")).with_file_name("kvctl");
+    let path = std::env::var_os("KVSVR_TEST_KVCTL").map_or_else(beside, PathBuf::from);
+    assert!(
+        path.exists(),
+        "{} is missing: cargo build -p kvctl makes it",
+        path.display()
+    );
+    path
 }
 
 /// Time that anything that must happen may take on a busy machine.

@@ -1,6 +1,9 @@
 //! Operations on members that are interrupted: by the death of who carries them on, and by an operator who takes them back.
 
-use kvsvr_client::proto::{self as pb, change_members_request::Change, operation::State};
+use kvsvr_client::{
+    Client,
+    proto::{self as pb, change_members_request::Change, operation::State},
+};
 use tokio::time::Instant;
 
 use crate::{
@@ -21,26 +24,7 @@ async fn operations_outlive_the_meta_leader() {
     let anew = |shard, node| Change::Reseed(pb::ReseedReplica { shard, node });
     for change in [add(&cluster, fourth), Change::Drain(2), anew(1, 1), anew(0, 3)] {
         let id = begin(&client, change).await;
-        let mut seen = 0;
-        loop {
-            let op = eventually("the operation goes on", PATIENCE * 2, async || {
-                let op = operation(&client, id).await?;
-                let ended = matches!(op.state(), State::Done | State::Aborted);
-                (ended || op.steps_done > seen).then_some(op)
-            })
-            .await;
-            if op.state() == State::Done {
-                break;
-            }
-            seen = op.steps_done;
-            let Some(leader) = meta_leader(&cluster).await else {
-                continue;
-            };
-            println!("operation {id}: killing node {} after step {seen}", leader + 1);
-            cluster.kill(&[leader]);
-            kills += 1;
-            cluster.start_node(leader);
-        }
+        kills += kill_who_carries_on(&mut cluster, &client, id, 0).await;
         ended(&client, id, State::Done).await;
     }
     assert!(kills >= 5, "only {kills} kills");
@@ -70,23 +54,7 @@ async fn what_is_taken_back_outlives_the_meta_leader() {
     })
     .await;
     assert_eq!(begin(&client, Change::Abort(id)).await, id);
-    let (mut kills, mut seen) = (0, half);
-    loop {
-        let op = eventually("it is taken back", PATIENCE * 2, async || {
-            let op = operation(&client, id).await?;
-            (op.ended() || op.steps_done > seen).then_some(op)
-        })
-        .await;
-        if op.ended() {
-            break;
-        }
-        seen = op.steps_done;
-        if let Some(leader) = meta_leader(&cluster).await {
-            cluster.kill(&[leader]);
-            kills += 1;
-            cluster.start_node(leader);
-        }
-    }
+    let kills = kill_who_carries_on(&mut cluster, &client, id, half).await;
     ended(&client, id, State::Aborted).await;
     assert!(kills >= 2, "only {kills} kills");
     assert_placed(&cluster, &client, &[0, 1, 2]).await;
@@ -97,6 +65,28 @@ async fn what_is_taken_back_outlives_the_meta_leader() {
         "abort-outlives-leaders",
         format!("{kills} kills, {acknowledged} writes acknowledged, none lost; three members as before"),
     );
+}
+
+/// Kills the meta shard's leader after every step of an operation after the first `seen`, to its end; how often.
+async fn kill_who_carries_on(cluster: &mut Cluster, client: &Client, id: u64, mut seen: u32) -> u32 {
+    let mut kills = 0;
+    loop {
+        let op = eventually("the operation goes on", PATIENCE * 2, async || {
+            let op = operation(client, id).await?;
+            (op.ended() || op.steps_done > seen).then_some(op)
+        })
+        .await;
+        if op.ended() {
+            return kills;
+        }
+        seen = op.steps_done;
+        if let Some(leader) = meta_leader(cluster).await {
+            println!("operation {id}: killing node {} after step {seen}", leader + 1);
+            cluster.kill(&[leader]);
+            kills += 1;
+            cluster.start_node(leader);
+        }
+    }
 }
 
 /// The place in `nodes` of the node that leads the meta shard, if there is one.

@@ -37,8 +37,10 @@ impl Oversight {
         let (client, ended) = (client.clone(), stop.clone());
         let task = tokio::spawn(async move {
             let mut seen: BTreeMap<u64, (Vec<Said>, pb::Operation)> = BTreeMap::new();
+            let mut maps = 0;
             while !ended.load(Ordering::Relaxed) {
                 if let Ok(map) = client.shard_map().await {
+                    maps += 1;
                     for shard in map.shards.iter().filter(|s| s.id != 0) {
                         let distinct: BTreeSet<_> = shard.replicas.iter().collect();
                         assert!(distinct.len() >= voters, "too few voters: {shard:?}");
@@ -51,6 +53,7 @@ impl Oversight {
                 }
                 sleep(EVERY).await;
             }
+            assert!(maps > 0 && !seen.is_empty(), "nothing was seen");
             seen
         });
         Oversight { stop, task }
