@@ -153,11 +153,10 @@ pub(super) fn check(view: &View, shard: u32, node: u64) -> Result<(), String> {
                 name(row)
             ));
         }
-        // How late it is the leader knows after a few looks only: the vote waits for that.
-        let is_behind = progress.lag_ms.is_some() || progress.lag_entries > LEARNER_MAX_LAG;
-        if !progress.caught_up && is_behind {
+        // How late it is the leader knows from a few looks only, and the vote waits until it is not.
+        if progress.lag_entries > LEARNER_MAX_LAG {
             return Err(format!(
-                "{}: its replica on node {other} is behind (entries: {}), and the copy needs all but that of node {node}; try again when it has caught up",
+                "{}: its replica on node {other} is {} entries behind, and the copy needs all but that of node {node}; try again when it has caught up",
                 name(row),
                 progress.lag_entries
             ));

@@ -43,7 +43,7 @@ pub(crate) async fn begin(client: &Client, change: Change) -> u64 {
             Err(error)
                 if error.code == Code::Refused
                     && !error.message.contains("does not answer")
-                    && !error.message.contains("is behind") =>
+                    && !error.message.contains("entries behind") =>
             {
                 panic!("{error}")
             }
