@@ -39,8 +39,13 @@ pub fn check(history: &History<'_>, context: &Context<'_>) -> Verdict {
                 let unknown = (operation, i128::from(*delta));
                 counters.entry(*key).or_default().unknown.push(unknown);
             }
-            (Call::Count { key }, End::Ok(_, Reply::Number { value, .. })) => {
-                let count = (operation, i128::from(*value));
+            (Call::Count { key }, End::Ok(_, Reply::Number { revision, value })) => {
+                let count = Known {
+                    operation,
+                    delta: 0,
+                    revision: *revision,
+                    value: i128::from(*value),
+                };
                 counters.entry(*key).or_default().counts.push(count);
             }
             _ => {}
@@ -61,7 +66,7 @@ pub fn check(history: &History<'_>, context: &Context<'_>) -> Verdict {
     findings.verdict()
 }
 
-/// An acknowledged increment.
+/// An acknowledged increment, or an answered count, which adds nothing.
 struct Known<'a> {
     operation: &'a Operation,
     delta: i128,
@@ -75,8 +80,8 @@ struct Counter<'a> {
     known: Vec<Known<'a>>,
     /// With what they add.
     unknown: Vec<(&'a Operation, i128)>,
-    /// With what they read.
-    counts: Vec<(&'a Operation, i128)>,
+    /// By number of the operation.
+    counts: Vec<Known<'a>>,
 }
 
 impl Counter<'_> {
@@ -131,7 +136,12 @@ impl Counter<'_> {
         let known = self.known.iter().map(|known| (known.operation, known.delta));
         let unknown = self.unknown.iter().copied();
         let all: Vec<_> = known.chain(unknown).collect();
-        for (count, value) in &self.counts {
+        for Known {
+            operation: count,
+            value,
+            ..
+        } in &self.counts
+        {
             let (mut low, mut high) = (0, 0);
             for (operation, delta) in &all {
                 if operation.last < count.first {
@@ -158,26 +168,26 @@ impl Counter<'_> {
             return;
         }
         let mut newest = self.counts.iter().rev();
-        let Some((last, value)) = newest.find(|(count, _)| facts::is_final_read(count, context)) else {
+        let Some(end) = newest.find(|count| facts::is_final_read(count.operation, context)) else {
             findings.unknown(format!("no final read of counter {key} was answered"));
             return;
         };
-        let before = self
-            .known
-            .iter()
-            .filter(|known| known.operation.last < last.first);
+        // One whose outcome only the committed log told may seem to end late; the read says by its revision that it is after it.
+        let is_before =
+            |known: &&Known<'_>| known.operation.last < end.operation.first || known.revision <= end.revision;
+        let before = self.known.iter().filter(is_before);
         if before.clone().count() < self.known.len() {
             findings.unknown(format!("counter {key}: increments went on during its final read"));
             return;
         }
         findings.count("finals", 1);
         let base: i128 = before.map(|known| known.delta).sum();
-        if !self.all_unknown().contains(value - base) {
+        if !self.all_unknown().contains(end.value - base) {
             let text = format!(
                 "counter {key}: {} at the end, but the acknowledged increments make {base} and unknown ones cannot make up the difference",
-                describe(last)
+                describe(end.operation)
             );
-            findings.push(Witness::new("final", text).operations([last.id]));
+            findings.push(Witness::new("final", text).operations([end.operation.id]));
         }
     }
 }

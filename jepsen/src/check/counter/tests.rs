@@ -97,6 +97,17 @@ fn no_final_count_is_unknown() {
     unknown(at_end(some()));
 }
 
+/// Its outcome was told by the committed log only, so it ends where somebody saw its revision: after the final read began.
+#[test]
+fn an_increment_that_ends_late_is_before_a_read_of_its_revision() {
+    let at_revision = |revision, value| (Call::Count { key: k(1) }, Reply::Number { revision, value });
+    let late = |read| at_end(some().ok(3, (90, 110), add(7, 5, 12)).ok(1, (101, 102), read));
+    valid(late(at_revision(5, 12)));
+    valid(late(at_revision(6, 22)));
+    broken("final", late(at_revision(5, 5)));
+    unknown(late(at_revision(4, 5)));
+}
+
 proptest! {
     #[test]
     fn a_correct_counter_is_accepted(plan in proptest::collection::vec((-3..4i64, 0..6u8), 1..60)) {
