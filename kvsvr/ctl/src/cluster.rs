@@ -14,7 +14,7 @@ use crate::{
     operation,
     output::{Field, Mood},
     survive::Survival,
-    text::{show_size, show_span},
+    text::{show_rate, show_size, show_span},
 };
 
 /// `kvctl cluster`.
@@ -141,43 +141,62 @@ pub async fn status(context: &mut Context) -> Result<(), Failure> {
         json["operation"] = running.map_or(Value::Null, |(_, operation)| operation);
         return Ok(context.out.json(&json)?);
     }
-    let map = &view.map;
-    let survival = Survival::of(&view).map_or(String::new(), |survival| {
-        format!(", {}", context.out.paint(&survival.text(), survival.mood()))
-    });
-    context.out.line(format!(
-        "cluster {} ({}), map epoch {}{survival}",
-        map.cluster_name, map.cluster_id, map.epoch
-    ))?;
+    let first = first_line(context, &view);
+    context.out.line(first)?;
     context.out.line("")?;
     let rows = view.nodes.iter().map(|node| node_row(&view, node)).collect();
-    let header = [
-        "NODE",
-        "ADDRESS",
-        "STATE",
-        "LEADS",
-        "REPLICAS",
-        "LAG",
-        "FSYNC p99",
-        "DISK FREE",
-        "DATA",
-        "RSS",
-        "UP",
-        "VERSION",
-    ];
-    context.out.table(&header, rows)?;
+    context.out.table(&NODE_COLUMNS, rows)?;
     context.out.line("")?;
-    let rows = map.shards.iter().map(|shard| shard_row(&view, shard)).collect();
-    context.out.table(
-        &[
-            "SHARD", "SLOTS", "LEADER", "REPLICAS", "REVISION", "FLOOR", "QUEUE",
-        ],
-        rows,
-    )?;
+    let shards = view.map.shards.iter();
+    let rows = shards.map(|shard| shard_row(&view, shard)).collect();
+    context.out.table(&SHARD_COLUMNS, rows)?;
     context.out.line("")?;
     if let Some((line, _)) = running {
         context.out.line(line)?;
     }
+    print_problems(context, &view)
+}
+
+const NODE_COLUMNS: [&str; 14] = [
+    "NODE",
+    "ADDRESS",
+    "STATE",
+    "LEADS",
+    "REPLICAS",
+    "READS/s",
+    "WRITES/s",
+    "LAG",
+    "FSYNC p99",
+    "DISK FREE",
+    "DATA",
+    "RSS",
+    "UP",
+    "VERSION",
+];
+
+const SHARD_COLUMNS: [&str; 7] = [
+    "SHARD", "SLOTS", "LEADER", "REPLICAS", "REVISION", "FLOOR", "QUEUE",
+];
+
+/// The cluster as a whole.
+fn first_line(context: &Context, view: &View) -> String {
+    let map = &view.map;
+    let survival = Survival::of(view).map_or(String::new(), |survival| {
+        format!(", {}", context.out.paint(&survival.text(), survival.mood()))
+    });
+    let rates = match rates(view) {
+        (Some(reads), Some(writes)) => {
+            format!(", {} reads/s, {} writes/s", show_rate(reads), show_rate(writes))
+        }
+        _ => String::new(),
+    };
+    format!(
+        "cluster {} ({}), map epoch {}{survival}{rates}",
+        map.cluster_name, map.cluster_id, map.epoch
+    )
+}
+
+fn print_problems(context: &mut Context, view: &View) -> Result<(), Failure> {
     let problems = view.problems();
     if problems.is_empty() {
         let good = context.out.paint("all is well", Mood::Good);
@@ -208,11 +227,14 @@ fn node_row(view: &View, node: &NodeView) -> Vec<Field> {
         .count();
     let lag = view.lag(node.id);
     let warn = |bad: bool| if bad { Mood::Warn } else { Mood::Plain };
+    let rate = |rate: Option<f64>| Field::number(rate.map_or("-".into(), show_rate));
     let fsync = Duration::from_micros(status.fsync_p99_us);
     row.extend([
         state_field(view, node.id),
         Field::number(leads),
         Field::number(status.replicas.len()),
+        rate(status.reads_per_s),
+        rate(status.writes_per_s),
         Field::number(lag).mood(warn(lag > LAG_ENTRIES)),
         Field::text(if status.fsync_p99_us == 0 {
             "-".into()
@@ -227,6 +249,21 @@ fn node_row(view: &View, node: &NodeView) -> Vec<Field> {
         Field::text(&status.version),
     ]);
     row
+}
+
+/// Reads and writes per second of all nodes that answer, if they tell.
+fn rates(view: &View) -> (Option<f64>, Option<f64>) {
+    let up = || view.nodes.iter().filter_map(NodeView::status);
+    (
+        sum(up().map(|status| status.reads_per_s)),
+        sum(up().map(|status| status.writes_per_s)),
+    )
+}
+
+/// The sum, if there are some and all are known.
+pub(crate) fn sum(rates: impl Iterator<Item = Option<f64>>) -> Option<f64> {
+    let rates: Option<Vec<f64>> = rates.collect();
+    rates?.into_iter().reduce(|sum, rate| sum + rate)
 }
 
 /// What the node is for; it answers.
@@ -293,10 +330,11 @@ pub(crate) fn status_json(view: &View) -> Value {
         })
         .collect();
     let (can_lose, no_majority) = Survival::json(Survival::of(view).as_ref());
+    let (reads, writes) = rates(view);
     json!({
         "cluster_id": view.map.cluster_id, "cluster_name": view.map.cluster_name, "map_epoch": view.map.epoch,
-        "can_lose": can_lose, "no_majority": no_majority, "nodes": nodes, "shards": shards,
-        "problems": view.problems(),
+        "can_lose": can_lose, "no_majority": no_majority, "reads_per_s": reads, "writes_per_s": writes,
+        "nodes": nodes, "shards": shards, "problems": view.problems(),
     })
 }
 
@@ -335,7 +373,8 @@ fn numbers_json(status: &NodeStatus) -> Value {
         "map_epoch": status.map_epoch, "disk_free_bytes": status.disk_free_bytes, "wal_bytes": status.wal_bytes,
         "data_bytes": status.data_bytes, "fsync_p99_us": status.fsync_p99_us,
         "cache_hit_rate": status.cache_hit_rate, "rss_bytes": status.rss_bytes, "messages": status.messages,
-        "replicas": replicas,
+        "reads": status.reads, "writes": status.writes, "reads_per_s": status.reads_per_s,
+        "writes_per_s": status.writes_per_s, "replicas": replicas,
     })
 }
 
@@ -420,9 +459,15 @@ mod tests {
         assert_eq!(json["shards"][1]["leader"], 2);
         assert_eq!(json["problems"], json!([]));
         assert_eq!((&json["can_lose"], &json["no_majority"]), (&json!(1), &json!([])));
+        assert_eq!(json["nodes"][1]["reads_per_s"], 20.0);
+        assert_eq!(
+            (&json["reads_per_s"], &json["writes_per_s"]),
+            (&json!(60.0), &json!(6.0))
+        );
         let json = status_json(&view(|nodes| nodes[1].status = Err("refused".into())));
         assert_eq!(json["nodes"][1]["reachable"], false);
         assert_eq!(json["shards"][1]["leader"], Value::Null);
+        assert_eq!(json["reads_per_s"], 40.0, "of those that answer");
         assert!(!json["problems"].as_array().unwrap().is_empty());
     }
 
@@ -432,14 +477,14 @@ mod tests {
         let page = Page::default();
         let mut out = page.output(Format::Table);
         let rows = view.nodes.iter().map(|node| node_row(&view, node)).collect();
-        out.table(&["A"; 12], rows).unwrap();
+        out.table(&NODE_COLUMNS, rows).unwrap();
         let rows = view
             .map
             .shards
             .iter()
             .map(|shard| shard_row(&view, shard))
             .collect();
-        out.table(&["A"; 7], rows).unwrap();
+        out.table(&SHARD_COLUMNS, rows).unwrap();
         for part in ["unreachable", "0 (meta)", "1,2,3", "1.5ms"] {
             assert!(
                 page.text().contains(part),

@@ -357,6 +357,10 @@ pub(crate) mod tests {
                 cluster_id: "c".into(),
                 disk_free_bytes: 100 << 30,
                 fsync_p99_us: 1_500,
+                reads: Some(0),
+                writes: Some(0),
+                reads_per_s: Some(20.0),
+                writes_per_s: Some(2.0),
                 replicas: (0..3)
                     .map(|shard| replica(shard, u64::from(shard) + 1, id))
                     .collect(),

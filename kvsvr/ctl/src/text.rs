@@ -293,6 +293,16 @@ pub fn show_size(bytes: u64) -> String {
     }
 }
 
+/// How often a second.
+pub fn show_rate(rate: f64) -> String {
+    // Slow ones are told from none.
+    if rate > 0.0 && rate < 9.95 {
+        format!("{rate:.1}")
+    } else {
+        format!("{rate:.0}")
+    }
+}
+
 /// A number of things: "1 node", "2 nodes".
 pub fn plural(number: u64, thing: &str) -> String {
     let ending = if number == 1 { "" } else { "s" };

@@ -27,7 +27,10 @@ pub fn spawn(node: &Arc<Node>) {
     tokio::spawn(every(node.clone(), EXPIRY_INTERVAL, expire));
     tokio::spawn(every(node.clone(), COMPACTION_INTERVAL, compact));
     tokio::spawn(every(node.clone(), PREFERRED_LEADER_INTERVAL, prefer_leaders));
-    tokio::spawn(every(node.clone(), MAINTENANCE_INTERVAL, watch_disk));
+    tokio::spawn(every(node.clone(), MAINTENANCE_INTERVAL, |node| async move {
+        node.note_rates();
+        watch_disk(node).await;
+    }));
     tokio::spawn(controller::run(node.clone()));
     tokio::spawn(every(node.clone(), IDLE_CHECKPOINT_INTERVAL, |node| async move {
         remove_checkpoints(&node, false).await;

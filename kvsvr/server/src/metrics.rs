@@ -43,7 +43,7 @@ mod window;
 
 use std::{collections::BTreeMap, fmt, sync::Arc, time::Duration};
 
-use kvsvr_core::types::ShardId;
+use kvsvr_core::types::{META_SHARD, ShardId};
 use parking_lot::Mutex;
 use prometheus::{
     Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry,
@@ -62,6 +62,15 @@ const SECONDS: [f64; 17] = [
 const COUNTS: [f64; 13] = [
     1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0, 128.0, 256.0, 512.0, 1024.0, 2048.0, 4096.0,
 ];
+
+/// Requests of clients that were answered well.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Answered {
+    /// Reads, in whatever mode.
+    pub reads: u64,
+    /// Commands, acknowledged as a leader.
+    pub writes: u64,
+}
 
 /// The metrics of one node.
 pub struct Metrics {
@@ -145,6 +154,16 @@ impl Metrics {
                 .entry(shard)
                 .or_insert_with(|| Arc::new(self.families.resolve(shard))),
         )
+    }
+
+    /// What the node has done for clients since its start: in data shards, those that it has given up too.
+    pub fn answered(&self) -> Answered {
+        let shards = self.shards.lock();
+        let data = shards.iter().filter(|(shard, _)| **shard != META_SHARD);
+        data.fold(Answered::default(), |sum, (_, shard)| Answered {
+            reads: sum.reads + shard.reads_answered(),
+            writes: sum.writes + shard.writes_acknowledged(),
+        })
     }
 
     /// The metrics of one listening port.

@@ -2,6 +2,7 @@
 
 mod claims;
 mod health;
+mod rates;
 mod replicas;
 
 use std::{
@@ -129,6 +130,8 @@ pub struct Node {
     fatal: mpsc::UnboundedSender<String>,
     /// How much of the log was applied when the engine was flushed last.
     flushed_bytes: AtomicU64,
+    /// What was counted in the last seconds.
+    rates: Mutex<rates::Rates>,
     started: Instant,
 }
 
@@ -176,6 +179,7 @@ impl Node {
             writes_refused: RwLock::new(None),
             fatal,
             flushed_bytes: AtomicU64::new(0),
+            rates: Mutex::default(),
             started: Instant::now(),
             settings,
             address: parts.address,

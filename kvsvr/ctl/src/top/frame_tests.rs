@@ -31,6 +31,8 @@ fn loaded(second: u64) -> View {
         status.fsync_p99_us = 1_100 * node.id;
         status.rss_bytes = (300 + node.id) << 20;
         status.data_bytes = (5 << 30) + (node.id << 20);
+        status.reads = Some(3_000 * node.id * second);
+        status.writes = Some(1_000 * (node.id - 1) * second);
         for replica in &mut status.replicas {
             let rate = 1_000 * u64::from(replica.shard);
             replica.revision = 70_000 + rate * second;
@@ -272,10 +274,14 @@ fn a_sample_for_programs_has_rates_and_lags() {
         (&false.into(), &serde_json::Value::Null)
     );
     assert_eq!(json["nodes"][2]["writes_per_s"], 2000.0);
+    assert_eq!(json["nodes"][2]["reads_per_s"], 9000.0);
     assert_eq!(json["nodes"][1]["writes_per_s"], serde_json::Value::Null);
     let (sample, history) = seen(|_| {});
     let json = picture_json(&sample, &history, 5);
-    assert_eq!(json["writes_per_s"], 3000.0);
+    assert_eq!(
+        (&json["reads_per_s"], &json["writes_per_s"]),
+        (&18_000.0.into(), &3_000.0.into())
+    );
     assert_eq!(json["shards"][1]["followers"][1]["lag"], 250);
     assert_eq!(
         json["nodes"][2]["behind"],

@@ -6,16 +6,16 @@ use kvsvr_client::proto::{NodeStatus, ShardInfo};
 use serde_json::{Value, json};
 
 use super::{
-    sample::{Behind, History, Sample},
+    sample::{Behind, History, Rates, Sample},
     table::{Cell, Column, Piece, Table},
 };
 use crate::{
-    cluster::{node_state, status_json},
+    cluster::{node_state, status_json, sum},
     health::{NodeView, Severity, View},
     limits::{LAG_ENTRIES, LOW_DISK_BYTES, SLOW_FSYNC_US},
     output::Mood,
     survive::Survival,
-    text::{plural, show_size, show_span},
+    text::{plural, show_rate, show_size, show_span},
 };
 
 const fn column(name: &'static str, rank: u8, width: usize, number: bool) -> Column {
@@ -34,6 +34,7 @@ pub const NODE_COLUMNS: &[Column] = &[
     column("STATE", 0, 9, false),
     column("LEADS", 0, 5, true),
     column("REPLICAS", 7, 8, true),
+    column("READS/s", 4, 8, true),
     column("WRITES/s", 0, 8, true),
     column("LAG", 0, 6, true),
     column("BEHIND", 4, 6, true),
@@ -168,8 +169,9 @@ fn head(view: &View, history: &History) -> Vec<(u8, Piece)> {
     if let Some(survival) = Survival::of(view) {
         head.push((0, (survival.text(), survival.mood())));
     }
-    if let Some(writes) = sum(data.iter().map(|shard| history.writes(*shard))) {
-        head.push((2, plain(format!("{} writes/s", show_rate(writes)))));
+    let (reads, writes) = rates(view, history);
+    for (rate, of) in [(reads, "reads/s"), (writes, "writes/s")] {
+        head.extend(rate.map(|rate| (2, plain(format!("{} {of}", show_rate(rate))))));
     }
     head
 }
@@ -178,16 +180,14 @@ fn data_shards(view: &View) -> impl Iterator<Item = u32> {
     view.map.shards.iter().map(|shard| shard.id).filter(|id| *id != 0)
 }
 
-/// The sum, if all are known.
-fn sum(mut rates: impl Iterator<Item = Option<f64>>) -> Option<f64> {
-    // Not by `sum`: of nothing that is -0.
-    rates.try_fold(0.0, |sum, rate| Some(sum + rate?))
-}
-
-/// Writes per second of the data shards that a node leads.
-fn node_writes(view: &View, history: &History, node: u64) -> Option<f64> {
-    let leads = data_shards(view).filter(|shard| view.leader(*shard) == Some(node));
-    sum(leads.map(|shard| history.writes(shard)))
+/// Reads and writes per second of all nodes that answer, if they tell.
+fn rates(view: &View, history: &History) -> (Option<f64>, Option<f64>) {
+    let up = view.nodes.iter().filter(|node| node.status.is_ok());
+    let rates: Vec<Option<Rates>> = up.map(|node| history.rates(node.id)).collect();
+    (
+        sum(rates.iter().map(|rates| Some(rates.as_ref()?.reads))),
+        sum(rates.iter().map(|rates| Some(rates.as_ref()?.writes))),
+    )
 }
 
 /// The longest that a replica of a node is behind. `None`: not known.
@@ -220,12 +220,14 @@ fn node_row(view: &View, history: &History, node: &NodeView) -> Vec<Cell> {
         .filter(|replica| replica.role == "leader" && replica.shard != 0)
         .count();
     let lag = view.lag(node.id);
+    let rates = history.rates(node.id);
     let mut row = name.to_vec();
     row.extend([
         Cell::text(state).mood(mood),
         Cell::number(leads, leads as f64),
         Cell::number(status.replicas.len(), status.replicas.len() as f64),
-        rate_cell(node_writes(view, history, node.id)),
+        rate_cell(rates.map(|rates| rates.reads)),
+        rate_cell(rates.map(|rates| rates.writes)),
         Cell::number(lag, lag as f64).mood(warn(lag > LAG_ENTRIES)),
         behind_cell(node_behind(view, history, node.id)),
     ]);
@@ -355,15 +357,6 @@ fn warn(bad: bool) -> Mood {
     if bad { Mood::Warn } else { Mood::Plain }
 }
 
-fn show_rate(rate: f64) -> String {
-    // Slow ones are told from none.
-    if rate > 0.0 && rate < 9.95 {
-        format!("{rate:.1}")
-    } else {
-        format!("{rate:.0}")
-    }
-}
-
 fn rate_cell(rate: Option<f64>) -> Cell {
     rate.map_or(Cell::unknown(), |rate| Cell::number(show_rate(rate), rate))
 }
@@ -392,13 +385,17 @@ pub fn picture_json(sample: &Sample, history: &History, at_ms: u64) -> Value {
     json["error"] = json!(sample.error);
     json["operation"] = json!(sample.operation.as_ref().map(|(_, operation)| operation));
     json["nodes_up"] = json!(view.nodes.iter().filter(|node| node.status.is_ok()).count());
-    json["writes_per_s"] = json!(sum(data_shards(view).map(|shard| history.writes(shard))));
+    let (reads, writes) = rates(view, history);
+    json["reads_per_s"] = json!(reads);
+    json["writes_per_s"] = json!(writes);
     if let Some(nodes) = json["nodes"].as_array_mut() {
         for (json, node) in nodes.iter_mut().zip(&view.nodes) {
             if node.status.is_err() {
                 continue;
             }
-            json["writes_per_s"] = json!(node_writes(view, history, node.id));
+            let rates = history.rates(node.id);
+            json["reads_per_s"] = json!(rates.map(|rates| rates.reads));
+            json["writes_per_s"] = json!(rates.map(|rates| rates.writes));
             json["behind"] = behind_json(node_behind(view, history, node.id));
         }
     }

@@ -9,7 +9,11 @@ use futures::future::join3;
 use kvsvr_client::{Client, proto::ShardMap};
 use serde_json::Value;
 
-use crate::{health::View, limits::TOP_HISTORY, operation};
+use crate::{
+    health::{NodeView, View},
+    limits::TOP_HISTORY,
+    operation,
+};
 
 /// A cluster at one time.
 #[derive(Clone, Debug)]
@@ -68,6 +72,23 @@ struct Point {
     committed: u64,
 }
 
+/// What a node had done at one time.
+#[derive(Clone, Copy, Debug)]
+struct Done {
+    at: Duration,
+    reads: u64,
+    writes: u64,
+}
+
+/// What a node does in a second.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Rates {
+    /// Reads that it answers.
+    pub reads: f64,
+    /// Commands that it acknowledges as a leader of data shards.
+    pub writes: f64,
+}
+
 /// For how long an entry is missing on a replica.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Behind {
@@ -82,6 +103,8 @@ pub struct Behind {
 pub struct History {
     now: Duration,
     shards: BTreeMap<u32, VecDeque<Point>>,
+    /// Of each node the newest, and the one before.
+    nodes: BTreeMap<u64, (Done, Option<Done>)>,
 }
 
 impl History {
@@ -91,6 +114,9 @@ impl History {
         let Some(view) = &sample.view else {
             return;
         };
+        for node in &view.nodes {
+            self.push_node(node, sample.at);
+        }
         for shard in &view.map.shards {
             let head = view.leader(shard.id).and_then(|id| view.replica(id, shard.id));
             let Some(head) = head else {
@@ -113,6 +139,27 @@ impl History {
                 points.pop_front();
             }
         }
+    }
+
+    fn push_node(&mut self, node: &NodeView, at: Duration) {
+        let counted = node.status().and_then(|status| status.reads.zip(status.writes));
+        let Some((reads, writes)) = counted else { return };
+        let before = self.nodes.get(&node.id).map(|(newest, _)| *newest);
+        // If less was done than before, it has been started again.
+        let before = before.filter(|done| done.at < at && done.reads <= reads && done.writes <= writes);
+        self.nodes.insert(node.id, (Done { at, reads, writes }, before));
+    }
+
+    /// Reads and writes of a node between the two newest samples.
+    pub fn rates(&self, node: u64) -> Option<Rates> {
+        let (new, old) = self.nodes.get(&node).filter(|(new, _)| new.at == self.now)?;
+        let old = (*old)?;
+        let seconds = (self.now - old.at).as_secs_f64();
+        let rate = |new: u64, old: u64| (new - old) as f64 / seconds;
+        Some(Rates {
+            reads: rate(new.reads, old.reads),
+            writes: rate(new.writes, old.writes),
+        })
     }
 
     /// The points of a shard, if the newest sample has one.
@@ -219,6 +266,33 @@ mod tests {
         });
         assert_eq!(history.writes(1), None);
         assert_eq!(history.behind(1, 5), None);
+    }
+
+    #[test]
+    fn a_nodes_rates_are_of_the_two_newest_samples() {
+        let mut history = History::default();
+        let mut push = |second, counted: Option<(u64, u64)>| {
+            let mut view = healthy();
+            if let Ok(status) = &mut view.nodes[0].status {
+                status.reads = counted.map(|(reads, _)| reads);
+                status.writes = counted.map(|(_, writes)| writes);
+            }
+            history.push(&Sample {
+                at: Duration::from_secs(second),
+                view: Some(view),
+                operation: None,
+                error: None,
+            });
+            history.rates(1).map(|rates| (rates.reads, rates.writes))
+        };
+        assert_eq!(push(0, Some((100, 10))), None);
+        assert_eq!(push(2, Some((700, 30))), Some((300.0, 10.0)));
+        // Started again.
+        assert_eq!(push(3, Some((5, 0))), None);
+        assert_eq!(push(4, Some((6, 0))), Some((1.0, 0.0)));
+        // Of an older version, or without an answer; then over the gap.
+        assert_eq!(push(5, None), None);
+        assert_eq!(push(6, Some((10, 4))), Some((2.0, 2.0)));
     }
 
     #[test]

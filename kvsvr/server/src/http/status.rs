@@ -25,6 +25,10 @@ pub(super) fn to_json(status: NodeStatus) -> Value {
         replicas,
         messages,
         mean_write_us,
+        reads,
+        writes,
+        reads_per_s,
+        writes_per_s,
     } = status;
     let replicas: Vec<Value> = replicas.into_iter().map(replica).collect();
     json!({
@@ -43,6 +47,10 @@ pub(super) fn to_json(status: NodeStatus) -> Value {
         "mean_write_us": mean_write_us,
         "cache_hit_rate": cache_hit_rate,
         "rss_bytes": rss_bytes,
+        "reads": reads,
+        "writes": writes,
+        "reads_per_s": reads_per_s,
+        "writes_per_s": writes_per_s,
         "replicas": replicas,
     })
 }

@@ -87,6 +87,16 @@ impl ShardMetrics {
         self.writes.inc_by(commands);
     }
 
+    /// Reads that were answered, in whatever mode.
+    pub fn reads_answered(&self) -> u64 {
+        self.reads.iter().map(IntCounter::get).sum()
+    }
+
+    /// Commands that were acknowledged.
+    pub fn writes_acknowledged(&self) -> u64 {
+        self.writes.get()
+    }
+
     /// A request was answered with an error.
     pub fn rejected(&self, code: ErrorCode) {
         self.rejected[code as usize].inc();

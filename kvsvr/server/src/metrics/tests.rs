@@ -154,6 +154,18 @@ fn guards_count_down_and_shards_are_shared() {
 }
 
 #[test]
+fn what_is_answered_is_counted_over_data_shards() {
+    let metrics = Metrics::new();
+    for shard in [0, 1, 2] {
+        metrics.shard(ShardId(shard)).wrote(10 + u64::from(shard));
+        metrics.shard(ShardId(shard)).read(ReadKind::Local, 1);
+        metrics.shard(ShardId(shard)).read(ReadKind::Linearizable, 5);
+    }
+    let answered = metrics.answered();
+    assert_eq!((answered.reads, answered.writes), (12, 23));
+}
+
+#[test]
 fn every_error_code_has_a_counter() {
     let metrics = Metrics::new();
     let shard = metrics.shard(ShardId(1));

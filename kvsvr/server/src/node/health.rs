@@ -116,6 +116,21 @@ impl Node {
         mean.map_or(0, |mean| (mean.as_micros() as u64).max(1))
     }
 
+    /// Remembers what was read and written until now, for the rates of the status.
+    pub fn note_rates(&self) {
+        let counted = self.metrics.answered();
+        self.rates.lock().note(self.started.elapsed(), counted);
+    }
+
+    fn fill_rates(&self, status: &mut pb::NodeStatus) {
+        let counted = self.metrics.answered();
+        let (reads, writes) = self.rates.lock().per_second(self.started.elapsed(), counted);
+        status.reads = Some(counted.reads);
+        status.writes = Some(counted.writes);
+        status.reads_per_s = Some(reads);
+        status.writes_per_s = Some(writes);
+    }
+
     /// Everything an operator wants to know of this node.
     pub async fn status(&self) -> pb::NodeStatus {
         let identity = self.identity();
@@ -139,6 +154,7 @@ impl Node {
         if looked_up > 0 {
             status.cache_hit_rate = cache.hits as f64 / looked_up as f64;
         }
+        self.fill_rates(&mut status);
         self.probe.fill(&mut status);
         status
     }
