@@ -16,6 +16,7 @@ use crate::{
     context::Context,
     failure::{self, Failure},
     limits::{LAG_ENTRIES, LOW_DISK_BYTES, POLL, SLOW_FSYNC_US, STATUS_TIMEOUT, WAIT_TIMEOUT},
+    survive::no_majority,
     text::{shard_name, show_size, show_span},
 };
 
@@ -45,6 +46,10 @@ impl NodeView {
     /// What it says, if it does.
     pub fn status(&self) -> Option<&NodeStatus> {
         self.status.as_ref().ok()
+    }
+
+    fn name(&self) -> String {
+        format!("node {} ({})", self.id, self.address)
     }
 }
 
@@ -168,8 +173,12 @@ impl View {
 
     /// What is not as it should be, the worst first.
     pub fn problems(&self) -> Vec<Problem> {
-        let mut problems = Vec::new();
-        for shard in &self.map.shards {
+        let down = |text| Problem {
+            severity: Severity::Down,
+            text,
+        };
+        let mut problems: Vec<Problem> = no_majority(self).into_iter().map(down).collect();
+        for shard in self.map.shards.iter().filter(|shard| self.has_majority(shard)) {
             self.judge_shard(shard, &mut problems);
         }
         for node in &self.nodes {
@@ -179,36 +188,37 @@ impl View {
         problems
     }
 
-    /// True if every shard has a leader.
+    /// True if every shard has a leader, and a majority that answers: a leader that has lost it goes on calling itself one.
     pub fn is_serving(&self) -> bool {
-        !self.map.shards.is_empty()
-            && self
-                .map
-                .shards
-                .iter()
-                .all(|shard| self.leader(shard.id).is_some())
+        let serves = |shard: &ShardInfo| self.leader(shard.id).is_some() && self.has_majority(shard);
+        !self.map.shards.is_empty() && self.map.shards.iter().all(serves)
     }
 
+    /// Voters of a shard that are up.
+    fn voters_up(&self, shard: &ShardInfo) -> usize {
+        let up = shard.replicas.iter().filter(|id| self.is_up(**id, shard.id));
+        up.count()
+    }
+
+    /// Most voters of a shard are up.
+    pub fn has_majority(&self, shard: &ShardInfo) -> bool {
+        self.voters_up(shard) > shard.replicas.len() / 2
+    }
+
+    /// A node for people.
+    pub fn name(&self, node: u64) -> String {
+        let known = self.nodes.iter().find(|view| view.id == node);
+        known.map_or_else(|| format!("node {node}"), NodeView::name)
+    }
+
+    /// What is wrong with a shard that has a majority.
     fn judge_shard(&self, shard: &ShardInfo, problems: &mut Vec<Problem>) {
-        let up = shard
-            .replicas
-            .iter()
-            .filter(|id| self.replica(**id, shard.id).is_some())
-            .count();
+        let up = self.voters_up(shard);
         let name = shard_name(shard.id);
         if self.leader(shard.id).is_none() {
-            let majority = shard.replicas.len() / 2 + 1;
-            let hint = if up < majority {
-                format!(
-                    "{up} of its {} replicas are up, {majority} are needed: start their nodes",
-                    shard.replicas.len()
-                )
-            } else {
-                "an election should end this within seconds".into()
-            };
             problems.push(Problem {
                 severity: Severity::Down,
-                text: format!("{name} has no leader; {hint}"),
+                text: format!("{name} has no leader; an election should end this within seconds"),
             });
         } else if up < shard.replicas.len() {
             let text = format!("{name} has {up} of {} replicas", shard.replicas.len());
@@ -221,7 +231,7 @@ impl View {
 
     fn judge_node(&self, node: &NodeView, problems: &mut Vec<Problem>) {
         let mut push = |severity, text| problems.push(Problem { severity, text });
-        let name = format!("node {} ({})", node.id, node.address);
+        let name = node.name();
         let status = match &node.status {
             Ok(status) => status,
             Err(message) => {
@@ -329,202 +339,5 @@ fn healthy_answer(context: &mut Context, view: &View, serving: bool) -> Result<(
 }
 
 #[cfg(test)]
-pub(crate) mod tests {
-    use kvsvr_client::proto::NodeInfo;
-
-    use super::*;
-
-    fn replica(shard: u32, leader: u64, node: u64) -> ReplicaStatus {
-        ReplicaStatus {
-            shard,
-            role: if leader == node { "leader" } else { "follower" }.into(),
-            term: 5,
-            leader,
-            committed_index: 100_000,
-            applied_index: 100_000,
-            revision: 70,
-            ..ReplicaStatus::default()
-        }
-    }
-
-    /// Three nodes; shard n is led by node n + 1.
-    pub(crate) fn healthy() -> View {
-        let node = |id: u64| NodeView {
-            id,
-            address: format!("n{id}:7101"),
-            status: Ok(NodeStatus {
-                node_id: id,
-                cluster_id: "c".into(),
-                disk_free_bytes: 100 << 30,
-                fsync_p99_us: 1_500,
-                reads: Some(0),
-                writes: Some(0),
-                reads_per_s: Some(20.0),
-                writes_per_s: Some(2.0),
-                replicas: (0..3)
-                    .map(|shard| replica(shard, u64::from(shard) + 1, id))
-                    .collect(),
-                ..NodeStatus::default()
-            }),
-        };
-        let shard = |id: u32| ShardInfo {
-            id,
-            replicas: vec![1, 2, 3],
-            ..ShardInfo::default()
-        };
-        let map = ShardMap {
-            cluster_id: "c".into(),
-            nodes: (1..=3)
-                .map(|id| NodeInfo {
-                    id,
-                    ..NodeInfo::default()
-                })
-                .collect(),
-            shards: (0..3).map(shard).collect(),
-            ..ShardMap::default()
-        };
-        View {
-            map,
-            nodes: (1..=3).map(node).collect(),
-        }
-    }
-
-    /// The healthy cluster, changed.
-    pub(crate) fn view(change: impl FnOnce(&mut Vec<NodeView>)) -> View {
-        let mut view = healthy();
-        change(&mut view.nodes);
-        view
-    }
-
-    #[track_caller]
-    fn check(view: &View, expected: &[(Severity, &str)]) {
-        let problems = view.problems();
-        assert_eq!(problems.len(), expected.len(), "{problems:#?}");
-        for (problem, (severity, part)) in problems.iter().zip(expected) {
-            assert!(
-                problem.severity == *severity && problem.text.contains(part),
-                "{problem:?}: {part}"
-            );
-        }
-    }
-
-    #[test]
-    fn a_healthy_cluster_has_no_problems() {
-        check(&healthy(), &[]);
-        assert_eq!(wrong(&healthy(), false), None);
-        assert_eq!(healthy().leader(2), Some(3));
-    }
-
-    #[test]
-    fn one_node_down_is_degraded_once_another_leads() {
-        let view = view(|nodes| {
-            nodes[0].status = Err("connection refused".into());
-            if let Ok(status) = &mut nodes[1].status {
-                status.replicas[0] = replica(0, 2, 2);
-            }
-        });
-        check(
-            &view,
-            &[
-                (
-                    Severity::Degraded,
-                    "node 1 (n1:7101) does not answer: connection refused",
-                ),
-                (Severity::Degraded, "shard 1 has 2 of 3 replicas"),
-                (Severity::Degraded, "shard 2 has 2 of 3 replicas"),
-                (Severity::Degraded, "the meta shard has 2 of 3 replicas"),
-            ],
-        );
-        assert!(view.is_serving());
-        assert_eq!(wrong(&view, true), None);
-        assert!(wrong(&view, false).unwrap().contains("node 1"));
-    }
-
-    #[test]
-    fn a_lost_majority_is_down() {
-        let view = view(|nodes| {
-            nodes[0].status = Err("gone".into());
-            nodes[1].status = Err("gone".into());
-            if let Ok(status) = &mut nodes[2].status {
-                status.replicas[2].role = "candidate".into();
-            }
-        });
-        let problems = view.problems();
-        assert_eq!(
-            problems.iter().filter(|p| p.severity == Severity::Down).count(),
-            3
-        );
-        assert!(
-            problems[0]
-                .text
-                .contains("1 of its 3 replicas are up, 2 are needed"),
-            "{problems:?}"
-        );
-        assert!(!view.is_serving());
-    }
-
-    #[test]
-    fn an_election_is_told_from_a_lost_majority() {
-        let view = view(|nodes| {
-            if let Ok(status) = &mut nodes[1].status {
-                status.replicas[1].role = "candidate".into();
-            }
-        });
-        check(&view, &[(Severity::Down, "shard 1 has no leader; an election")]);
-    }
-
-    #[test]
-    fn of_two_leaders_the_newer_counts() {
-        let view = view(|nodes| {
-            if let Ok(status) = &mut nodes[0].status {
-                status.replicas[1].role = "leader".into();
-                status.replicas[1].term = 6;
-            }
-        });
-        assert_eq!(view.leader(1), Some(1));
-    }
-
-    #[test]
-    fn nodes_are_judged() {
-        let changed = |change: fn(&mut NodeStatus)| {
-            view(|nodes| {
-                if let Ok(status) = &mut nodes[2].status {
-                    change(status);
-                }
-            })
-        };
-        check(
-            &changed(|s| s.disk_free_bytes = 1000),
-            &[(Severity::Warning, "1000 B of disk left")],
-        );
-        check(
-            &changed(|s| s.fsync_p99_us = 90_000),
-            &[(Severity::Warning, "p99 of fsync is 90.0ms")],
-        );
-        check(
-            &changed(|s| s.messages = vec!["clock".into()]),
-            &[(Severity::Warning, "(n3:7101): clock")],
-        );
-        check(
-            &changed(|s| s.replicas[0].applied_index = 5),
-            &[(Severity::Degraded, "99995 entries behind")],
-        );
-        check(
-            &changed(|s| s.node_id = 9),
-            &[(Severity::Degraded, "another process has its address")],
-        );
-        check(
-            &changed(|s| s.replicas.truncate(2)),
-            &[(Severity::Down, "shard 2 has no leader")],
-        );
-        assert_eq!(wrong(&changed(|s| s.disk_free_bytes = 1000), false), None);
-    }
-
-    #[test]
-    fn a_cluster_without_shards_is_not_healthy() {
-        let mut view = healthy();
-        view.map.shards.clear();
-        assert!(wrong(&view, false).is_some() && wrong(&view, true).is_some());
-        assert!(view.shard(1).is_err());
-    }
-}
+#[path = "health_tests.rs"]
+pub(crate) mod tests;

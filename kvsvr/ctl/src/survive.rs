@@ -1,4 +1,6 @@
-//! How many more nodes a cluster can lose: a pure function of who votes where and who is up.
+//! How many more nodes a cluster can lose, and what helps where too many are lost: pure functions of who votes where and who is up.
+
+use std::collections::BTreeMap;
 
 use kvsvr_client::proto::ShardInfo;
 use serde_json::{Value, json};
@@ -82,6 +84,59 @@ fn majorities(shard: &ShardInfo) -> Vec<Vec<u64>> {
     sets
 }
 
+/// Shards of which no majority answers, in words: which nodes would help, and what if they are gone. Those that lack the same are told together.
+pub fn no_majority(view: &View) -> Vec<String> {
+    let mut alike: BTreeMap<(usize, Vec<u64>), Vec<u32>> = BTreeMap::new();
+    for shard in view.map.shards.iter().filter(|shard| !view.has_majority(shard)) {
+        let silent = shard
+            .replicas
+            .iter()
+            .copied()
+            .filter(|id| !view.is_up(*id, shard.id));
+        let mut silent: Vec<u64> = silent.collect();
+        silent.sort_unstable();
+        alike
+            .entry((shard.replicas.len(), silent))
+            .or_default()
+            .push(shard.id);
+    }
+    let text = |((voters, silent), shards): (&(usize, Vec<u64>), &Vec<u32>)| {
+        let up = voters - silent.len();
+        let needed = voters / 2 + 1;
+        let who = match shards.as_slice() {
+            [shard] => format!("{} has no majority, so nobody leads it", shard_name(*shard)),
+            shards => format!("{} have no majority, so nobody leads them", shard_numbers(shards)),
+        };
+        let answer = if up == 1 { "answers" } else { "answer" };
+        format!(
+            "{who}: {up} of {voters} replicas {answer}, {needed} are needed. Bring back {}. If that cannot be: kvsvr recover, \"Lost quorum\" in \
+             docs/operations.md",
+            some_of(view, silent, needed - up)
+        )
+    };
+    alike.iter().map(text).collect()
+}
+
+/// So many of these nodes.
+fn some_of(view: &View, nodes: &[u64], wanted: usize) -> String {
+    let names: Vec<String> = nodes.iter().map(|id| view.name(*id)).collect();
+    match wanted {
+        all if all == names.len() => names.join(" and "),
+        1 => names.join(" or "),
+        some => format!("{some} of {}", names.join(", ")),
+    }
+}
+
+/// Several shards in a sentence.
+fn shard_numbers(shards: &[u32]) -> String {
+    let named: Vec<String> = shards.iter().take(NAMED).map(u32::to_string).collect();
+    let more = match shards.len() - named.len() {
+        0 => String::new(),
+        more => format!(" and {more} more"),
+    };
+    format!("shards {}{more}", named.join(", "))
+}
+
 impl Survival {
     /// Of a cluster as it is seen.
     pub fn of(view: &View) -> Option<Survival> {
@@ -94,14 +149,7 @@ impl Survival {
             Survival::CanLose(nodes) => format!("can lose {}", plural(*nodes as u64, "more node")),
             Survival::NoMajority(shards) => match shards.as_slice() {
                 [shard] => format!("can lose none: {} has no majority", shard_name(*shard)),
-                shards => {
-                    let named: Vec<String> = shards.iter().take(NAMED).map(u32::to_string).collect();
-                    let more = match shards.len() - named.len() {
-                        0 => String::new(),
-                        more => format!(" and {more} more"),
-                    };
-                    format!("can lose none: no majority in shards {}{more}", named.join(", "))
-                }
+                shards => format!("can lose none: no majority in {}", shard_numbers(shards)),
             },
         }
     }
