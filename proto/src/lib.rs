@@ -1,12 +1,14 @@
-//! The messages of kvsvr's API, log and peer protocol, generated from `proto/kvsvr/v1/*.proto`, and the slot function that
-//! both sides of the API need ([`slot()`]).
+//! The messages of kvsvr's API, log and peer protocol, generated from `proto/kvsvr/v1/*.proto`, and the functions that
+//! both sides of the API need: [`slot()`], [`count()`].
 //!
 //! With the feature `grpc` the typed tonic clients and servers are generated too.
 
 mod operation;
 mod slot;
+mod words;
 
 pub use slot::{MAX_PARTITION_NAME, SLOTS, slot};
+pub use words::count;
 
 /// Package `kvsvr.v1`.
 #[allow(

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use clap::{Args, Subcommand};
 use kvsvr_client::proto::{BootstrapRequest, NodeInfo, NodeState, NodeStatus, ShardInfo};
+use kvsvr_proto::count;
 use serde_json::{Value, json};
 
 use crate::{
@@ -82,8 +83,12 @@ pub async fn bootstrap(context: &mut Context, args: &BootstrapArgs) -> Result<()
     let nodes = answer.map.as_ref().map_or(0, |map| map.nodes.len());
     context.print(
         format!(
-            "cluster {} ({}): {nodes} nodes, {} shards with {} replicas each",
-            args.name, answer.cluster_id, args.shards, args.replication
+            "cluster {} ({}): {}, {} with {} each",
+            args.name,
+            answer.cluster_id,
+            count(nodes, "node"),
+            count(args.shards, "shard"),
+            count(args.replication, "replica")
         ),
         json!({
             "cluster_id": answer.cluster_id, "cluster_name": args.name, "nodes": args.nodes, "shards": args.shards,

@@ -8,6 +8,7 @@ use kvsvr_client::{
     Client,
     proto::{NodeStatus, ReplicaStatus, ShardInfo, ShardMap},
 };
+use kvsvr_proto::count;
 use serde::Serialize;
 use serde_json::json;
 use tokio::time::{Instant, sleep};
@@ -333,7 +334,11 @@ fn healthy_answer(context: &mut Context, view: &View, serving: bool) -> Result<(
         .collect();
     let state = if serving { "serving" } else { "healthy" };
     context.print(
-        format!("{state}: {up} of {} nodes, {} shards with a leader each", view.nodes.len(), leaders.len()),
+        format!(
+            "{state}: {up} of {}, {} with a leader each",
+            count(view.nodes.len(), "node"),
+            count(leaders.len(), "shard")
+        ),
         json!({ "healthy": wrong(view, false).is_none(), "serving": true, "nodes_up": up, "leaders": leaders }),
     )
 }

@@ -114,7 +114,11 @@ async fn revoke(context: &mut Context, args: &LeaseArgs) -> Result<(), Failure> 
     let partition = context.partition(&args.partition)?;
     let reply = context.client()?.lease_revoke(&partition, args.id).await?;
     context.print(
-        format!("lease {} ended, {} keys deleted", args.id, reply.deleted),
+        format!(
+            "lease {} ended, {} deleted",
+            args.id,
+            kvsvr_proto::count(reply.deleted, "key")
+        ),
         json!({ "id": args.id, "deleted": reply.deleted }),
     )
 }

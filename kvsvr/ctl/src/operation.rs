@@ -7,6 +7,7 @@ use kvsvr_client::{
     Client,
     proto::{ChangeMembersRequest, MembersResponse, Operation, change_members_request::Change, operation},
 };
+use kvsvr_proto::count;
 use serde_json::{Value, json};
 use tokio::time::{Instant, sleep};
 
@@ -223,8 +224,8 @@ pub fn print(context: &mut Context, operation: &Operation, now_ms: Option<u64>) 
     let (state, _) = state(operation);
     let took = now_ms.map(|now| {
         format!(
-            ", {} steps in {}",
-            operation.steps_done,
+            ", {} in {}",
+            count(operation.steps_done, "step"),
             show_span(operation.span(now))
         )
     });
@@ -286,9 +287,10 @@ fn show(context: &mut Context, operation: &Operation, now_ms: u64) -> Result<(),
     print(context, operation, Some(now_ms))?;
     if let Some(eta) = operation.time_left(now_ms) {
         let eta = show_span(Duration::from_secs(eta.as_secs().max(1)));
-        context
-            .out
-            .line(format!("{} steps left, about {eta}", operation.steps_left))?;
+        context.out.line(format!(
+            "{} left, about {eta}",
+            count(operation.steps_left, "step")
+        ))?;
     }
     for event in &operation.events {
         let after = Duration::from_millis(event.at_ms.saturating_sub(operation.started_ms));

@@ -3,13 +3,10 @@
 use std::collections::BTreeMap;
 
 use kvsvr_client::proto::ShardInfo;
+use kvsvr_proto::count;
 use serde_json::{Value, json};
 
-use crate::{
-    health::View,
-    output::Mood,
-    text::{plural, shard_name},
-};
+use crate::{health::View, output::Mood, text::shard_name};
 
 /// Shards without a majority that are named.
 const NAMED: usize = 4;
@@ -107,9 +104,15 @@ pub fn no_majority(view: &View) -> Vec<String> {
             [shard] => format!("{} has no majority, so nobody leads it", shard_name(*shard)),
             shards => format!("{} have no majority, so nobody leads them", shard_numbers(shards)),
         };
-        let answer = if up == 1 { "answers" } else { "answer" };
+        let all = count(*voters, "replica");
+        let answer = if up == 1 || *voters == 1 {
+            "answers"
+        } else {
+            "answer"
+        };
+        let are = if needed == 1 { "is" } else { "are" };
         format!(
-            "{who}: {up} of {voters} replicas {answer}, {needed} are needed. Bring back {}. If that cannot be: kvsvr recover, \"Lost quorum\" in \
+            "{who}: {up} of {all} {answer}, {needed} {are} needed. Bring back {}. If that cannot be: kvsvr recover, \"Lost quorum\" in \
              docs/operations.md",
             some_of(view, silent, needed - up)
         )
@@ -146,7 +149,7 @@ impl Survival {
     /// In words.
     pub fn text(&self) -> String {
         match self {
-            Survival::CanLose(nodes) => format!("can lose {}", plural(*nodes as u64, "more node")),
+            Survival::CanLose(nodes) => format!("can lose {}", count(*nodes, "more node")),
             Survival::NoMajority(shards) => match shards.as_slice() {
                 [shard] => format!("can lose none: {} has no majority", shard_name(*shard)),
                 shards => format!("can lose none: no majority in {}", shard_numbers(shards)),

@@ -303,12 +303,6 @@ pub fn show_rate(rate: f64) -> String {
     }
 }
 
-/// A number of things: "1 node", "2 nodes".
-pub fn plural(number: u64, thing: &str) -> String {
-    let ending = if number == 1 { "" } else { "s" };
-    format!("{number} {thing}{ending}")
-}
-
 /// A shard in a sentence.
 pub fn shard_name(shard: u32) -> String {
     match shard {

@@ -344,7 +344,7 @@ async fn the_cluster_is_shown() {
     assert_eq!(shell.json("cluster status").await[0]["shards"][1]["revision"], 1);
     assert_eq!(
         shell.run("cluster health --wait").await,
-        "healthy: 1 of 1 nodes, 2 shards with a leader each\n"
+        "healthy: 1 of 1 node, 2 shards with a leader each\n"
     );
     let top = shell.run("top --once --interval 100ms").await;
     for part in [

@@ -12,6 +12,7 @@ use std::{
 };
 
 use hdrhistogram::Histogram;
+use kvsvr_proto::count;
 use serde::Serialize;
 
 use super::{target::OpError, workload::OpKind};
@@ -297,15 +298,15 @@ impl Report {
             .map(|r| format!(", {r:.0} ops/s asked for"))
             .unwrap_or_default();
         out.line(format!(
-            "{} ({}), {}: {} clients, {} loop{rate}, {} B values, {} keys in {} partitions, {}, {} reads, {:.1} s",
+            "{} ({}), {}: {}, {} loop{rate}, {} B values, {} in {}, {}, {} reads, {:.1} s",
             self.target,
             self.target_version,
             self.workload,
-            self.clients,
+            count(self.clients, "client"),
             self.discipline,
             self.value_size,
-            self.keys,
-            self.partitions,
+            count(self.keys, "key"),
+            count(self.partitions, "partition"),
             self.skew,
             self.read_mode,
             self.duration_s,

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use kvsvr_client::proto::{NodeStatus, ShardInfo};
+use kvsvr_proto::count;
 use serde_json::{Value, json};
 
 use super::{
@@ -15,7 +16,7 @@ use crate::{
     limits::{LAG_ENTRIES, LOW_DISK_BYTES, SLOW_FSYNC_US},
     output::Mood,
     survive::Survival,
-    text::{plural, show_rate, show_size, show_span},
+    text::{show_rate, show_size, show_span},
 };
 
 const fn column(name: &'static str, rank: u8, width: usize, number: bool) -> Column {
@@ -160,11 +161,11 @@ fn head(view: &View, history: &History) -> Vec<(u8, Piece)> {
         (
             0,
             (
-                format!("{up} of {} up", plural(all as u64, "node")),
+                format!("{up} of {} up", count(all, "node")),
                 if up == all { Mood::Good } else { Mood::Bad },
             ),
         ),
-        (3, plain(plural(data.len() as u64, "shard"))),
+        (3, plain(count(data.len(), "shard"))),
     ];
     if let Some(survival) = Survival::of(view) {
         head.push((0, (survival.text(), survival.mood())));

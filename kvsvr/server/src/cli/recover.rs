@@ -6,6 +6,7 @@ use std::{
 };
 
 use clap::Subcommand;
+use kvsvr_proto::count;
 
 use super::{Exit, Failure, print};
 use crate::recover::{self, Collected, Plan, RecoverError};
@@ -75,13 +76,13 @@ fn collect(data: &Path, output: &Path) -> Result<Exit, Failure> {
     let collected = super::runtime()?.block_on(recover::collect(data))?;
     recover::write(output, &collected)?;
     print(&format!(
-        "node {} of cluster {}: {} replicas, written to {}\n",
+        "node {} of cluster {}: {}, written to {}\n",
         collected.node_id,
         match &collected.cluster_name[..] {
             "" => &collected.cluster_id,
             name => name,
         },
-        collected.replicas.len(),
+        count(collected.replicas.len(), "replica"),
         output.display()
     ))
 }

@@ -2,6 +2,8 @@
 
 use std::collections::BTreeMap;
 
+use kvsvr_proto::count;
+
 use super::{
     abort,
     decide::Write,
@@ -354,10 +356,10 @@ fn leave(view: &View, node: u64, to: NodeState) -> Result<(), String> {
     let up = left.iter().filter(|n| n.reachable()).count();
     if left.len() < view.replication.max(1) {
         return Err(format!(
-            "each shard is to have {} replicas, and without node {node} there are {} nodes for them: add a node first (kvctl member add), or give \
-             its place to a new one (kvctl member replace)",
-            view.replication,
-            left.len()
+            "each shard is to have {}, and without node {node} there are {} for them: add a node first (kvctl member add), or give its place to a new \
+             one (kvctl member replace)",
+            count(view.replication, "replica"),
+            count(left.len(), "node")
         ));
     }
     others_up(view, leaving)?;

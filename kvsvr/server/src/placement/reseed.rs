@@ -7,6 +7,8 @@
 
 use std::collections::BTreeSet;
 
+use kvsvr_proto::count;
+
 use super::{
     check::{known, name, no_leader},
     state::{Change, Node, OpKind, Operation, Real, ShardRow, View, majority},
@@ -130,9 +132,9 @@ pub(super) fn check(view: &View, shard: u32, node: u64) -> Result<(), String> {
     let rest: BTreeSet<u64> = row.replicas.iter().copied().filter(|id| *id != node).collect();
     if rest.len() < majority(row.replicas.len()) {
         return Err(format!(
-            "{} has {} voters: without the one on node {node} there is no majority to copy from",
+            "{} has {}: without the one on node {node} there is no majority to copy from",
             name(row),
-            row.replicas.len()
+            count(row.replicas.len(), "voter")
         ));
     }
     let Some(real) = view.real.get(&shard) else {
@@ -156,9 +158,9 @@ pub(super) fn check(view: &View, shard: u32, node: u64) -> Result<(), String> {
         // How late it is the leader knows from a few looks only, and the vote waits until it is not.
         if progress.lag_entries > LEARNER_MAX_LAG {
             return Err(format!(
-                "{}: its replica on node {other} is {} entries behind, and the copy needs all but that of node {node}; try again when it has caught up",
+                "{}: its replica on node {other} is {} behind, and the copy needs all but that of node {node}; try again when it has caught up",
                 name(row),
-                progress.lag_entries
+                count(progress.lag_entries, "entry")
             ));
         }
     }

@@ -2,6 +2,8 @@
 
 use std::collections::BTreeSet;
 
+use kvsvr_proto::count;
+
 use super::{
     reseed,
     state::{Change, NodeState, Progress, Real, ShardRow, View, majority},
@@ -200,9 +202,9 @@ fn catching_up(view: &View, node: u64, progress: Progress) -> String {
         None => String::new(),
     };
     format!(
-        "{} catches up, {} entries{time} behind",
+        "{} catches up, {}{time} behind",
         view.name(node),
-        progress.lag_entries
+        count(progress.lag_entries, "entry")
     )
 }
 

@@ -9,7 +9,7 @@ use std::{
     time::Duration,
 };
 
-use kvsvr_proto::v1 as pb;
+use kvsvr_proto::{count, v1 as pb};
 use openraft::{ChangeMembers, async_runtime::WatchReceiver as _, metrics::RaftMetrics, raft::Precondition};
 
 use super::Shard;
@@ -275,8 +275,8 @@ fn check_voters(group: &pb::GroupResponse, voters: &BTreeSet<u64>) -> Result<(),
     let (before, after) = (heard(&old), heard(voters));
     if after < before.min(voters.len()) || after * 2 <= voters.len() {
         return Err(format!(
-            "{after} of {} voters would answer, now it is {before} of {}",
-            voters.len(),
+            "{after} of {} would answer, now it is {before} of {}",
+            count(voters.len(), "voter"),
             old.len()
         ));
     }
