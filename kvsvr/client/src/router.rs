@@ -170,6 +170,11 @@ impl Router {
                 near.sort_by_key(|n| self.address(*n).map_or(Duration::MAX, |a| distance(&a)));
                 self.first_usable(shard, near.into_iter(), avoid, now)
             }
+            ReadFrom::Node(node) => Some(Target {
+                shard,
+                node,
+                address: self.address(node)?,
+            }),
         }
     }
 

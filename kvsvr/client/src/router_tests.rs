@@ -124,6 +124,11 @@ fn replicas_take_turns_or_the_nearest_is_asked() {
     assert_eq!(pick(ReadFrom::Nearest, 0, &[]), 3);
     assert_eq!(pick(ReadFrom::Nearest, 0, &[3]), 1);
     assert_eq!(pick(ReadFrom::Leader, 2, &[]), 1);
+    assert_eq!(
+        pick(ReadFrom::Node(2), 0, &[2]),
+        2,
+        "that one, whatever it answered"
+    );
 }
 
 #[test]

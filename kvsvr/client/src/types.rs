@@ -100,7 +100,8 @@ impl ReadMode {
     }
 }
 
-/// Which replica answers a read. Every replica gives every [`ReadMode`] its guarantee; this is about load and distance.
+/// Which replica answers a read. Every replica gives every [`ReadMode`] its guarantee; this is about load and distance, and about looking
+/// at one replica.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum ReadFrom {
     /// The leader: one hop for linearizable reads.
@@ -110,6 +111,8 @@ pub enum ReadFrom {
     Nearest,
     /// All replicas in turn.
     Any,
+    /// The one on the node of this id, and no other: a read that it does not answer fails. Without a replica there: `NotReady`.
+    Node(u64),
 }
 
 /// Options of a call. Set them on a handle with [`Client::with_options`](crate::Client::with_options), which is cheap.

@@ -87,6 +87,12 @@ impl Global {
         }
     }
 
+    /// The node that was named, if it is one.
+    pub fn only_endpoint(&self) -> Option<String> {
+        let mut given = self.endpoints.iter().map(|e| e.trim()).filter(|e| !e.is_empty());
+        given.next().filter(|_| given.next().is_none()).map(str::to_owned)
+    }
+
     /// The nodes to ask.
     pub fn endpoints(&self) -> Vec<String> {
         self.endpoints_or(DEFAULT_ENDPOINT)
@@ -324,10 +330,13 @@ pub(crate) mod tests {
     fn global_options_may_stand_anywhere() {
         let cli = parse("get p k --endpoints a:1,b:2 -o json --timeout 500ms --region 7 --hex");
         assert_eq!(cli.global.endpoints(), ["a:1", "b:2"]);
+        assert_eq!(cli.global.only_endpoint(), None);
         assert_eq!(cli.global.output, Format::Json);
         assert_eq!(cli.global.timeout, Some(Duration::from_millis(500)));
         assert_eq!((cli.global.region, cli.global.encoding()), (7, Encoding::Hex));
         assert_eq!(parse("--endpoints a:1 get p k").global.endpoints(), ["a:1"]);
+        let named = |line| parse(line).global.only_endpoint();
+        assert_eq!(named("--endpoints a:1, get p k").as_deref(), Some("a:1"));
         assert!(try_parse("get p k --hex --base64").is_err());
         assert!(try_parse("get p k --timeout 5").is_err());
     }

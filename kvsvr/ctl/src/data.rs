@@ -10,6 +10,7 @@ use crate::{
     context::{Context, changed, read_stdin},
     failure::{self, Failure},
     limits::{MAX_STDIN_VALUE, PAGE_KEYS},
+    named::reader,
     output::{Field, Output},
     text::{Encoding, parse_span, parse_ttl, show_span, show_text},
 };
@@ -39,7 +40,7 @@ pub struct ReadArgs {
     #[arg(long, default_value_t = 0, hide_default_value = true, value_name = "N")]
     pub revision: u64,
     /// linearizable: sees every acknowledged write; bounded=SPAN: not older than this, also while there is no leader;
-    /// at-least=REVISION: sees that write; local: whatever the node has
+    /// at-least=REVISION: sees that write; local: whatever the node has. A single one of --endpoints answers bounded and local itself
     #[arg(long, default_value = "linearizable", value_parser = parse_mode, value_name = "MODE")]
     pub mode: ReadMode,
 }
@@ -171,10 +172,8 @@ pub async fn get(context: &mut Context, args: &GetArgs) -> Result<(), Failure> {
         mode: args.read.mode,
         revision: args.read.revision,
     };
-    let read = context
-        .client()?
-        .get_with(&partition, key.clone(), options)
-        .await?;
+    let client = reader(context, &partition, args.read.mode).await?;
+    let read = client.get_with(&partition, key.clone(), options).await?;
     let Some(kv) = read.value else {
         let shown = (context.encoding().show(&key), show_text(&partition.name));
         let message = format!(
@@ -277,7 +276,7 @@ pub async fn range(context: &mut Context, args: &RangeArgs) -> Result<(), Failur
         mode: args.read.mode,
         ..range
     };
-    let client = context.client()?;
+    let client = reader(context, &partition, args.read.mode).await?;
     let mut left = if args.all { u32::MAX } else { args.limit };
     let mut first = true;
     while left > 0 {

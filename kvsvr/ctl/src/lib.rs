@@ -20,6 +20,7 @@ pub mod leader;
 pub mod lease;
 pub mod limits;
 pub mod member;
+mod named;
 pub mod operation;
 pub mod output;
 pub mod progress;

@@ -9,6 +9,7 @@ use crate::{
     data,
     failure::{self, Failure},
     limits::MAX_SCRIPT,
+    named::reader,
     output::{Field, Output},
     text::Encoding,
     txn_syntax,
@@ -49,13 +50,13 @@ pub async fn txn(context: &mut Context, args: &TxnArgs) -> Result<(), Failure> {
         }
         .at(name)
     })?;
-    let client = context.client()?;
     let reply = if txn.is_read_only() {
+        let client = reader(context, &partition, args.mode).await?;
         client.txn_read(&partition, txn, args.mode).await?.value
     } else if args.mode != ReadMode::Linearizable {
         return Err(Failure::invalid("--mode goes with scripts that only read"));
     } else {
-        client.txn(&partition, txn).await?
+        context.client()?.txn(&partition, txn).await?
     };
     print(&mut context.out, &reply)?;
     if args.require && !reply.succeeded {

@@ -112,6 +112,28 @@ async fn keys_are_written_read_and_deleted() {
 }
 
 #[tokio::test]
+async fn a_read_of_what_a_node_has_goes_to_the_node_that_was_named() {
+    let shell = Shell::new();
+    shell.fake.replicas(|replicas| replicas.nodes = 3);
+    shell.run("put p k v").await;
+    for (line, at) in [
+        ("get p k --mode local --endpoints node3:1", "node3:1"),
+        ("get p k --mode bounded=1s --endpoints node2:1", "node2:1"),
+        ("range p --mode local --endpoints node3:1", "node3:1"),
+        // The leader knows best, and is asked when nobody was named, or more than one.
+        ("get p k --endpoints node3:1", ADDRESS),
+        ("get p k --mode local", ADDRESS),
+        ("get p k --mode local --endpoints node2:1,node3:1", ADDRESS),
+    ] {
+        shell.run(line).await;
+        assert_eq!(shell.fake.read_at(), [at], "{line}");
+    }
+    shell.fake.replicas(|replicas| replicas.nodes = 2);
+    let failure = shell.fails("get p k --mode local --endpoints node3:1").await;
+    assert_eq!(&failure.code[..], "unreachable");
+}
+
+#[tokio::test]
 async fn ranges_go_over_pages() {
     let shell = Shell::new();
     for n in 0..2_345 {

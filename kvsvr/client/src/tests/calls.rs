@@ -391,6 +391,43 @@ async fn a_stale_replica_sends_a_read_on_to_the_others() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_read_at_a_node_asks_no_other() {
+    let fake = Fake::new();
+    let client = fake.client().with_options(CallOptions {
+        read_from: Some(ReadFrom::Node(2)),
+        timeout: None,
+    });
+    let asked = || -> Vec<String> {
+        let received = std::mem::take(&mut fake.cluster.lock().received);
+        received.into_iter().map(|(address, _)| address).collect()
+    };
+    client.get_with(&alice(), "k", ReadMode::Local).await.unwrap();
+    assert_eq!(asked(), ["n2:1"]);
+    fake.cluster
+        .lock()
+        .read_errors
+        .insert("n2:1", ErrorCode::TooStale);
+    let bounded = ReadMode::Bounded(Duration::from_millis(100));
+    let error = client.get_with(&alice(), "k", bounded).await.unwrap_err();
+    assert_eq!((error.code, error.is_unknown()), (Code::TooStale, false));
+    let asked = asked();
+    assert!(
+        !asked.is_empty() && asked.iter().all(|address| address == "n2:1"),
+        "{asked:?}"
+    );
+    // Of a node that is not known nothing can be read.
+    let nowhere = client.with_options(CallOptions {
+        read_from: Some(ReadFrom::Node(9)),
+        timeout: None,
+    });
+    let error = nowhere
+        .get_with(&alice(), "k", ReadMode::Local)
+        .await
+        .unwrap_err();
+    assert_eq!(error.code, Code::NotReady);
+}
+
+#[tokio::test(start_paused = true)]
 async fn pages_follow_their_continuation() {
     let fake = Fake::new();
     let client = fake.client();

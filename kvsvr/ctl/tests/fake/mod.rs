@@ -41,6 +41,8 @@ struct State {
     broken: bool,
     operations: Vec<proto::Operation>,
     replicas: replicas::Replicas,
+    /// Where reads were answered.
+    read_at: Vec<String>,
 }
 
 /// The cluster.
@@ -56,6 +58,11 @@ impl Fake {
     /// The events up to this revision are gone.
     pub(crate) fn compact(&self, revision: u64) {
         self.0.lock().unwrap().compacted = revision;
+    }
+
+    /// Where reads were answered since this was asked last.
+    pub(crate) fn read_at(&self) -> Vec<String> {
+        std::mem::take(&mut self.0.lock().unwrap().read_at)
     }
 
     /// Changes what its nodes' replicas hold.
@@ -125,21 +132,24 @@ impl Fake {
         }
     }
 
-    fn frame(&self, frame: proto::ExecFrame) -> proto::ExecReplyFrame {
+    fn frame(&self, address: &str, frame: proto::ExecFrame) -> proto::ExecReplyFrame {
         let replies = frame.requests.into_iter().map(|request| proto::ExecReply {
             id: request.id,
             map_epoch: 1,
-            result: Some(self.request(request.op.unwrap())),
+            result: Some(self.request(address, request.op.unwrap())),
         });
         proto::ExecReplyFrame {
             replies: replies.collect(),
         }
     }
 
-    fn request(&self, op: exec_request::Op) -> exec_reply::Result {
+    fn request(&self, address: &str, op: exec_request::Op) -> exec_reply::Result {
         let mut state = self.0.lock().unwrap();
         match op {
-            exec_request::Op::Read(read) => exec_reply::Result::Read(state.read(read)),
+            exec_request::Op::Read(read) => {
+                state.read_at.push(address.to_owned());
+                exec_reply::Result::Read(state.read(read))
+            }
             exec_request::Op::Command(_) if state.broken => exec_reply::Result::Error(proto::Error {
                 code: proto::ErrorCode::NoLeader.into(),
                 message: "no leader".into(),
@@ -366,17 +376,19 @@ impl Transport for Fake {
 
     fn open(
         &self,
-        _: &str,
+        address: &str,
         _: Class,
         method: Method,
     ) -> BoxFuture<'static, Result<(StreamSender, StreamReceiver), TransportError>> {
         let (sender, mut requests) = mpsc::channel::<Bytes>(STREAM_QUEUE);
         let (replies, receiver) = mpsc::channel(STREAM_QUEUE);
-        let fake = self.clone();
+        let (fake, address) = (self.clone(), address.to_owned());
         tokio::spawn(async move {
             while let Some(request) = requests.recv().await {
                 let reply = match method {
-                    Method::KvExec => encode(&fake.frame(proto::ExecFrame::decode(request).unwrap())),
+                    Method::KvExec => {
+                        encode(&fake.frame(&address, proto::ExecFrame::decode(request).unwrap()))
+                    }
                     Method::WatchWatch => {
                         encode(&fake.watched(&proto::WatchRequest::decode(request).unwrap()))
                     }
