@@ -8,7 +8,7 @@ use super::{
     abort,
     decide::Write,
     reseed,
-    state::{Node, NodeState, OpKind, OpState, Operation, Pace, ShardRow, View},
+    state::{Node, NodeState, OpKind, OpState, Operation, Pace, ShardRow, View, silent},
 };
 use crate::limits::{MAX_LABEL_BYTES, MAX_LABELS};
 
@@ -366,8 +366,10 @@ fn leave(view: &View, node: u64, to: NodeState) -> Result<(), String> {
     let needed = view.data().any(|row| row.replicas.contains(&node));
     if needed && up < view.replication {
         return Err(format!(
-            "each shard is to have {} replicas, and of the nodes that are left only {up} answer",
-            view.replication
+            "each shard is to have {}, and of the {} that are left {}. Bring back what does not answer first",
+            count(view.replication, "replica"),
+            count(left.len(), "node"),
+            silent(left)
         ));
     }
     Ok(())

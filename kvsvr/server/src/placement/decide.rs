@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use super::{
     begin::begin,
     reseed,
-    state::{Node, NodeState, OpKind, OpState, Operation, ShardRow, View},
+    state::{Node, NodeState, OpKind, OpState, Operation, ShardRow, View, silent},
     step::{Step, begin_text, step},
 };
 
@@ -80,6 +80,10 @@ pub fn decide(view: &View) -> Decision {
     }
     if decision.writes.is_empty() {
         for row in begin(view) {
+            if let Some(reason) = not_heard(view, &row) {
+                decision.waiting.push(reason);
+                continue;
+            }
             let text = match (row.change, row.replicas.first()) {
                 (Some(change), _) => begin_text(change),
                 (None, Some(first)) => format!("prefer {} as its leader", view.name(*first)),
@@ -167,6 +171,16 @@ fn transitions(view: &View, decision: &mut Decision) {
     }
 }
 
+/// Who is to get a replica or a vote must be there at this moment: if it has just died, the change would wait for it, and others could have it.
+fn not_heard(view: &View, row: &ShardRow) -> Option<String> {
+    let node = row.change?.add.filter(|node| !view.is_heard(*node))?;
+    Some(format!(
+        "{}: {} does not answer now, and was to get a replica",
+        shard_name(row),
+        view.name(node)
+    ))
+}
+
 /// Why the operation is not done though nothing can be begun.
 fn obstacle(view: &View) -> Option<String> {
     if let Some(reason) = reseed::obstacle(view) {
@@ -178,10 +192,14 @@ fn obstacle(view: &View) -> Option<String> {
     };
     for row in view.data() {
         if let Some(node) = row.replicas.iter().find(|id| leaving(id)) {
+            let others = view.in_state(NodeState::Up);
+            let others = others.filter(|node| !row.hosts().any(|host| host == node.id));
+            let missing = silent(others);
             return Some(format!(
-                "{}: no node that answers can take the replica of {}",
+                "{}: no node that answers can take the replica of {}{}{missing}",
                 shard_name(row),
-                view.name(*node)
+                view.name(*node),
+                if missing.is_empty() { "" } else { ": " }
             ));
         }
     }

@@ -392,6 +392,12 @@ impl View {
             .is_some_and(|n| n.state == NodeState::Up && n.reachable())
     }
 
+    /// The leader of the meta shard has heard of it within the last heartbeats. Who has not answered since is called silent only later.
+    pub fn is_heard(&self, node: u64) -> bool {
+        let meta = self.real.get(&META_SHARD.0);
+        meta.is_some_and(|real| real.progress(node).heard)
+    }
+
     /// It may lead.
     pub fn may_lead(&self, node: u64) -> bool {
         let known = self.nodes.get(&node);
@@ -453,6 +459,17 @@ impl View {
             }
         }
         load
+    }
+}
+
+/// Those of some nodes that do not answer, in words; empty if all do.
+pub(super) fn silent<'a>(of: impl IntoIterator<Item = &'a Node>) -> String {
+    let silent = of.into_iter().filter(|node| !node.reachable());
+    let names: Vec<String> = silent.map(Node::text).collect();
+    match names.as_slice() {
+        [] => String::new(),
+        [name] => format!("{name} does not answer"),
+        names => format!("{} do not answer", names.join(", ")),
     }
 }
 

@@ -197,6 +197,13 @@ fn given_up(view: &View, row: &ShardRow, adding: Option<u64>) -> bool {
 }
 
 fn catching_up(view: &View, node: u64, progress: Progress) -> String {
+    if !view.nodes.get(&node).is_some_and(super::Node::reachable) {
+        return format!(
+            "{} does not answer; when it has been silent for {} s another node takes its place, if there is one",
+            view.name(node),
+            RETARGET_AFTER_MS / 1000
+        );
+    }
     let time = match progress.lag_ms {
         Some(ms) => format!(" and {:.1} s", ms as f64 / 1000.0),
         None => String::new(),

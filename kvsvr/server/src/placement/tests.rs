@@ -13,6 +13,7 @@ mod abort;
 mod pace;
 mod recovered;
 mod reseed;
+mod silent;
 
 fn node(id: u64) -> Node {
     Node {
