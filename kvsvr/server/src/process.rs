@@ -38,6 +38,14 @@ fn storage(e: impl ToString) -> Failure {
     Failure::new(Exit::Storage, e.to_string())
 }
 
+fn log_refused(e: WalError) -> Failure {
+    match e {
+        // Nothing is wrong with the storage: something else lies in the directory.
+        WalError::Misnamed { .. } => Failure::new(Exit::DataRefused, e.to_string()),
+        e => storage(e),
+    }
+}
+
 /// Runs a node until `shutdown` resolves or it cannot go on.
 pub async fn run(config: Config, shutdown: Shutdown) -> Result<(), Failure> {
     #[cfg(feature = "mutants")]
@@ -140,7 +148,7 @@ async fn open_wal(
         ..WalOptions::new(store.meta().store_id, random_u64(), Arc::new(on_fatal))
     };
     let opened = Wal::open(disk, options).await;
-    let (wal, report) = opened.map_err(|e: WalError| storage(e))?;
+    let (wal, report) = opened.map_err(log_refused)?;
     if let Some(identity) = store.identity().filter(|_| report.fresh) {
         return Err(Failure::new(
             Exit::DataRefused,

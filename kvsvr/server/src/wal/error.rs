@@ -42,6 +42,15 @@ pub enum WalError {
         /// The newest version that is known.
         known: u32,
     },
+    /// A file has the ending of the log's files, and not the name of one.
+    #[error(
+        "{path} is not a file of the log, though it ends like one: segments are called by 20 digits, as 00000000000000000001.wal. It may be a copy that \
+         somebody has made. Nothing was changed. Move it out of this directory, then start the node again"
+    )]
+    Misnamed {
+        /// The file.
+        path: String,
+    },
     /// A segment belongs to another store.
     #[error(
         "{path} belongs to store {found}, this is store {expected}. Files of two nodes were mixed; put each back in its own directory"

@@ -157,6 +157,28 @@ enum Next {
     },
 }
 
+/// The numbers of the segments and the paths of the spare files among these names. Other endings are not the log's, and left alone. What only
+/// looks like a file of the log may be a copy of one: read, it would contradict the other, and as a spare file it would be overwritten.
+fn sort(names: &[String]) -> Result<(Vec<u64>, Vec<String>), WalError> {
+    let (mut numbers, mut spares) = (Vec::new(), Vec::new());
+    for name in names {
+        let path = format!("{WAL_DIR}/{name}");
+        let number = |suffix| name.strip_suffix(suffix).and_then(|digits| digits.parse().ok());
+        if name.ends_with(SEGMENT_SUFFIX) {
+            let exact = number(SEGMENT_SUFFIX).filter(|number| segment_path(*number) == path);
+            numbers.push(exact.ok_or(WalError::Misnamed { path })?);
+        } else if name.ends_with(SPARE_SUFFIX) {
+            let was_segment = number(SPARE_SUFFIX).is_some_and(|number| spare_path(number) == path);
+            let is_new = allocated_count(&path).is_some_and(|count| allocated_path(count) == path);
+            if !was_segment && !is_new {
+                return Err(WalError::Misnamed { path });
+            }
+            spares.push(path);
+        }
+    }
+    Ok((numbers, spares))
+}
+
 /// Reads all segments of the store.
 pub(crate) async fn scan(
     disk: &DynDisk,
@@ -167,10 +189,7 @@ pub(crate) async fn scan(
         .list(WAL_DIR)
         .await
         .map_err(|source| WalError::io("list", WAL_DIR, source))?;
-    let number = |name: &String| name.strip_suffix(SEGMENT_SUFFIX)?.parse::<u64>().ok();
-    let numbers: Vec<u64> = names.iter().filter_map(number).collect();
-    let spares = names.iter().filter(|name| name.ends_with(SPARE_SUFFIX));
-    let spares = spares.map(|name| format!("{WAL_DIR}/{name}")).collect();
+    let (numbers, spares) = sort(&names)?;
     let mut scan = Scan {
         spares,
         ..Scan::default()

@@ -411,6 +411,47 @@ async fn mixed_up_files_are_refused() {
     assert!(matches!(error, WalError::Corrupt { .. }), "{error}");
 }
 
+/// A copy beside the original, or a file of somebody else: neither read as a segment nor overwritten as a spare file.
+#[tokio::test]
+async fn names_that_only_look_like_the_logs_are_refused() {
+    let disk = MemDisk::new(1);
+    let (wal, _) = open(&disk).await;
+    append_many(&wal, ONE, 0..=30, 700).await;
+    wal.shutdown().await;
+    let first = segments(&disk).remove(0);
+    let copied = crate::disk::Disk::read(&disk, &first).await.unwrap();
+    for name in [
+        "1.wal",
+        "0000000000000000001.wal",
+        "000000000000000000001.wal",
+        "+0000000000000000001.wal",
+        "copy.wal",
+        ".wal",
+        "1.free",
+        "new-01.free",
+        "backup.free",
+    ] {
+        let path = format!("{WAL_DIR}/{name}");
+        let file = crate::disk::Disk::open(&disk, &path, true).await.unwrap();
+        file.write_at(0, vec![copied.clone()], true).await.unwrap();
+        let before = content(&disk).await;
+        let error = Wal::open(shared(&disk), options()).await.unwrap_err();
+        assert!(
+            matches!(&error, WalError::Misnamed { path: of } if *of == path),
+            "{error}"
+        );
+        assert_eq!(content(&disk).await, before, "a refused log was changed");
+        crate::disk::Disk::remove(&disk, &path).await.unwrap();
+    }
+    // What does not end like a file of the log is nobody's concern.
+    let file = crate::disk::Disk::open(&disk, &format!("{WAL_DIR}/1.wal.bak"), true)
+        .await
+        .unwrap();
+    file.write_at(0, vec![copied], true).await.unwrap();
+    let (wal, _) = open(&disk).await;
+    assert_eq!(indexes(&wal, ONE).await, (0..=30).collect::<Vec<_>>());
+}
+
 #[tokio::test]
 async fn every_flipped_bit_is_refused_or_harmless() {
     let disk = MemDisk::new(1);
