@@ -8,12 +8,14 @@
 //! A file without its end is not one: [`Reader`] tells it from a complete one, and a flipped bit anywhere from a sound one.
 
 use std::{
+    collections::BTreeSet,
     fmt,
     io::{self, Read, Write},
 };
 
-use kvsvr_proto::v1::{
-    BackupEnd, BackupHeader, BackupPart, BackupRecord, BackupShard, backup_record::Record,
+use kvsvr_proto::{
+    SLOTS,
+    v1::{BackupEnd, BackupHeader, BackupPart, BackupRecord, BackupShard, ShardInfo, backup_record::Record},
 };
 use prost::Message;
 
@@ -159,7 +161,7 @@ impl<R: Read> Reader<R> {
     /// Reads the header.
     ///
     /// # Errors
-    /// It is no backup, or of a newer version.
+    /// It is no backup, or of a newer version, or of shards that are no cluster's.
     pub fn open(input: R) -> Result<(Self, BackupHeader), Damage> {
         let mut reader = Self {
             input,
@@ -186,6 +188,9 @@ impl<R: Read> Reader<R> {
                 header.format_version
             );
             return Err(reader.bad(what));
+        }
+        if let Err(what) = check_shards(&header.shards) {
+            return Err(reader.bad(format!("its shards contradict each other: {what}")));
         }
         reader.shards = header.shards.iter().rev().map(|shard| shard.id).collect();
         Ok((reader, header))
@@ -292,6 +297,42 @@ impl<R: Read> Reader<R> {
     }
 }
 
+/// Every slot belongs to one shard, and every shard has a number of its own; or what is wrong.
+fn check_shards(shards: &[ShardInfo]) -> Result<(), String> {
+    let mut by_slot: Vec<&ShardInfo> = shards.iter().collect();
+    by_slot.sort_by_key(|shard| (shard.first_slot, shard.last_slot));
+    let missing = |from: u32, to: u32| match to - 1 {
+        last if last == from => Err(format!("slot {from} belongs to none")),
+        last => Err(format!("slots {from} to {last} belong to none")),
+    };
+    let slots = u32::from(SLOTS);
+    let (mut ids, mut before, mut next) = (BTreeSet::new(), 0, 0);
+    for shard in by_slot {
+        let (id, first, last) = (shard.id, shard.first_slot, shard.last_slot);
+        if id == 0 || !ids.insert(id) {
+            return Err(format!("the number {id} is not that of one data shard"));
+        }
+        if first > last || last >= slots {
+            return Err(format!(
+                "shard {id} has the slots {first} to {last}, of 0 to {}",
+                slots - 1
+            ));
+        }
+        if first < next {
+            return Err(format!("shards {before} and {id} both have slot {first}"));
+        }
+        if first > next {
+            return missing(next, first);
+        }
+        (before, next) = (id, last + 1);
+    }
+    if next < slots {
+        missing(next, slots)
+    } else {
+        Ok(())
+    }
+}
+
 /// How many rows are in a part: (column family u8, key length u32, value length u32, key, value)*. `None`: it is malformed.
 pub fn count_rows(mut part: &[u8]) -> Option<u64> {
     let mut rows = 0;
@@ -307,19 +348,24 @@ pub fn count_rows(mut part: &[u8]) -> Option<u64> {
 #[cfg(test)]
 mod tests {
     use bytes::Bytes;
-    use kvsvr_proto::v1::ShardInfo;
     use proptest::prelude::*;
 
     use super::*;
 
     fn header() -> BackupHeader {
-        let shard = |id| ShardInfo {
-            id,
+        header_of(&[(1, 0, 2047), (2, 2048, 4095)])
+    }
+
+    fn header_of(shards: &[(u32, u32, u32)]) -> BackupHeader {
+        let shard = |(id, first_slot, last_slot): &(u32, u32, u32)| ShardInfo {
+            id: *id,
+            first_slot: *first_slot,
+            last_slot: *last_slot,
             ..ShardInfo::default()
         };
         BackupHeader {
             cluster_name: "test".into(),
-            shards: vec![shard(1), shard(2)],
+            shards: shards.iter().map(shard).collect(),
             ..BackupHeader::default()
         }
     }
@@ -372,6 +418,52 @@ mod tests {
         ];
         assert_eq!(items, wanted);
         assert!(read(b"").is_err() && read(b"kvsvrbk").is_err());
+    }
+
+    #[test]
+    fn shards_that_contradict_each_other_are_refused() {
+        let opened = |shards: &[(u32, u32, u32)]| {
+            let writer = Writer::new(Vec::new(), header_of(shards)).unwrap();
+            let file = writer.finish(BackupEnd::default()).unwrap();
+            Reader::open(&file[..])
+                .map(drop)
+                .map_err(|damage| damage.to_string())
+        };
+        assert_eq!(opened(&[(1, 0, 4095)]), Ok(()));
+        assert_eq!(
+            opened(&[(7, 1000, 4095), (2, 0, 999)]),
+            Ok(()),
+            "in whatever order"
+        );
+        for (shards, what) in [
+            (
+                &[(1, 0, 2047), (2, 2047, 4095)][..],
+                "shards 1 and 2 both have slot 2047",
+            ),
+            (
+                &[(1, 0, 4095), (2, 100, 200)],
+                "shards 1 and 2 both have slot 100",
+            ),
+            (
+                &[(1, 0, 1000), (2, 2048, 4095)],
+                "slots 1001 to 2047 belong to none",
+            ),
+            (&[(2, 1, 4095)], "slot 0 belongs to none"),
+            (&[(1, 0, 2047)], "slots 2048 to 4095 belong to none"),
+            (&[], "slots 0 to 4095 belong to none"),
+            (
+                &[(1, 0, 2047), (1, 2048, 4095)],
+                "the number 1 is not that of one data shard",
+            ),
+            (&[(0, 0, 4095)], "the number 0 is not"),
+            (&[(1, 0, 4096)], "shard 1 has the slots 0 to 4096, of 0 to 4095"),
+            (&[(1, 0, 9), (2, 20, 10)], "shard 2 has the slots 20 to 10"),
+            (&[(1, 0, u32::MAX)], "shard 1 has the slots"),
+        ] {
+            let error = opened(shards).unwrap_err();
+            let expected = format!("its shards contradict each other: {what}");
+            assert!(error.starts_with(&expected), "{shards:?}: {error}");
+        }
     }
 
     #[test]

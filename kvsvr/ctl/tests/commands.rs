@@ -16,12 +16,13 @@ use std::{
 use clap::Parser as _;
 use fake::{ADDRESS, Fake};
 use kvctl::{
+    backup_file::Writer,
     cli::{Cli, execute},
     context::Context,
     failure::{Exit, Failure},
     output::Output,
 };
-use kvsvr_client::{Client, ClientConfig};
+use kvsvr_client::{Client, ClientConfig, proto};
 use serde_json::{Value, json};
 
 #[derive(Clone, Default)]
@@ -579,4 +580,39 @@ async fn a_replica_is_made_anew_by_name() {
     shell.run("verify 1").await;
     let failure = Shell::new().fails("shard reseed 1 1 --yes").await;
     assert_eq!((&failure.code[..], failure.exit), ("refused", Exit::Refused));
+}
+
+#[tokio::test]
+async fn a_backup_whose_shards_overlap_is_neither_sound_nor_restored() {
+    let shell = Shell::new();
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("b.kvsvr");
+    let shard = |id, first_slot, last_slot| proto::ShardInfo {
+        id,
+        first_slot,
+        last_slot,
+        ..proto::ShardInfo::default()
+    };
+    let header = proto::BackupHeader {
+        shards: vec![shard(1, 0, 2048), shard(2, 2048, 4095)],
+        ..proto::BackupHeader::default()
+    };
+    let out = std::fs::File::create(&file).unwrap();
+    let writer = Writer::new(out, header).unwrap();
+    writer.finish(proto::BackupEnd::default()).unwrap();
+    let file = file.display();
+    for line in [
+        format!("snapshot verify {file}"),
+        // Nobody listens there: it does not come to that.
+        format!("snapshot restore {file} --nodes 127.0.0.1:1"),
+    ] {
+        let failure = shell.fails(&line).await;
+        assert_eq!(
+            (&failure.code[..], failure.exit),
+            ("damaged", Exit::Error),
+            "{line}"
+        );
+        let what = "its shards contradict each other: shards 1 and 2 both have slot 2048";
+        assert!(failure.message.contains(what), "{line}: {}", failure.message);
+    }
 }
