@@ -319,6 +319,12 @@ mod tests {
             ended_ms: 40_000,
             steps_done: done,
             steps_left: left,
+            events: (1..=u64::from(done))
+                .map(|n| operation::Event {
+                    at_ms: 10_000 + 10_000 * n / u64::from(done),
+                    ..operation::Event::default()
+                })
+                .collect(),
             waiting: vec!["shard 1: node 4 catches up".into()],
             ..Operation::default()
         }

@@ -374,15 +374,13 @@ async fn store(meta: &Arc<Shard>, sight: &Sight, decision: &Decision) -> Result<
         changes.add(write, "");
     }
     if sight.view.operation.is_some_and(|op| !op.state.ended()) {
-        let left = placement::plan(&sight.view).len();
-        changes.note(
-            &decision.doing,
-            left.saturating_sub(decision.doing.len()),
-            &decision.waiting,
-        );
+        let plan = placement::plan(&sight.view);
+        // It begins with what is done now.
+        let left = plan.get(decision.doing.len()..).unwrap_or_default();
+        changes.note(&decision.doing, left, &decision.waiting);
     }
-    for text in &decision.doing {
-        tracing::debug!("placement: {text}");
+    for doing in &decision.doing {
+        tracing::debug!("placement: {}", doing.text);
     }
     let Some(command) = changes.command() else {
         return Ok(());

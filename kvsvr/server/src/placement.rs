@@ -35,7 +35,7 @@ mod tests;
 
 pub use self::{
     check::{Request, admit, by_itself, check},
-    decide::{Decision, Write, decide},
+    decide::{After, Decision, Doing, Write, decide},
     model::{assume, plan},
     state::{
         Change, Node, NodeState, OpKind, OpState, Operation, Pace, Progress, Real, ShardRow, View, majority,

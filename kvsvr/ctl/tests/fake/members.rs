@@ -66,6 +66,7 @@ pub(super) fn change(
         events: vec![operation::Event {
             at_ms: 5_000,
             text: "shard 1: change the voters to 2".into(),
+            ..operation::Event::default()
         }],
         ..proto::Operation::default()
     };

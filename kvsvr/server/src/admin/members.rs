@@ -11,7 +11,7 @@ use crate::{
     api::failed,
     controller::{self, Sight, Silences, look},
     node::Node,
-    placement::{self, Request, View, Write},
+    placement::{self, Doing, Request, View, Write},
     service::CallError,
     shard::{Shard, error},
     time::wall_clock_ms,
@@ -125,12 +125,13 @@ pub async fn change(
     }
     let operation = changes.operation().cloned();
     if !request.dry_run {
-        changes.note(&[], plan.len(), &[]);
+        changes.note(&[], &plan, &[]);
         if let Some(command) = changes.command() {
             commit(&meta, command).await?;
         }
         node.placement_changed().notify_one();
     }
+    let plan = plan.into_iter().map(|doing| doing.text).collect();
     Ok(pb::ChangeMembersResponse { operation, plan })
 }
 
@@ -218,7 +219,7 @@ async fn newcomer(
 }
 
 /// The steps to the end, as if all went well.
-fn planned(sight: &Sight, writes: &[Write]) -> Vec<String> {
+fn planned(sight: &Sight, writes: &[Write]) -> Vec<Doing> {
     let mut view: View = sight.view.clone();
     placement::assume(&mut view, writes);
     placement::plan(&view)

@@ -30,6 +30,35 @@ pub enum Write {
     Operation(OpState),
 }
 
+/// Something that is done, in words.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Doing {
+    /// What.
+    pub text: String,
+    /// What had to be waited for before: that is what takes time.
+    pub after: After,
+}
+
+/// What a step comes after.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum After {
+    /// Nothing but the step before.
+    #[default]
+    Nothing,
+    /// A shard's state was copied to a node.
+    Copy,
+    /// A new node was sent the cluster's map.
+    Join,
+}
+
+impl Doing {
+    /// What nothing was waited for.
+    pub(super) fn plain(text: String) -> Self {
+        let after = After::Nothing;
+        Self { text, after }
+    }
+}
+
 /// What is to be done. The writes are one transaction on the rows that the view was made of; steps of different shards are independent.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Decision {
@@ -37,8 +66,8 @@ pub struct Decision {
     pub writes: Vec<Write>,
     /// To be asked of the shards' leaders.
     pub steps: Vec<(u32, Step)>,
-    /// What the writes and steps are, in words.
-    pub doing: Vec<String>,
+    /// What the writes and steps are.
+    pub doing: Vec<Doing>,
     /// What stands in the way, in words.
     pub waiting: Vec<String>,
 }
@@ -62,11 +91,12 @@ pub fn decide(view: &View) -> Decision {
             Step::Wait(_) => decision.waiting.push(text),
             Step::Row(row) => {
                 decision.writes.push(Write::Row(row));
-                decision.doing.push(text);
+                decision.doing.push(Doing::plain(text));
             }
             step => {
+                let after = after(row, &step);
                 decision.steps.push((row.id, step));
-                decision.doing.push(text);
+                decision.doing.push(Doing { text, after });
             }
         }
     }
@@ -89,7 +119,8 @@ pub fn decide(view: &View) -> Decision {
                 (None, Some(first)) => format!("prefer {} as its leader", view.name(*first)),
                 (None, None) => continue,
             };
-            decision.doing.push(format!("{}: {text}", shard_name(&row)));
+            let text = format!("{}: {text}", shard_name(&row));
+            decision.doing.push(Doing::plain(text));
             decision.writes.push(Write::Row(row));
         }
     }
@@ -102,14 +133,21 @@ pub fn decide(view: &View) -> Decision {
                 } else {
                     OpState::Done
                 };
-                decision
-                    .doing
-                    .push(format!("{} is {}", operation.kind.text(), ended.name()));
+                let text = format!("{} is {}", operation.kind.text(), ended.name());
+                decision.doing.push(Doing::plain(text));
                 decision.writes.push(Write::Operation(ended));
             }
         }
     }
     decision
+}
+
+/// Who becomes a voter of a data shard had to be sent what the shard holds. The meta shard's copy is there before: every node has one.
+fn after(row: &ShardRow, step: &Step) -> After {
+    match (step, row.change.and_then(|change| change.add)) {
+        (Step::ChangeVoters(_), Some(_)) if !row.is_meta() => After::Copy,
+        _ => After::Nothing,
+    }
 }
 
 fn shard_name(row: &ShardRow) -> String {
@@ -130,7 +168,8 @@ fn not_lost(view: &View, operation: Operation, decision: &mut Decision) {
         return;
     };
     decision.writes.push(Write::Node(id, NodeState::Up));
-    decision.doing.push(format!("{} answers again", node.text()));
+    let text = format!("{} answers again", node.text());
+    decision.doing.push(Doing::plain(text));
     let changing = view.rows.values().filter(|row| row.change.is_some());
     decision.writes.extend(changing.map(|row| {
         Write::Row(ShardRow {
@@ -149,7 +188,10 @@ fn transitions(view: &View, decision: &mut Decision) {
     for node in view.in_state(NodeState::Joining) {
         if real.learners.contains(&node.id) && real.progress(node.id).caught_up {
             decision.writes.push(Write::Node(node.id, NodeState::Up));
-            decision.doing.push(format!("{} is a member", node.text()));
+            decision.doing.push(Doing {
+                text: format!("{} is a member", node.text()),
+                after: After::Join,
+            });
         } else {
             decision
                 .waiting
@@ -165,9 +207,8 @@ fn transitions(view: &View, decision: &mut Decision) {
     if let Some(node) = gone {
         decision.writes.push(Write::Node(node.id, NodeState::Removed));
         decision.writes.push(Write::Row(meta.without_learner(node.id)));
-        decision
-            .doing
-            .push(format!("{} is not a member any more", node.text()));
+        let text = format!("{} is not a member any more", node.text());
+        decision.doing.push(Doing::plain(text));
     }
 }
 

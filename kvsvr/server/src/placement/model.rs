@@ -4,7 +4,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::{
-    decide::{Decision, Write, decide},
+    decide::{Decision, Doing, Write, decide},
     state::{NodeState, Progress, Real, View, majority},
     step::Step,
 };
@@ -254,8 +254,8 @@ pub fn assume(view: &mut View, writes: &[Write]) {
     *view = world.stored;
 }
 
-/// The steps from here to the end of the operation, if all goes well, in words.
-pub fn plan(view: &View) -> Vec<String> {
+/// The steps from here to the end of the operation, if all goes well. What would stand in the way for good comes last.
+pub fn plan(view: &View) -> Vec<Doing> {
     let mut world = World::of(view);
     let mut steps = Vec::new();
     while steps.len() < MAX_PLAN_STEPS {
@@ -263,7 +263,7 @@ pub fn plan(view: &View) -> Vec<String> {
         let decision = decide(&world.view());
         if decision.writes.is_empty() && decision.steps.is_empty() {
             // What still stands in the way would stay there.
-            steps.extend(decision.waiting);
+            steps.extend(decision.waiting.into_iter().map(Doing::plain));
             return steps;
         }
         world.carry_out(&decision);

@@ -13,7 +13,7 @@ use prost::Message;
 use super::{CLUSTER, FORMAT_VERSION, NODE, OPERATION, SHARD, Topology, partition, settings};
 use crate::{
     limits::{MAX_ENDED_OPERATIONS, MAX_OPERATION_EVENTS},
-    placement::{self as plan, Change, NodeState, OpKind, OpState, ShardRow, View, Write},
+    placement::{self as plan, After, Change, Doing, NodeState, OpKind, OpState, ShardRow, View, Write},
 };
 
 fn node_state(state: pb::NodeState) -> NodeState {
@@ -53,6 +53,14 @@ fn pb_op_state(state: OpState) -> pb::operation::State {
         OpState::Aborting => pb::operation::State::Aborting,
         OpState::Done => pb::operation::State::Done,
         OpState::Aborted => pb::operation::State::Aborted,
+    }
+}
+
+fn pb_after(after: After) -> pb::operation::After {
+    match after {
+        After::Nothing => pb::operation::After::Nothing,
+        After::Copy => pb::operation::After::Copy,
+        After::Join => pb::operation::After::Join,
     }
 }
 
@@ -310,19 +318,23 @@ impl<'a> Changes<'a> {
     }
 
     /// Notes in the operation what is done, and what stands in its way.
-    pub fn note(&mut self, done: &[String], left: usize, waiting: &[String]) {
+    pub fn note(&mut self, done: &[Doing], left: &[Doing], waiting: &[String]) {
         let now = self.now_ms;
         let Some(operation) = &mut self.operation else {
             return;
         };
-        operation.steps_done = operation
-            .steps_done
-            .saturating_add(u32::try_from(done.len()).unwrap_or(u32::MAX));
-        operation.steps_left = u32::try_from(left).unwrap_or(u32::MAX);
+        // A plan is bounded.
+        let number = |n: usize| u32::try_from(n).unwrap_or(u32::MAX);
+        let after = |what| left.iter().filter(|doing| doing.after == what).count();
+        operation.steps_done = operation.steps_done.saturating_add(number(done.len()));
+        operation.steps_left = number(left.len());
+        operation.copies_left = number(after(After::Copy));
+        operation.joins_left = number(after(After::Join));
         operation.waiting = waiting.to_vec();
-        let events = done.iter().map(|text| pb::operation::Event {
+        let events = done.iter().map(|doing| pb::operation::Event {
             at_ms: now,
-            text: text.clone(),
+            text: doing.text.clone(),
+            after: pb_after(doing.after).into(),
         });
         operation.events.extend(events);
         let surplus = operation.events.len().saturating_sub(MAX_OPERATION_EVENTS);
@@ -413,12 +425,17 @@ mod tests {
             state: OpState::Running,
         };
         changes.add(&Write::NewOperation(operation), "me");
-        changes.note(&["did it".into()], 2, &["waits".into()]);
+        let doing = |text: &str, after| Doing {
+            text: text.into(),
+            after,
+        };
+        let left = [After::Copy, After::Nothing, After::Join, After::Copy].map(|after| doing("later", after));
+        changes.note(&[doing("did it", After::Copy)], &left, &["waits".into()]);
         let stored = changes.operation().unwrap().clone();
         assert_eq!(
             hex(&stored.encode_to_vec()),
-            "080110031805200128043a026d6540e807500158026205776169747\
-             36a0b08e80712066469642069747002"
+            "080110031805200128043a026d6540e807500158046205776169747\
+             36a0d08e807120664696420697418017002800102880101"
         );
         let rows: Vec<String> = changes.puts.values().map(|row| hex(row)).collect();
         assert_eq!(
