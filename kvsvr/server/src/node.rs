@@ -22,7 +22,7 @@ use kvsvr_core::{
 };
 use kvsvr_proto::v1::{self as pb, ErrorCode};
 use parking_lot::{Mutex, RwLock};
-use tokio::sync::{Notify, mpsc, watch};
+use tokio::sync::{Notify, mpsc};
 
 use crate::{
     budget::Budget,
@@ -118,7 +118,9 @@ pub struct Node {
     /// The newest replicas of shards that were made, or destroyed, after the cluster was.
     incarnations: Mutex<BTreeMap<ShardId, ReplicaRecord>>,
     /// The newest of this node's replicas of the meta shard that peers have spoken to.
-    meta_incarnation: watch::Sender<u64>,
+    meta_incarnation: AtomicU64,
+    /// There is a newer one. One task waits for it.
+    meta_renewed: Notify,
     /// Why peers' messages were refused last.
     refusal: Mutex<Option<claims::Refusal>>,
     /// The nodes whose places this one was given since it started.
@@ -172,7 +174,8 @@ impl Node {
             links: Mutex::default(),
             forwarding: Arc::new(Budget::new(MAX_FORWARDED_BYTES)),
             incarnations: Mutex::default(),
-            meta_incarnation: watch::Sender::new(0),
+            meta_incarnation: AtomicU64::new(0),
+            meta_renewed: Notify::new(),
             refusal: Mutex::new(None),
             replaces: Mutex::default(),
             placement_changed: Notify::new(),

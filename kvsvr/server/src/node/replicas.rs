@@ -4,7 +4,10 @@
 //! The map that this node knows may be an old one after a restart; so what was destroyed is remembered in the data directory, and a replica
 //! is only destroyed by a map that is not older than the replica.
 
-use std::{io, sync::Arc};
+use std::{
+    io,
+    sync::{Arc, atomic::Ordering},
+};
 
 use kvsvr_core::{
     engine::{Cf, EngineError, WriteBatch},
@@ -59,7 +62,7 @@ impl Node {
             map: Some(map.clone()),
             table,
         });
-        self.map_epoch.store(epoch, std::sync::atomic::Ordering::Release);
+        self.map_epoch.store(epoch, Ordering::Release);
         let me = self.identity().map_or(0, |i| i.node_id);
         for info in map.shards.iter().filter(|s| s.id != META_SHARD.0) {
             self.follow(info, &map.nodes, me).await?;
@@ -81,12 +84,11 @@ impl Node {
     /// Follows what the meta shard says, and makes the replica of it anew when the group has another one in its place.
     pub(super) async fn follow_meta(self: Arc<Self>, mut meta: Arc<Shard>) {
         let mut seen = meta.revision();
-        let mut meant = self.meta_incarnation.subscribe();
         loop {
             let (own, head) = (meta.incarnation(), meta.head().clone());
             let newer = tokio::select! {
                 biased;
-                newer = meant.wait_for(|meant| *meant > own) => newer.ok().map(|newer| *newer),
+                newer = self.newer_meta(own) => Some(newer),
                 () = head.wait_for(|head| head.revision() != seen) => None,
             };
             let followed = match newer {
@@ -109,12 +111,20 @@ impl Node {
     /// A peer has spoken to another one of this node's replicas of a shard. One of the meta shard that is newer than the one that is there takes
     /// its place: the group took the old one out before it took the new one in. Of other shards the map says so.
     pub fn note_incarnation(&self, shard: &Shard, incarnation: u64) {
-        if shard.id() == META_SHARD && incarnation > shard.incarnation() {
-            self.meta_incarnation.send_if_modified(|newest| {
-                let is_newer = incarnation > *newest;
-                *newest = incarnation.max(*newest);
-                is_newer
-            });
+        let is_newer = shard.id() == META_SHARD && incarnation > shard.incarnation();
+        if is_newer && self.meta_incarnation.fetch_max(incarnation, Ordering::AcqRel) < incarnation {
+            self.meta_renewed.notify_one();
+        }
+    }
+
+    /// Waits until peers mean another replica of the meta shard than the one with this number. Cancel-safe.
+    async fn newer_meta(&self, own: u64) -> u64 {
+        loop {
+            let meant = self.meta_incarnation.load(Ordering::Acquire);
+            if meant > own {
+                return meant;
+            }
+            self.meta_renewed.notified().await;
         }
     }
 
