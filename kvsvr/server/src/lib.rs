@@ -24,6 +24,8 @@ pub mod fuzz;
 pub mod history;
 pub mod hub;
 pub mod limits;
+#[cfg(any(test, feature = "testing"))]
+pub mod local;
 pub mod maintenance;
 pub mod metrics;
 #[cfg(feature = "mutants")]

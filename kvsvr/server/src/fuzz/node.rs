@@ -1,145 +1,25 @@
 //! A node alone, in memory, that gets any message by any method.
 
-use std::{
-    sync::{Arc, OnceLock},
-    time::Duration,
-};
+use std::{sync::OnceLock, time::Duration};
 
 use bytes::Bytes;
 use futures::future::BoxFuture;
-use kvsvr_client::transport::{
-    Class, Method, ReceiveMessages, STREAM_QUEUE, StreamReceiver, StreamSender, Transport, TransportError,
-};
-use kvsvr_core::{
-    engine::{EngineError, EngineRead},
-    mem::MemEngine,
-};
+use kvsvr_client::transport::{Method, ReceiveMessages, STREAM_QUEUE, StreamReceiver, TransportError};
 use kvsvr_proto::v1 as pb;
-use parking_lot::Mutex;
 use prost::Message;
 use tokio::sync::mpsc;
 
 use super::block_on;
 use crate::{
-    api::NodeService,
-    config::Settings,
-    disk::mem::MemDisk,
-    metrics::Metrics,
-    node::{Node, NodeParts, StatusProbe},
-    raft::snapshot::Checkpoints,
+    local::LocalCluster,
     service::{CallError, Service},
-    store::{Store, StoreId},
-    time::{Instant, sleep, timeout},
-    wal::{Wal, WalOptions},
+    time::timeout,
 };
 
-const ADDRESS: &str = "n1:1";
 /// Real time that an answer may take.
 const PATIENCE: Duration = Duration::from_secs(30);
 /// Real time for which a stream that has nothing to say is kept open.
 const STREAM_TIME: Duration = Duration::from_millis(5);
-
-/// The way of the node to itself.
-#[derive(Default)]
-struct Loopback(OnceLock<NodeService>);
-
-impl Transport for Loopback {
-    fn call(
-        &self,
-        address: &str,
-        _class: Class,
-        method: Method,
-        request: Bytes,
-        _deadline: Duration,
-    ) -> BoxFuture<'static, Result<Bytes, TransportError>> {
-        let address = address.to_owned();
-        let called = self
-            .0
-            .get()
-            .filter(|_| address == ADDRESS)
-            .map(|node| node.call(method, request));
-        Box::pin(async move {
-            let reason = "no such node".to_owned();
-            let Some(called) = called else {
-                return Err(TransportError::Unreachable { address, reason });
-            };
-            called.await.map_err(|error| match error {
-                CallError::Api(error) => TransportError::Api { address, error },
-                other => TransportError::Rejected {
-                    address,
-                    reason: other.to_string(),
-                },
-            })
-        })
-    }
-
-    fn open(
-        &self,
-        address: &str,
-        _class: Class,
-        _method: Method,
-    ) -> BoxFuture<'static, Result<(StreamSender, StreamReceiver), TransportError>> {
-        let (address, reason) = (address.to_owned(), "a node alone has no peers".to_owned());
-        Box::pin(async move { Err(TransportError::Unreachable { address, reason }) })
-    }
-}
-
-/// There is nobody to send a snapshot to.
-struct NoCheckpoints;
-
-impl Checkpoints for NoCheckpoints {
-    fn create(&self, name: &str) -> Result<(), EngineError> {
-        Err(EngineError::Io(format!("no checkpoint {name}")))
-    }
-    fn open(&self, _: &str) -> Result<Option<Box<dyn EngineRead + Send + Sync>>, EngineError> {
-        Ok(None)
-    }
-    fn remove(&self, _: &str) -> Result<(), EngineError> {
-        Ok(())
-    }
-    fn list(&self) -> Result<Vec<String>, EngineError> {
-        Ok(Vec::new())
-    }
-}
-
-struct NoProbe;
-
-impl StatusProbe for NoProbe {
-    fn fill(&self, _: &mut pb::NodeStatus) {}
-}
-
-/// A node in memory that is in no cluster, and the reasons why its replicas stop.
-async fn fresh_node(transport: Arc<dyn Transport>) -> (Arc<Node>, mpsc::UnboundedReceiver<String>) {
-    let disk = Arc::new(MemDisk::new(1));
-    let store_id = StoreId([9; 16]);
-    let store = Store::open(disk.clone(), store_id, 0).await.expect("in memory");
-    let options = WalOptions::new(store_id, 1, Arc::new(|_| {}));
-    let (wal, _) = Wal::open(disk.clone(), options).await.expect("in memory");
-    Node::start(NodeParts {
-        settings: Settings::default(),
-        address: ADDRESS.into(),
-        store,
-        disk,
-        wal,
-        engine: Arc::new(MemEngine::new()),
-        checkpoints: Arc::new(NoCheckpoints),
-        transport,
-        metrics: Metrics::new(),
-        probe: Arc::new(NoProbe),
-        started: Instant::now(),
-    })
-    .await
-    .expect("in memory")
-}
-
-fn bootstrap_request() -> pb::BootstrapRequest {
-    pb::BootstrapRequest {
-        addresses: vec![ADDRESS.into()],
-        shards: 2,
-        replication: 1,
-        cluster_name: "fuzz".into(),
-    }
-}
 
 fn put_request() -> pb::PutRequest {
     pb::PutRequest {
@@ -155,52 +35,34 @@ fn put_request() -> pb::PutRequest {
     }
 }
 
-struct Lone {
-    service: NodeService,
-    /// Says why a replica has stopped.
-    fatal: Mutex<mpsc::UnboundedReceiver<String>>,
-}
+struct Lone(LocalCluster);
 
 impl Lone {
-    /// Starts a cluster of one node with two data shards.
     async fn start() -> Self {
-        let transport = Arc::new(Loopback::default());
-        let (node, fatal) = fresh_node(transport.clone()).await;
-        let service = NodeService(node);
-        // Of an empty cell.
-        let _ = transport.0.set(service.clone());
-        let bootstrapped = service.call(Method::AdminBootstrap, bootstrap_request().encode_to_vec().into());
-        bootstrapped.await.expect("a cluster of one node");
-        let lone = Self {
-            service,
-            fatal: Mutex::new(fatal),
-        };
-        while lone.put().await.is_err() {
-            sleep(STREAM_TIME).await;
-        }
-        lone
+        Self(LocalCluster::without_maintenance(2).await)
     }
 
     async fn put(&self) -> Result<Bytes, CallError> {
-        self.service
+        self.0
+            .service()
             .call(Method::KvPut, put_request().encode_to_vec().into())
             .await
     }
 
     async fn send(&self, method: Method, message: Bytes) {
-        let called = self.service.call(method, message.clone());
+        let called = self.0.service().call(method, message.clone());
         // Any answer and any refusal will do.
         let _ = timeout(PATIENCE, called).await.expect("an answer in time");
         let (output, mut answers) = mpsc::channel(STREAM_QUEUE);
         let input = StreamReceiver::new(One(Some(message)));
-        let served = self.service.open(method, input, output);
+        let served = self.0.service().open(method, input, output);
         let read = async { while answers.recv().await.is_some() {} };
         // Watches have no end.
         let _ = timeout(STREAM_TIME, futures::future::join(served, read)).await;
     }
 
     async fn check(&self) {
-        if let Ok(reason) = self.fatal.lock().try_recv() {
+        if let Some(reason) = self.0.stopped() {
             panic!("a replica has stopped: {reason}");
         }
         let put = timeout(PATIENCE, self.put()).await.expect("an answer in time");
@@ -234,7 +96,7 @@ pub fn api_message(data: &[u8]) {
 
 #[cfg(test)]
 mod tests {
-    use std::ops::ControlFlow;
+    use std::{ops::ControlFlow, sync::Arc};
 
     use kvsvr_core::{
         engine::{Cf, Scan},
@@ -245,8 +107,12 @@ mod tests {
 
     use super::*;
     use crate::{
+        api::NodeService,
         controller,
+        local::{Loopback, bootstrap_request, fresh_node},
+        node::Node,
         placement::{ShardRow, Write},
+        time::sleep,
         topology,
     };
 
@@ -263,7 +129,7 @@ mod tests {
         let transport = Arc::new(Loopback::default());
         let (node, _fatal) = fresh_node(transport.clone()).await;
         let service = NodeService(node.clone());
-        let _ = transport.0.set(service.clone());
+        transport.set(service.clone());
         let ask = |method, message: Vec<u8>| service.call(method, message.into());
         let map = pb::ShardMapRequest {}.encode_to_vec();
         let answer = ask(Method::AdminShardMap, map.clone()).await.unwrap();
@@ -301,7 +167,7 @@ mod tests {
         assert_eq!((code, &message), (ErrorCode::NotReady, &reason));
         let (code, message) = refusal(ask(Method::KvPut, put_request().encode_to_vec()).await);
         assert_eq!((code, &message), (ErrorCode::NotReady, &reason));
-        let bootstrap = bootstrap_request().encode_to_vec();
+        let bootstrap = bootstrap_request(2).encode_to_vec();
         let (code, message) = refusal(ask(Method::AdminBootstrap, bootstrap).await);
         assert_eq!((code, &message), (ErrorCode::Refused, &reason));
         let join = pb::JoinRequest {
@@ -340,7 +206,7 @@ mod tests {
 
     /// Stores another row of shard 1, as the controller would.
     async fn store_row(lone: &Lone, change: impl FnOnce(&mut ShardRow)) {
-        let meta = lone.service.0.shard_number(0).unwrap();
+        let meta = lone.0.service().0.shard_number(0).unwrap();
         let topology = topology::load_all(&*meta.engine().snapshot()).unwrap().unwrap();
         let mut row = topology::view(&topology).rows[&1].clone();
         change(&mut row);
@@ -348,7 +214,7 @@ mod tests {
         changes.add(&Write::Row(row), "");
         let stored = controller::commit(&meta, changes.command().unwrap()).await;
         assert_eq!(stored, Ok(true));
-        let node = lone.service.0.clone();
+        let node = lone.0.service().0.clone();
         let epoch = meta.revision();
         wait("the node has followed the map", || node.map_epoch() == epoch).await;
     }
@@ -383,7 +249,7 @@ mod tests {
     #[tokio::test]
     async fn a_replica_that_was_destroyed_comes_back_as_another_one_only() {
         let lone = Lone::start().await;
-        let node = lone.service.0.clone();
+        let node = lone.0.service().0.clone();
         let id = ShardId(1);
         wait("shard 1 is there", || {
             node.shard(id).is_some() && rows_of(&node, id) > 0
@@ -431,18 +297,21 @@ mod tests {
                 ..Default::default()
             }),
         };
-        let ask = lone.service.call(Method::RaftGroup, asked.encode_to_vec().into());
+        let ask = lone
+            .0
+            .service()
+            .call(Method::RaftGroup, asked.encode_to_vec().into());
         let (code, message) = refusal(ask.await);
         assert_eq!(code, ErrorCode::NotReady);
         assert!(message.contains("was destroyed and made anew"), "{message}");
-        assert!(lone.fatal.lock().try_recv().is_err(), "nothing has failed");
+        assert_eq!(lone.0.stopped(), None);
     }
 
     /// The map cannot tell a node whose replica of the meta shard is no member any more: the group does, by speaking to the one that is.
     #[tokio::test]
     async fn the_replica_of_the_meta_shard_is_made_anew_when_its_group_has_another_one() {
         let lone = Lone::start().await;
-        let node = lone.service.0.clone();
+        let node = lone.0.service().0.clone();
         let id = ShardId(0);
         wait("there is a map", || node.map_epoch() > 0).await;
         let first = node.shard(id).unwrap();
@@ -459,7 +328,10 @@ mod tests {
             let asked = pb::GroupRequest {
                 envelope: Some(envelope),
             };
-            let call = lone.service.call(Method::RaftGroup, asked.encode_to_vec().into());
+            let call = lone
+                .0
+                .service()
+                .call(Method::RaftGroup, asked.encode_to_vec().into());
             refusal(call.await)
         };
         // Node 1 has another store than this one says.
@@ -481,13 +353,13 @@ mod tests {
         let (_, message) = speak(2, "its own", 3).await;
         assert!(message.contains("is number 7, not 3"), "{message}");
         assert!(node.shard_number(1).is_some(), "the other shards stay");
-        assert!(lone.fatal.lock().try_recv().is_err(), "nothing has failed");
+        assert_eq!(lone.0.stopped(), None);
     }
 
     #[tokio::test]
     async fn a_node_is_ready_when_its_replicas_are_confirmed() {
         let lone = Lone::start().await;
-        let node = lone.service.0.clone();
+        let node = lone.0.service().0.clone();
         timeout(PATIENCE, async {
             while node.ready().is_err() {
                 sleep(STREAM_TIME).await;
