@@ -1,0 +1,20 @@
+//! Compiles the .proto files with protox, a protobuf compiler in Rust: nobody needs to install protoc.
+use std::{env, error::Error};
+
+/// Where the packages are, from this crate.
+const ROOT: &str = "../../proto";
+const FILES: [&str; 1] = ["chat/v1/rows.proto"];
+
+fn main() -> Result<(), Box<dyn Error>> {
+    for file in FILES {
+        println!("cargo:rerun-if-changed={ROOT}/{file}");
+    }
+    let descriptors = protox::compile(FILES, [ROOT])?;
+    let grpc = env::var_os("CARGO_FEATURE_GRPC").is_some();
+    tonic_prost_build::configure()
+        .build_client(grpc)
+        .build_server(grpc)
+        .bytes(".")
+        .compile_fds(descriptors)?;
+    Ok(())
+}
