@@ -336,7 +336,7 @@ pub(crate) mod tests {
         assert_eq!((cli.global.region, cli.global.encoding()), (7, Encoding::Hex));
         assert_eq!(parse("--endpoints a:1 get p k").global.endpoints(), ["a:1"]);
         let named = |line| parse(line).global.only_endpoint();
-        assert_eq!(named("--endpoints a:1, get p k").as_deref(), Some("a:1"));
+        assert_eq!(named("--endpoints a:1 get p k").as_deref(), Some("a:1"));
         assert!(try_parse("get p k --hex --base64").is_err());
         assert!(try_parse("get p k --timeout 5").is_err());
     }
