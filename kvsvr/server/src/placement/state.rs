@@ -392,11 +392,13 @@ impl View {
             .is_some_and(|n| n.state == NodeState::Up && n.reachable())
     }
 
-    /// The leader of the meta shard has heard of it within the last heartbeats; who has not answered since is called silent only later. A node whose
-    /// replica of the meta shard is being made anew may be no member just now.
+    /// The leader of the meta shard has heard of it within the last heartbeats; who has not answered since is called silent only later.
     pub fn is_heard(&self, node: u64) -> bool {
-        let meta = self.real.get(&META_SHARD.0);
-        meta.is_some_and(|real| real.progress.get(&node).is_none_or(|progress| progress.heard))
+        let (Some(row), Some(real)) = (self.meta(), self.real.get(&META_SHARD.0)) else {
+            return false;
+        };
+        // Where its replica is made anew, the old one answers no more and the new one is no member yet: that says nothing of the node.
+        !real.is_meant(row, node) || real.progress.get(&node).is_none_or(|progress| progress.heard)
     }
 
     /// It may lead.

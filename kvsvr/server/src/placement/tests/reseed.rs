@@ -134,7 +134,7 @@ fn what_would_leave_too_few_is_refused() {
     refused(&mut world, &reseed(1, 2), "its members are being changed");
     for replication in [1, 2] {
         let mut world = cluster(3, 1, replication);
-        let text = format!("shard 1 has {replication} voters");
+        let text = format!("shard 1 has {}", kvsvr_proto::count(replication, "voter"));
         refused(&mut world, &reseed(1, 1), &text);
     }
     let mut world = cluster(2, 1, 2);
