@@ -160,7 +160,6 @@ struct Step<'a> {
     plan: Plan,
     meta: v1::Conversation,
     writer: Writer<'a>,
-    noted: bool,
 }
 
 impl<'a> Step<'a> {
@@ -172,13 +171,11 @@ impl<'a> Step<'a> {
             plan: Plan::default(),
             meta,
             writer: Writer::new(room, now_ms),
-            noted: false,
         }
     }
 
     fn note(&mut self, what: What, actor: UserId, subjects: &[UserId], text: &str) {
         self.writer.note(&mut self.plan, what, actor, subjects, text);
-        self.noted = true;
     }
 
     fn put(&mut self, user: UserId, member: &Member) {
@@ -286,7 +283,8 @@ impl<'a> Step<'a> {
     }
 
     fn end(mut self) -> Plan {
-        if !self.noted {
+        // Each change has a note.
+        if self.writer.seq() == self.room.head.row.seq {
             return Plan::default();
         }
         self.plan.check(keys::META, self.room.meta.revision);

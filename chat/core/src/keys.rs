@@ -159,6 +159,8 @@ pub mod conversation {
     pub const MESSAGES: &[u8] = b"l";
     /// What the keys of what both sides want of each other begin with.
     pub const INTENTS: &[u8] = b"w";
+    /// What the marks of recalled messages begin with.
+    pub const RECALLED: &[u8] = b"x";
     /// What all receipts' keys begin with.
     pub const RECEIPTS: &[u8] = b"r";
 

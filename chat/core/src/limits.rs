@@ -4,28 +4,14 @@
 pub const MIN_NAME: usize = 3;
 /// Letters of the longest one.
 pub const MAX_NAME: usize = 32;
-/// Bytes of a display name.
-pub const MAX_DISPLAY_NAME: usize = 128;
-/// Bytes of a group's title.
-pub const MAX_TITLE: usize = 256;
-/// Bytes of what a user says of themselves, and of a greeting.
-pub const MAX_ABOUT: usize = 512;
-/// Bytes of the text of a message.
-pub const MAX_TEXT: usize = 16 << 10;
 /// Bytes of the shortest and the longest password.
 pub const MIN_PASSWORD: usize = 8;
 /// See [`MIN_PASSWORD`]: argon2id reads all of it, for anybody who asks.
 pub const MAX_PASSWORD: usize = 256;
 /// Members of a group.
 pub const MAX_MEMBERS: u32 = 500;
-/// Devices of a user.
-pub const MAX_DEVICES: usize = 16;
 /// Bytes of a client's id of a message.
 pub const CLIENT_ID_BYTES: usize = 16;
-/// Bytes of a stored medium.
-pub const MAX_MEDIA_BYTES: u64 = 16 << 20;
-/// Bytes of one of its parts.
-pub const MEDIA_PART_BYTES: usize = 256 << 10;
 /// Milliseconds after which a message can no longer be recalled or edited.
 pub const REVISION_WINDOW_MS: u64 = 24 * 3600 * 1000;
 /// Edits of one message.
@@ -40,5 +26,3 @@ pub const SNAPSHOT_MAC_BYTES: usize = 16;
 pub const KEPT_CHANGES: u64 = 4_096;
 
 const _: () = assert!(MIN_NAME > 0 && MIN_NAME < MAX_NAME);
-const _: () = assert!(MAX_MEDIA_BYTES.is_multiple_of(MEDIA_PART_BYTES as u64));
-const _: () = assert!(MAX_TEXT < MEDIA_PART_BYTES);

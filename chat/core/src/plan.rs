@@ -5,27 +5,22 @@
 use bytes::Bytes;
 use prost::Message;
 
-/// What must still be so.
+/// A row that is stored.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Check {
-    /// The row is as it was at this revision; 0 = is not there.
-    Unchanged(Bytes, u64),
-}
-
-/// What is stored.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Write {
-    /// A row; with a time to live in milliseconds, or for ever.
-    Put(Bytes, Bytes, Option<u64>),
-    /// No row.
-    Delete(Bytes),
+pub struct Write {
+    /// Where.
+    pub key: Bytes,
+    /// What.
+    pub row: Bytes,
+    /// Milliseconds that it lives; `None` = for ever.
+    pub ttl_ms: Option<u64>,
 }
 
 /// One transaction.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Plan {
-    /// All of them hold, or nothing is stored.
-    pub checks: Vec<Check>,
+    /// Rows that are as they were at these revisions (0 = that are not there), or nothing is stored.
+    pub checks: Vec<(Bytes, u64)>,
     /// In order.
     pub writes: Vec<Write>,
 }
@@ -33,7 +28,7 @@ pub struct Plan {
 impl Plan {
     /// The row is as it was at this revision; 0 = is not there.
     pub fn check(&mut self, key: impl Into<Bytes>, revision: u64) {
-        self.checks.push(Check::Unchanged(key.into(), revision));
+        self.checks.push((key.into(), revision));
     }
 
     /// Stores a row.
@@ -43,7 +38,10 @@ impl Plan {
 
     /// Stores a row that lives so many milliseconds, or for ever.
     pub fn put_for(&mut self, key: impl Into<Bytes>, row: &impl Message, ttl_ms: Option<u64>) {
-        self.writes
-            .push(Write::Put(key.into(), row.encode_to_vec().into(), ttl_ms));
+        self.writes.push(Write {
+            key: key.into(),
+            row: row.encode_to_vec().into(),
+            ttl_ms,
+        });
     }
 }

@@ -149,26 +149,18 @@ impl Room {
     }
 
     /// Takes in what a plan made of it, which was carried out at this revision: there is no need to look again.
+    ///
+    /// # Panics
+    /// If the plan is not one of this file's or of [`group`](crate::group): those encode what is decoded here.
     pub fn advance(&mut self, plan: &Plan, revision: u64) {
-        for write in &plan.writes {
-            let Write::Put(key, row, _) = write else { continue };
-            // What was encoded here can be read.
+        for Write { key, row, .. } in &plan.writes {
             if key == keys::HEAD {
-                self.head = Row {
-                    row: ConversationHead::decode(row.clone()).unwrap_or_default(),
-                    revision,
-                };
+                self.head = encoded_here(row, revision);
             } else if key == keys::META {
-                self.meta = Row {
-                    row: v1::Conversation::decode(row.clone()).unwrap_or_default(),
-                    revision,
-                };
+                self.meta = encoded_here(row, revision);
             } else if let Some(id) = key.strip_prefix(keys::MEMBERS).and_then(|id| id.try_into().ok()) {
-                let row = Row {
-                    row: Member::decode(row.clone()).unwrap_or_default(),
-                    revision,
-                };
-                self.members.insert(UserId(u64::from_be_bytes(id)), row);
+                let user = UserId(u64::from_be_bytes(id));
+                self.members.insert(user, encoded_here(row, revision));
             }
         }
     }
@@ -360,6 +352,11 @@ impl Room {
         let whole = self.lives(body)?;
         Some(whole.saturating_sub(now_ms.saturating_sub(at_ms)).max(1))
     }
+}
+
+fn encoded_here<M: prost::Message + Default>(row: &[u8], revision: u64) -> Row<M> {
+    let row = M::decode(row).expect("it was encoded by the plan");
+    Row { row, revision }
 }
 
 /// Milliseconds that messages of a class live.

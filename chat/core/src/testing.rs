@@ -9,7 +9,7 @@ use prost::Message as _;
 use crate::{
     ids::{ConversationId, UserId},
     keys::conversation as keys,
-    plan::{Check, Plan, Write},
+    plan::Plan,
     register,
     room::{Room, Row, Taken},
 };
@@ -35,16 +35,13 @@ impl Rows {
     /// False: a check does not hold, and nothing is stored.
     pub(crate) fn carry_out(&mut self, plan: &Plan) -> bool {
         let at = |key: &Bytes| self.rows.get(key).map_or(0, |(_, revision)| *revision);
-        let mut checks = plan.checks.iter();
-        if !checks.all(|Check::Unchanged(key, revision)| at(key) == *revision) {
+        if !plan.checks.iter().all(|(key, revision)| at(key) == *revision) {
             return false;
         }
         self.revision += 1;
         for write in &plan.writes {
-            match write {
-                Write::Put(key, row, _) => self.rows.insert(key.clone(), (row.clone(), self.revision)),
-                Write::Delete(key) => self.rows.remove(key),
-            };
+            let row = (write.row.clone(), self.revision);
+            self.rows.insert(write.key.clone(), row);
         }
         true
     }

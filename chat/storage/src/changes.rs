@@ -10,18 +10,15 @@ use chat_core::{
     UserId,
     keys::{self, user as rows},
     limits::KEPT_CHANGES,
-    register,
     snapshot::Kind,
 };
-use kvsvr_client::{Compare, Op, OpReply, Partition, RangeOptions, Txn};
+use kvsvr_client::{KeyValue, Op, OpReply, Partition, RangeOptions};
 use prost::Message;
 
-use crate::rows::{Store, StoreError, got, ranged};
+use crate::rows::{Store, StoreError, got, number, number_in_key, ranged};
 
 /// Changes between two looks at whether old ones can go.
 const TRIM_EVERY: u64 = 256;
-/// Looks before telling gives up: each time somebody else was quicker.
-const TELL_TRIES: usize = 8;
 
 /// What came of telling.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -50,10 +47,6 @@ pub(crate) fn place(user: UserId) -> Partition {
     Partition::new(user.region(), keys::user_partition(user))
 }
 
-fn number(value: &[u8]) -> u64 {
-    value.try_into().map_or(0, u64::from_be_bytes)
-}
-
 impl Store {
     /// Puts a register where an older one stands, or none, and says that it changed. To tell it again is harmless.
     ///
@@ -63,40 +56,18 @@ impl Store {
         &self,
         user: UserId,
         key: Bytes,
-        (version, message): (u64, &impl Message),
+        row: (u64, &impl Message),
         (kind, what): (Kind, Bytes),
     ) -> Result<Told, StoreError> {
-        let row = register::encode(version, message);
         let place = place(user);
-        let mut is_there = true;
-        for _ in 0..TELL_TRIES {
-            let older = if is_there {
-                Compare::value(key.clone()).less(register::floor(version))
-            } else {
-                Compare::absent(key.clone())
-            };
-            let txn = Txn::new()
-                .when(older)
-                .then(Op::put(key.clone(), row.clone()))
-                .then(Op::append(rows::changes(kind), what.clone()))
-                .or_else(Op::get(key.clone()));
-            let reply = self.client.txn(&place, txn).await?;
-            if reply.succeeded {
-                if let Some(OpReply::Append { seq }) = reply.results.get(1) {
-                    self.trim(&place, kind, *seq).await?;
-                }
-                return Ok(Told::New);
-            }
-            let found = got(reply.results.into_iter().next());
-            if found
-                .as_ref()
-                .is_some_and(|kv| kv.value >= register::floor(version))
-            {
-                return Ok(Told::Known);
-            }
-            is_there = found.is_some();
+        let change = Op::append(rows::changes(kind), what);
+        let Some(reply) = self.put_newer(&place, key, row, Some(change)).await? else {
+            return Ok(Told::Known);
+        };
+        if let Some(OpReply::Append { seq }) = reply.results.last() {
+            self.trim(&place, kind, *seq).await?;
         }
-        Err(StoreError::Contended)
+        Ok(Told::New)
     }
 
     /// Says that something changed.
@@ -136,11 +107,10 @@ impl Store {
         let range = RangeOptions::between(rows::change(kind, seen.saturating_add(1)), end).limit(limit);
         let ops = vec![Op::get(rows::changes(kind)), Op::range(&range)];
         let mut replies = self.look(&place(user), ops).await?.into_iter();
-        let newest = got(replies.next()).map_or(0, |kv| number(&kv.value));
+        let newest = got(replies.next()).map_or(Ok(0), |kv| number(&kv.key, &kv.value))?;
         let found = ranged(replies.next());
-        let prefix = rows::changes(kind).len();
-        let at = |kv: &kvsvr_client::KeyValue| number(kv.key.get(prefix..).unwrap_or_default());
-        let first = found.first().map_or(newest + 1, at);
+        let at = |kv: &KeyValue| number_in_key(kv, &rows::changes(kind));
+        let first = found.first().map_or(Ok(newest + 1), at)?;
         // A snapshot of the future is of another life of this user's rows: a restored backup.
         if seen > newest || first != seen + 1 {
             return Ok(Changes {
@@ -149,7 +119,7 @@ impl Store {
                 ..Changes::default()
             });
         }
-        let upto = found.last().map_or(seen, at);
+        let upto = found.last().map_or(Ok(seen), at)?;
         Ok(Changes {
             what: found.into_iter().map(|kv| kv.value).collect(),
             upto,

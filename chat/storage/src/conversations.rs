@@ -1,9 +1,9 @@
 //! Conversations: their rows, and their messages.
 
-use bytes::Bytes;
 use chat_core::{
     ConversationId, UserId,
     keys::{self, conversation as rows},
+    limits::MAX_SEND_BATCH,
     register,
     room::{Draft, Refusal, Room, Row, Sent, Taken},
 };
@@ -11,7 +11,7 @@ use chat_proto::v1::{Intent, Message};
 use kvsvr_client::{KeyValue, Op, Partition, RangeOptions};
 use prost::Message as _;
 
-use crate::rows::{Carried, Store, StoreError, got, ranged, row};
+use crate::rows::{Carried, Store, StoreError, bad, got, number_in_key, ranged, row};
 
 /// Looks before a send gives up: each time somebody else was quicker.
 const SEND_TRIES: usize = 32;
@@ -28,12 +28,6 @@ pub struct Page {
 /// Where a conversation's rows are.
 pub(crate) fn place(id: ConversationId) -> Partition {
     Partition::new(id.region(), keys::conversation_partition(id))
-}
-
-/// The user whose id ends the key.
-fn user_of(kv: &KeyValue, prefix: &[u8]) -> Option<UserId> {
-    let id = kv.key.strip_prefix(prefix)?;
-    Some(UserId(u64::from_be_bytes(id.try_into().ok()?)))
 }
 
 impl Store {
@@ -53,21 +47,14 @@ impl Store {
         room.meta = row(got(replies.next()).as_ref())?;
         room.head = row(got(replies.next()).as_ref())?;
         for kv in ranged(replies.next()) {
-            if let Some(user) = user_of(&kv, rows::MEMBERS) {
-                room.members.insert(user, row(Some(&kv))?);
-            }
+            let user = UserId(number_in_key(&kv, rows::MEMBERS)?);
+            room.members.insert(user, row(Some(&kv))?);
         }
         for kv in ranged(replies.next()) {
-            if let Some(user) = user_of(&kv, rows::INTENTS) {
-                let (_, row) = register::decode::<Intent>(&kv.value)?;
-                room.intents.insert(
-                    user,
-                    Row {
-                        row,
-                        revision: kv.mod_rev,
-                    },
-                );
-            }
+            let user = UserId(number_in_key(&kv, rows::INTENTS)?);
+            let (_, row) = register::decode::<Intent>(&kv.value)?;
+            let revision = kv.mod_rev;
+            room.intents.insert(user, Row { row, revision });
         }
         Ok(room)
     }
@@ -75,40 +62,44 @@ impl Store {
     /// Sends messages, in order, and answers each: taken (perhaps before), or refused. `room` is what was known, and is what is known now.
     ///
     /// # Errors
-    /// [`StoreError::Contended`]; [`StoreError::Kvsvr`], after which they may have been taken: send them again.
+    /// [`StoreError::Contended`]; [`StoreError::Kvsvr`]. After both some may have been taken: send all of them again.
     pub async fn send(
         &self,
         room: &mut Room,
         drafts: &[Draft],
         now_ms: u64,
     ) -> Result<Vec<Result<Sent, Refusal>>, StoreError> {
-        let mut taken = Taken::new();
+        let mut sent = Vec::with_capacity(drafts.len());
+        for drafts in drafts.chunks(MAX_SEND_BATCH) {
+            sent.extend(self.send_batch(room, drafts, now_ms).await?);
+        }
+        Ok(sent)
+    }
+
+    async fn send_batch(
+        &self,
+        room: &mut Room,
+        drafts: &[Draft],
+        now_ms: u64,
+    ) -> Result<Vec<Result<Sent, Refusal>>, StoreError> {
+        let mut taken = None;
         for _ in 0..SEND_TRIES {
-            let (plan, sent) = room.send(drafts, &taken, now_ms);
-            if plan.writes.is_empty() {
-                // A refusal must not be of a room that is long past.
-                let refused = sent.iter().any(Result::is_err);
-                let newest = if refused {
-                    self.room(room.id).await?
-                } else {
-                    room.clone()
-                };
-                if newest == *room {
-                    return Ok(sent);
-                }
-                *room = newest;
-                continue;
-            }
-            match self.carry_out(&place(room.id), &plan).await? {
-                Carried::Out(revision) => {
+            let (plan, sent) = room.send(drafts, taken.as_ref().unwrap_or(&Taken::new()), now_ms);
+            if !plan.writes.is_empty() {
+                if let Carried::Out(revision) = self.carry_out(&place(room.id), &plan).await? {
                     room.advance(&plan, revision);
                     return Ok(sent);
                 }
-                Carried::Overtaken => {
-                    *room = self.room(room.id).await?;
-                    taken = self.taken(room.id, drafts).await?;
-                }
+            } else if sent.iter().all(Result::is_ok) {
+                return Ok(sent);
             }
+            // Who is refused now may have been taken before; and a refusal must not be of a room that is long past.
+            let newest = self.room(room.id).await?;
+            if plan.writes.is_empty() && taken.is_some() && newest == *room {
+                return Ok(sent);
+            }
+            *room = newest;
+            taken = Some(self.taken(room.id, drafts).await?);
         }
         Err(StoreError::Contended)
     }
@@ -154,8 +145,7 @@ impl Store {
         let range = RangeOptions::between(rows::message(from), end).limit(limit);
         let range = if backwards { range.reverse() } else { range };
         let page = self.client.range(&place(id), &range).await?.value;
-        let decode =
-            |kv: KeyValue| Message::decode(kv.value).map_err(|error| crate::rows::bad(&kv.key, &error));
+        let decode = |kv: KeyValue| Message::decode(kv.value).map_err(|error| bad(&kv.key, &error));
         Ok(Page {
             more: !page.continuation.is_empty(),
             messages: page.kvs.into_iter().map(decode).collect::<Result<_, _>>()?,
@@ -170,7 +160,7 @@ impl Store {
         let range =
             RangeOptions::between(rows::recalled(from), rows::recalled(to.saturating_add(1))).keys_only();
         let kvs = self.client.range_all(&place(id), range).await?.value;
-        let ordinal = |key: Bytes| Some(u64::from_be_bytes(key.get(1..)?.try_into().ok()?));
-        Ok(kvs.into_iter().filter_map(|kv| ordinal(kv.key)).collect())
+        let ordinals = kvs.iter().map(|kv| number_in_key(kv, rows::RECALLED));
+        Ok(ordinals.collect::<Result<_, _>>()?)
     }
 }

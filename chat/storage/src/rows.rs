@@ -1,13 +1,18 @@
 //! Reading rows, and carrying plans out.
 
+use std::time::Duration;
+
 use bytes::Bytes;
 use chat_core::{
-    plan::{Check, Plan, Write},
-    register::BadRow,
+    plan::{Plan, Write},
+    register::{self, BadRow},
     room::Row,
 };
-use kvsvr_client::{Client, Compare, Error, KeyValue, Op, OpReply, Partition, PutOptions, Txn};
+use kvsvr_client::{Client, Compare, Error, KeyValue, Op, OpReply, Partition, PutOptions, Txn, TxnReply};
 use prost::Message;
+
+/// Looks before putting a register gives up: each time somebody else was quicker.
+const PUT_NEWER_TRIES: usize = 8;
 
 /// What goes wrong with rows.
 #[derive(Debug, thiserror::Error)]
@@ -60,18 +65,13 @@ impl Store {
     /// [`StoreError::Kvsvr`].
     pub async fn carry_out(&self, partition: &Partition, plan: &Plan) -> Result<Carried, StoreError> {
         let mut txn = Txn::new();
-        for Check::Unchanged(key, revision) in &plan.checks {
+        for (key, revision) in &plan.checks {
             txn = txn.when(Compare::mod_rev(key.clone()).equals(*revision));
         }
-        for write in &plan.writes {
-            txn = txn.then(match write {
-                Write::Put(key, row, None) => Op::put(key.clone(), row.clone()),
-                Write::Put(key, row, Some(ttl_ms)) => {
-                    let ttl = std::time::Duration::from_millis(*ttl_ms);
-                    Op::put_with(key.clone(), row.clone(), PutOptions::ttl(ttl))
-                }
-                Write::Delete(key) => Op::delete(key.clone()),
-            });
+        for Write { key, row, ttl_ms } in &plan.writes {
+            let ttl = ttl_ms.map(Duration::from_millis);
+            let options = ttl.map_or_else(PutOptions::default, PutOptions::ttl);
+            txn = txn.then(Op::put_with(key.clone(), row.clone(), options));
         }
         let reply = self.client.txn(partition, txn).await?;
         Ok(if reply.succeeded {
@@ -79,6 +79,41 @@ impl Store {
         } else {
             Carried::Overtaken
         })
+    }
+
+    /// Puts a register where an older one stands, or none; then `also` is done with it. `None`: there was this one already, or a newer one.
+    pub(crate) async fn put_newer(
+        &self,
+        partition: &Partition,
+        key: Bytes,
+        (version, message): (u64, &impl Message),
+        also: Option<Op>,
+    ) -> Result<Option<TxnReply>, StoreError> {
+        let row = register::encode(version, message);
+        let mut is_there = true;
+        for _ in 0..PUT_NEWER_TRIES {
+            let older = if is_there {
+                Compare::value(key.clone()).less(register::floor(version))
+            } else {
+                Compare::absent(key.clone())
+            };
+            let txn = Txn::new()
+                .when(older)
+                .then(Op::put(key.clone(), row.clone()))
+                .or_else(Op::get(key.clone()));
+            let txn = also.iter().cloned().fold(txn, Txn::then);
+            let reply = self.client.txn(partition, txn).await?;
+            if reply.succeeded {
+                return Ok(Some(reply));
+            }
+            let found = got(reply.results.into_iter().next());
+            let is_known = |kv: &KeyValue| kv.value >= register::floor(version);
+            if found.as_ref().is_some_and(is_known) {
+                return Ok(None);
+            }
+            is_there = found.is_some();
+        }
+        Err(StoreError::Contended)
     }
 
     /// Several rows and ranges at one instant.
@@ -132,4 +167,15 @@ pub(crate) fn ranged(reply: Option<OpReply>) -> Vec<KeyValue> {
         Some(OpReply::Range(page)) => page.kvs,
         _ => Vec::new(),
     }
+}
+
+/// A number that is a row, or ends a key.
+pub(crate) fn number(of: &[u8], bytes: &[u8]) -> Result<u64, BadRow> {
+    let number = bytes.try_into().map(u64::from_be_bytes);
+    number.map_err(|_| bad(of, &"no number of 8 bytes"))
+}
+
+/// The number that ends a key.
+pub(crate) fn number_in_key(kv: &KeyValue, prefix: &[u8]) -> Result<u64, BadRow> {
+    number(&kv.key, kv.key.strip_prefix(prefix).unwrap_or_default())
 }

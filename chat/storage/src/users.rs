@@ -14,7 +14,7 @@ use prost::Message;
 use crate::{
     changes::{Told, place},
     conversations,
-    rows::{Store, StoreError, got, ranged},
+    rows::{Store, StoreError, got, number_in_key, ranged},
 };
 
 fn told<M: Message + Default>(kv: Option<&KeyValue>) -> Result<Row<M>, StoreError> {
@@ -79,7 +79,9 @@ impl Store {
         intent: &Intent,
     ) -> Result<Told, StoreError> {
         if let Some(id) = ConversationId::direct(user, other) {
-            self.tell_conversation(id, user, intent).await?;
+            let row = (intent.version, intent);
+            self.put_newer(&conversations::place(id), conversation::intent(user), row, None)
+                .await?;
         }
         let what = user.0.to_be_bytes().to_vec().into();
         self.tell(
@@ -91,24 +93,6 @@ impl Store {
         .await
     }
 
-    async fn tell_conversation(
-        &self,
-        id: ConversationId,
-        user: UserId,
-        intent: &Intent,
-    ) -> Result<(), StoreError> {
-        let key = conversation::intent(user);
-        let row = register::encode(intent.version, intent);
-        let place = conversations::place(id);
-        let put = |compare| Txn::new().when(compare).then(Op::put(key.clone(), row.clone()));
-        let newer = Compare::value(key.clone()).less(register::floor(intent.version));
-        if !self.client.txn(&place, put(newer)).await?.succeeded {
-            // Either there is none, or a newer one: then this changes nothing.
-            self.client.txn(&place, put(Compare::absent(key.clone()))).await?;
-        }
-        Ok(())
-    }
-
     /// Everybody a user wants something of, or who wants something of the user.
     ///
     /// # Errors
@@ -118,11 +102,10 @@ impl Store {
         let ops = prefixes.map(|prefix| Op::range(&RangeOptions::prefix(prefix).keys_only()));
         let replies = self.look(&place(user), ops.into()).await?;
         let mut found = Vec::new();
-        for reply in replies {
-            let ids = ranged(Some(reply)).into_iter();
-            found.extend(
-                ids.filter_map(|kv| Some(UserId(u64::from_be_bytes(kv.key.get(1..)?.try_into().ok()?)))),
-            );
+        for (prefix, reply) in prefixes.into_iter().zip(replies) {
+            for kv in ranged(Some(reply)) {
+                found.push(UserId(number_in_key(&kv, prefix)?));
+            }
         }
         found.sort_unstable();
         found.dedup();

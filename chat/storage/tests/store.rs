@@ -7,7 +7,7 @@ use chat_core::{
     ConversationId, GroupId, UserId,
     contact::{self, Relation},
     group::{self, Change},
-    limits::KEPT_CHANGES,
+    limits::{KEPT_CHANGES, MAX_SEND_BATCH},
     room::{Draft, Refusal, Room},
     snapshot::Kind,
 };
@@ -183,6 +183,22 @@ async fn many_who_send_at_once_are_all_taken_once() {
 }
 
 #[tokio::test]
+async fn more_than_fit_into_a_transaction_are_sent_in_order() {
+    let (_cluster, store) = store().await;
+    befriend(&store).await;
+    let mut room = store.room(pair()).await.unwrap();
+    let drafts: Vec<Draft> = (0..=MAX_SEND_BATCH as u8)
+        .map(|id| draft(ALICE, id, "hi"))
+        .collect();
+    let sent = store.send(&mut room, &drafts, NOW).await.unwrap();
+    assert!(
+        sent.iter()
+            .map(|sent| sent.unwrap().seq)
+            .eq(1..=drafts.len() as u64)
+    );
+}
+
+#[tokio::test]
 async fn who_left_is_refused_with_an_old_room_too() {
     let (_cluster, store) = store().await;
     let id = new_group(&store, &[ALICE, BOB]).await;
@@ -208,6 +224,25 @@ async fn who_left_is_refused_with_an_old_room_too() {
         (sent[0], sent[1].map(|sent| sent.seq)),
         (Err(Refusal::NotMember), Ok(3))
     );
+}
+
+/// Its answer was lost, and then it was removed: what was taken is not told as refused.
+#[tokio::test]
+async fn what_was_taken_before_its_sender_left_stays_taken() {
+    let (_cluster, store) = store().await;
+    let id = new_group(&store, &[ALICE, BOB]).await;
+    let mut room = store.room(id).await.unwrap();
+    let hello = [draft(BOB, 1, "hello")];
+    store.send(&mut room, &hello, NOW).await.unwrap();
+    let plan = group::change(&room, ALICE, &Change::Remove(BOB), NOW).unwrap();
+    assert!(matches!(
+        store.carry_out(&place(id), &plan).await.unwrap(),
+        Carried::Out(_)
+    ));
+    for mut room in [room, store.room(id).await.unwrap()] {
+        let sent = store.send(&mut room, &hello, NOW).await.unwrap()[0].unwrap();
+        assert_eq!((sent.seq, sent.again), (2, true));
+    }
 }
 
 #[tokio::test]

@@ -9,7 +9,6 @@ use crate::{
     ids::{ConversationId, GroupId, UserId},
     keys::conversation as keys,
     limits::REVISION_WINDOW_MS,
-    plan::Write,
     register,
     testing::Rows,
 };
@@ -183,11 +182,8 @@ fn a_recalled_message_has_no_body_and_does_not_count() {
     assert_eq!((body, recalled_by, ordinal, rows.recalled()), (None, 2, 1, 1));
     assert_eq!(recall(&rows, 2, NOW), Err(Refusal::Fixed));
     // Its rows do not live longer than they would have.
-    let ttls = plan.writes.iter().filter_map(|write| match write {
-        Write::Put(_, _, ttl) => *ttl,
-        Write::Delete(_) => None,
-    });
-    assert!(ttls.into_iter().all(|ttl| ttl == 72 * 3_600_000 - 1_000));
+    let mut ttls = plan.writes.iter().filter_map(|write| write.ttl_ms);
+    assert!(ttls.all(|ttl| ttl == 72 * 3_600_000 - 1_000));
     let head = rows.room().head.row;
     assert_eq!((head.seq, head.ordinal, head.revised), (3, 1, 1));
 }
