@@ -89,6 +89,17 @@ pub struct Replica {
 }
 
 impl Said {
+    /// What has come to a leader.
+    fn election(&self, shard: &Shard, term: u64, node: u64) -> Election {
+        let leader = (shard.id(), term, node);
+        Election {
+            voters: voters(shard),
+            votes: self.votes.get(&leader).cloned().unwrap_or_default(),
+            heard: self.heard.get(&leader).cloned().unwrap_or_default(),
+            answered: self.answered.get(&leader).cloned().unwrap_or_default(),
+        }
+    }
+
     /// What a node has asked for is forgotten: it has another replica of the shard.
     pub fn forget(&mut self, node: u64, shard: ShardId) {
         self.asked.remove(&(node, shard));
@@ -127,6 +138,19 @@ pub struct Election {
     pub votes: BTreeSet<u64>,
     /// Up to which index nodes have acknowledged its entries, of which it has heard.
     pub heard: BTreeMap<u64, u64>,
+    /// When nodes' last answers to it came, since the simulation began. Known only where members change.
+    pub answered: BTreeMap<u64, Duration>,
+}
+
+/// An operation that makes a replica anew, and has not ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Reseed {
+    /// Its number.
+    pub operation: u64,
+    /// The replica's shard.
+    pub shard: ShardId,
+    /// Whose it is.
+    pub node: u64,
 }
 
 /// What a replica believes to be.
@@ -178,6 +202,10 @@ pub struct Moment<'a> {
     pub at: Duration,
     /// Those that run.
     pub machines: Vec<Machine>,
+    /// Operators may change the members of shards.
+    pub members_change: bool,
+    /// A replica is being made anew, by the newest state of the meta shard that was seen.
+    pub reseed: Option<Reseed>,
     /// Each with its log.
     pub replicas: Vec<(Replica, &'a dyn Log)>,
 }
@@ -322,6 +350,8 @@ pub struct Said {
     pub votes: BTreeMap<(ShardId, u64, u64), BTreeSet<u64>>,
     /// Up to which index which nodes' acknowledgements have come to whom: shard, term, and the node that leads.
     pub heard: BTreeMap<(ShardId, u64, u64), BTreeMap<u64, u64>>,
+    /// When which nodes' last answers have come to whom.
+    pub answered: BTreeMap<(ShardId, u64, u64), BTreeMap<u64, Duration>>,
 }
 
 /// The replicas of a machine; `contents`: with what their states say, which takes longer.
@@ -360,19 +390,7 @@ pub fn views(machine: usize, sim: &SimNode, said: &Said, contents: bool) -> Vec<
             asked: said.asked.get(&(number, shard.id())).copied(),
             granted: said.granted.get(&of_replica).copied(),
             stored: said.stored.get(&of_replica).copied(),
-            election: (status.role == "leader").then(|| Election {
-                voters: voters(&shard),
-                votes: said
-                    .votes
-                    .get(&(shard.id(), status.term, number))
-                    .cloned()
-                    .unwrap_or_default(),
-                heard: said
-                    .heard
-                    .get(&(shard.id(), status.term, number))
-                    .cloned()
-                    .unwrap_or_default(),
-            }),
+            election: (status.role == "leader").then(|| said.election(&shard, status.term, number)),
             log,
             contents: contents
                 .then(|| Applied::of(&shard))

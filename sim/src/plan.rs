@@ -97,6 +97,11 @@ pub enum Ask {
     Restore(usize),
     /// What is under way.
     Abort,
+    /// A replica is made anew: that of the `nth` voter of a shard then.
+    Reseed {
+        shard: u32,
+        nth: usize,
+    },
     /// The machine is killed and loses its disk, and is given its place again as a new node.
     Wipe(usize),
 }
@@ -483,7 +488,8 @@ impl Ask {
     /// The machines that it is about.
     pub fn machines(&self) -> Vec<usize> {
         match self {
-            Ask::Abort => Vec::new(),
+            // Whose replica it is turns out when it is asked for.
+            Ask::Abort | Ask::Reseed { .. } => Vec::new(),
             Ask::Replace { old, new } => vec![*old, *new],
             Ask::Add(one)
             | Ask::Remove(one)

@@ -11,6 +11,7 @@ mod ends;
 mod look;
 mod repeats;
 mod replicas;
+mod reseeds;
 mod seen;
 mod traffic;
 
@@ -35,7 +36,7 @@ use crate::{
     faults::{Band, CLIENT_HOSTS, Faults, all_started},
     net::SimNet,
     node::SimNode,
-    operate,
+    operate::Operators,
     outcome::{Failure, Outcome},
     plan::{Ask, Order, Plan},
     random::Stream,
@@ -129,7 +130,7 @@ impl<'a> World<'a> {
             Err(error) => panic!("no client: {error}"),
         };
         let machines: Vec<String> = (0..plan.machines()).map(|number| plan.address(number)).collect();
-        let traffic = Traffic::watch(&net, &machines, messages);
+        let traffic = Traffic::watch(&net, &machines, messages, plan.may_change_members());
         Self {
             plan,
             begin,
@@ -197,13 +198,10 @@ impl<'a> World<'a> {
         for operator in 0..2 {
             let orders = self.plan.orders.iter().filter(|order| order.operator == operator);
             let orders: Vec<_> = orders.cloned().collect();
-            operating.push(self.operator_process.spawn(operate::operate(
-                self.operator.clone(),
-                self.nodes.clone(),
-                orders,
-                Instant::now(),
-                operators_stop.clone(),
-            )));
+            let working = self
+                .operators()
+                .operate(orders, Instant::now(), operators_stop.clone());
+            operating.push(self.operator_process.spawn(working));
         }
         self.seen.lock().setup = self.begin.elapsed();
         faults.run(self.plan).await;
@@ -240,6 +238,14 @@ impl<'a> World<'a> {
             )),
         }
         failures
+    }
+
+    fn operators(&self) -> Operators {
+        Operators {
+            client: self.operator.clone(),
+            nodes: self.nodes.clone(),
+            voters: self.replication() * self.plan.shards as usize,
+        }
     }
 
     fn replication(&self) -> usize {
@@ -304,10 +310,11 @@ impl<'a> World<'a> {
             }
             return core;
         }
-        // Who belongs to a majority of each shard is not known here, but that one may be missing; unless one is lost for good already.
+        // Who belongs to a majority of each shard is not known here, but that one may be missing; unless one is lost for good already, or a shard is a
+        // voter short.
         let mut core: BTreeSet<usize> = (0..self.plan.machines()).collect();
         let wipes = |order: &Order| matches!(order.ask, Ask::Wipe(_));
-        if !self.plan.orders.iter().any(wipes) {
+        if !self.plan.orders.iter().any(wipes) && !self.seen.lock().reseeds.is_unfinished() {
             core.remove(&chance.index(self.plan.machines()));
         }
         core
@@ -349,11 +356,7 @@ impl<'a> World<'a> {
             return replicas::once_alike(&self.nodes, self.plan.shards, until).await;
         }
         let within = until.saturating_duration_since(Instant::now());
-        let ending = self.operator_process.spawn(operate::all_ended(
-            self.operator.clone(),
-            self.nodes.clone(),
-            within,
-        ));
+        let ending = self.operator_process.spawn(self.operators().all_ended(within));
         let members = ending.await.map_err(|error| error.to_string())??;
         let infos = members.members.iter().filter_map(|member| member.info.as_ref());
         let infos: Vec<_> = infos.collect();

@@ -18,7 +18,7 @@ use serde_json::Value;
 
 use crate::{
     outcome::Outcome,
-    plan::{Fault, Plan, Victims, What},
+    plan::{Ask, Fault, Order, Plan, Victims, What},
     sweep::{self, child::child},
 };
 
@@ -245,7 +245,10 @@ fn shard_of(what: &What) -> u32 {
 fn without_a_shard(plan: &mut Plan) -> bool {
     let last = plan.shards;
     plan.shards -= 1;
-    plan.shards > 0 && plan.faults.iter().all(|fault| shard_of(&fault.what) < last)
+    let is_of_it = |order: &Order| matches!(order.ask, Ask::Reseed { shard, .. } if shard >= last);
+    plan.shards > 0
+        && plan.faults.iter().all(|fault| shard_of(&fault.what) < last)
+        && !plan.orders.iter().any(is_of_it)
 }
 
 /// Takes two, so that their number stays odd.

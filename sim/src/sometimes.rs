@@ -100,13 +100,16 @@ const ROCKS_EVENTS: [&str; 5] = [
 pub const OPERATOR: &str = "simulator";
 
 /// Those of sweeps with operators, besides.
-const MEMBER_EVENTS: [&str; 7] = [
+const MEMBER_EVENTS: [&str; 10] = [
     "change_of_members_taken_back",
     "joint_configuration_inherited",
     "learner_promoted",
     "members_changed",
     "operation_inherited",
     "replica_destroyed",
+    "replica_made_anew",
+    "reseed_inherited",
+    "reseed_taken_back",
     "wiped_machine_replaced",
 ];
 
@@ -340,6 +343,9 @@ impl Sometimes {
                     // Not what the cluster has begun by itself.
                     if operation.who == OPERATOR {
                         self.count("members_changed");
+                    }
+                    if operation.kind() == operation::Kind::Reseed {
+                        self.count("replica_made_anew");
                     }
                     // Its address stays: the machine has lost its disk.
                     let of = |id| {

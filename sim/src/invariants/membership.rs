@@ -2,18 +2,38 @@
 //! the placement controller), and no set of a data shard's voters is ever smaller than the shard began with. So never are fewer replicas
 //! than wanted on the way from one placement to another.
 //!
+//! One exception ([`anew`]): the vote of a replica that is made anew is taken with nobody in its place.
+//!
 //! That the quorums of a joint configuration overlap with those before and after follows from its having both sets (Raft dissertation,
 //! section 4.3), each of which must have a majority: `election_safety` counts it.
+
+mod anew;
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use kvsvr_core::types::{META_SHARD, ShardId};
 
-use super::{Invariant, Moment};
+use self::anew::Anew;
+use super::{Election, Invariant, Moment, Replica};
 
-/// The voters that each shard began with.
+/// The voters of all shards.
 #[derive(Default)]
-pub(super) struct Membership(BTreeMap<ShardId, usize>);
+pub(super) struct Membership {
+    shards: BTreeMap<ShardId, Voters>,
+    anew: Anew,
+}
+
+/// Those of one, as its newest leader has them.
+struct Voters {
+    /// How many it began with.
+    began: usize,
+    /// The newest leader: its term and its node.
+    leader: (u64, u64),
+    /// When there were enough of them last.
+    whole: BTreeSet<u64>,
+    /// One is missing, rightly: its replica is made anew.
+    short: bool,
+}
 
 impl Invariant for Membership {
     fn name(&self) -> &'static str {
@@ -21,41 +41,90 @@ impl Invariant for Membership {
     }
 
     fn look(&mut self, moment: &Moment<'_>) -> Result<(), String> {
+        self.anew.see(moment);
         for (replica, _) in &moment.replicas {
-            let Some(election) = &replica.election else {
-                continue;
-            };
-            let voters = &election.voters;
-            let place = format!("shard {}, led by node {}", replica.shard, replica.node);
-            if let [old, new] = &voters[..] {
-                let apart = |one: &BTreeSet<u64>, other| one.difference(other).count();
-                if apart(old, new) > 1 || apart(new, old) > 1 {
-                    return Err(format!(
-                        "{place}: more than one change at a time, from {old:?} to {new:?}"
-                    ));
-                }
-            } else if voters.len() > 2 {
-                return Err(format!("{place}: {} sets of voters: {voters:?}", voters.len()));
-            }
-            let least = voters.iter().map(BTreeSet::len).min().unwrap_or(0);
-            let began = *self.0.entry(replica.shard).or_insert(least);
-            if least < began && replica.shard != META_SHARD {
-                return Err(format!(
-                    "{place}: fewer voters than the {began} that it began with: {voters:?}"
-                ));
+            if let Some(election) = &replica.election {
+                let place = format!("shard {}, led by node {}", replica.shard, replica.node);
+                let told = |why| format!("{place}: {why}");
+                one_at_a_time(&election.voters).map_err(told)?;
+                self.enough(moment, replica, election).map_err(told)?;
             }
         }
         Ok(())
     }
 }
 
+impl Membership {
+    /// A data shard has as many voters as it began with, but for one whose replica is made anew; and that one's vote is taken by the rules.
+    fn enough(&mut self, moment: &Moment<'_>, replica: &Replica, election: &Election) -> Result<(), String> {
+        let voters = &election.voters;
+        let Some(fewest) = voters.iter().min_by_key(|set| set.len()) else {
+            return Ok(());
+        };
+        let leader = (replica.term, replica.node);
+        let known = self.shards.entry(replica.shard).or_insert_with(|| Voters {
+            began: fewest.len(),
+            leader,
+            whole: fewest.clone(),
+            short: false,
+        });
+        // Another one has followed: what this one has is not what the shard has any more.
+        if leader.0 < known.leader.0 {
+            return Ok(());
+        }
+        let led_before = known.leader == leader;
+        known.leader = leader;
+        let is_meta = replica.shard == META_SHARD;
+        // The meta shard has as many as there are nodes for it.
+        let enough = if is_meta { known.whole.len() } else { known.began };
+        if fewest.len() >= enough {
+            known.short = false;
+            if voters.len() == 1 {
+                known.whole.clone_from(fewest);
+            }
+            return Ok(());
+        }
+        if known.short && fewest.len() + 1 == enough {
+            return Ok(());
+        }
+        let gone: Vec<u64> = known.whole.difference(fewest).copied().collect();
+        let is_made_anew = !known.short && self.anew.is_of(moment, replica.shard, &gone);
+        if is_made_anew {
+            self.anew.judge(moment, replica, election, fewest, led_before)?;
+        } else if !is_meta {
+            return Err(format!(
+                "fewer voters than the {} that it began with, and no operation makes the replica of {gone:?} anew: {voters:?}",
+                known.began
+            ));
+        }
+        if is_meta {
+            known.whole.clone_from(fewest);
+        } else {
+            known.short = true;
+        }
+        Ok(())
+    }
+}
+
+/// One comes and one goes at most.
+fn one_at_a_time(voters: &[BTreeSet<u64>]) -> Result<(), String> {
+    match voters {
+        [old, new] => {
+            let apart = |one: &BTreeSet<u64>, other| one.difference(other).count();
+            if apart(old, new) > 1 || apart(new, old) > 1 {
+                return Err(format!("more than one change at a time, from {old:?} to {new:?}"));
+            }
+            Ok(())
+        }
+        [] | [_] => Ok(()),
+        more => Err(format!("{} sets of voters: {more:?}", more.len())),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::invariants::{
-        Election, Replica,
-        testing::{World, replica},
-    };
+    use crate::invariants::testing::{World, replica};
 
     fn leader(voters: &[&[u64]]) -> Replica {
         let mut leader = replica(0, 1);

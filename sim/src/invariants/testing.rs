@@ -5,7 +5,7 @@ use std::time::Duration;
 use kvsvr::wal::{ShardLog, VoteRecord};
 use kvsvr_core::types::{LogPosition, ShardId};
 
-use super::{Invariant, Log, Machine, Moment, Replica, Role};
+use super::{Invariant, Log, Machine, Moment, Replica, Reseed, Role};
 
 /// A log that has everything from index 0 on, given by the terms.
 pub(super) struct Terms(Vec<u64>);
@@ -66,29 +66,43 @@ pub(super) fn with_log(mut replica: Replica, terms: &[u64]) -> (Replica, Terms) 
 }
 
 /// An invariant under test.
-pub(super) struct World<I>(I);
+pub(super) struct World<I> {
+    invariant: I,
+    /// When it looks.
+    pub(super) at: Duration,
+    /// What is under way then.
+    pub(super) reseed: Option<Reseed>,
+}
 
 impl<I: Invariant> World<I> {
     pub(super) fn new(invariant: I) -> Self {
-        Self(invariant)
+        Self {
+            invariant,
+            at: Duration::ZERO,
+            reseed: None,
+        }
     }
 
     fn look(&mut self, replicas: &[(Replica, Terms)]) -> Result<(), String> {
         let replicas = replicas
             .iter()
             .map(|(replica, log)| (replica.clone(), log as &dyn Log));
-        self.0.look(&Moment {
-            at: Duration::ZERO,
+        self.invariant.look(&Moment {
+            at: self.at,
             machines: Vec::new(),
+            members_change: true,
+            reseed: self.reseed,
             replicas: replicas.collect(),
         })
     }
 
     /// Looks at machines only.
     pub(super) fn look_at(&mut self, machines: &[Machine]) -> Result<(), String> {
-        self.0.look(&Moment {
-            at: Duration::ZERO,
+        self.invariant.look(&Moment {
+            at: self.at,
             machines: machines.to_vec(),
+            members_change: true,
+            reseed: self.reseed,
             replicas: Vec::new(),
         })
     }

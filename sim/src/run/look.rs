@@ -11,7 +11,10 @@ use kvsvr_jepsen::check::{Commit, Replica};
 use kvsvr_proto::v1::operation;
 use tokio::time::{sleep, timeout};
 
-use super::{Record, World};
+use super::{
+    Record, World,
+    reseeds::{Reseeds, is_under_way},
+};
 use crate::{
     invariants::{self, Log, Machine, Moment, Watcher},
     members::Destroyed,
@@ -50,6 +53,8 @@ pub(super) struct Seen {
     pub(super) unknown: Vec<String>,
     /// Replicas that their nodes destroyed.
     pub(super) destroyed: Vec<Destroyed>,
+    /// Replicas that are made anew.
+    pub(super) reseeds: Reseeds,
     /// The replicas at the last look, by machine and process.
     there: BTreeMap<(usize, u64), BTreeMap<ShardId, (u64, u64)>>,
     /// Up to which index anybody has known each shard's log to be committed.
@@ -108,26 +113,25 @@ impl Seen {
             let meta = nodes[replica.machine]
                 .node()
                 .and_then(|node| node.shard(META_SHARD));
-            if before.is_some_and(|(_, machine)| machine != replica.machine)
-                && meta.is_some_and(|meta| is_operating(&meta))
-            {
-                self.sometimes.count("operation_inherited");
+            if before.is_none_or(|(_, machine)| machine == replica.machine) {
+                continue;
+            }
+            let Some(kind) = meta.and_then(|meta| operating(&meta)) else {
+                continue;
+            };
+            self.sometimes.count("operation_inherited");
+            if kind == operation::Kind::Reseed {
+                self.sometimes.count("reseed_inherited");
             }
         }
     }
 }
 
-/// An operation is under way, as far as this replica has applied the log.
-fn is_operating(meta: &Shard) -> bool {
-    let stored = topology::load_all(&*meta.engine().snapshot()).ok().flatten();
-    let last = stored.and_then(|stored| stored.operations.into_values().next_back());
-    last.is_some_and(|last| {
-        let is_under_way = matches!(
-            last.state(),
-            operation::State::Running | operation::State::Aborting
-        );
-        last.who == OPERATOR && is_under_way
-    })
+/// What is under way for an operator, as far as this replica has applied the log.
+fn operating(meta: &Shard) -> Option<operation::Kind> {
+    let stored = topology::load_all(&*meta.engine().snapshot()).ok().flatten()?;
+    let last = stored.operations.into_values().next_back()?;
+    (last.who == OPERATOR && is_under_way(&last)).then(|| last.kind())
 }
 
 impl World<'_> {
@@ -172,8 +176,14 @@ impl World<'_> {
         let replicas = views
             .iter()
             .map(|(replica, log)| (replica.clone(), log as &dyn Log));
+        let members_change = self.plan.may_change_members();
+        if members_change && seen.reseeds.look(&self.nodes) {
+            seen.sometimes.count("reseed_taken_back");
+        }
         let moment = Moment {
             at,
+            members_change,
+            reseed: seen.reseeds.under_way(),
             machines: self
                 .nodes
                 .iter()
@@ -182,7 +192,7 @@ impl World<'_> {
                 .collect(),
             replicas: replicas.collect(),
         };
-        if self.plan.may_change_members() {
+        if members_change {
             seen.note_destroyed(&moment);
             seen.note_successors(&moment, &self.nodes);
         }

@@ -26,13 +26,17 @@ pub(super) struct Traffic {
     pub(super) messages: Vec<net::Event>,
     /// How often each event happened.
     pub(super) events: BTreeMap<&'static str, u64>,
+    /// Members of shards may change: it matters who answers a leader, and when.
+    members_change: bool,
     /// Streams of entries, by the connection and the stream in it.
     appends: BTreeMap<(u64, u64), Appending>,
+    /// Heartbeats that are not answered yet, by the connection and the call in it.
+    heartbeats: BTreeMap<(u64, u64), Appending>,
     /// Requests for votes that are not answered yet, by the connection and the call in it.
     ballots: BTreeMap<(u64, u64), Ballot>,
 }
 
-/// A stream of entries.
+/// A stream of entries, or a heartbeat.
 #[derive(Clone, Copy)]
 struct Appending {
     shard: ShardId,
@@ -41,6 +45,19 @@ struct Appending {
     leader: u64,
     follower: u64,
     incarnation: u64,
+}
+
+impl Appending {
+    fn of(request: AppendRequest) -> Option<Self> {
+        let (envelope, vote) = (request.envelope?, request.vote?);
+        Some(Self {
+            shard: ShardId(envelope.shard),
+            term: vote.term,
+            leader: vote.node_id,
+            follower: envelope.to_node,
+            incarnation: envelope.to_incarnation,
+        })
+    }
 }
 
 /// A request for a vote.
@@ -54,8 +71,16 @@ struct Ballot {
 }
 
 impl Traffic {
-    pub(super) fn watch(net: &SimNet, addresses: &[String], messages: bool) -> Arc<Mutex<Self>> {
-        let traffic = Arc::new(Mutex::new(Self::default()));
+    pub(super) fn watch(
+        net: &SimNet,
+        addresses: &[String],
+        messages: bool,
+        members_change: bool,
+    ) -> Arc<Mutex<Self>> {
+        let traffic = Arc::new(Mutex::new(Self {
+            members_change,
+            ..Self::default()
+        }));
         let (noted, addresses) = (traffic.clone(), addresses.to_vec());
         net.observe(Arc::new(move |event, message| {
             let mut traffic = noted.lock();
@@ -75,6 +100,7 @@ impl Traffic {
                 Direction::Answer => {
                     traffic.note_vote(event, message);
                     traffic.note_stored(event, message);
+                    traffic.note_answered(event, message);
                     if !matches!(event.fate, Fate::Dropped | Fate::ResetBefore) {
                         traffic.count_answer(event.method, message);
                     }
@@ -112,16 +138,12 @@ impl Traffic {
             }
             // The first message on a stream says whose it is; the term stays that of its leader.
             Method::RaftAppend if !self.appends.contains_key(&event.call?) => {
-                let request = AppendRequest::decode(message.clone()).ok()?;
-                let (envelope, vote) = (request.envelope?, request.vote?);
-                let appending = Appending {
-                    shard: ShardId(envelope.shard),
-                    term: vote.term,
-                    leader: vote.node_id,
-                    follower: envelope.to_node,
-                    incarnation: envelope.to_incarnation,
-                };
+                let appending = Appending::of(AppendRequest::decode(message.clone()).ok()?)?;
                 self.appends.insert(event.call?, appending);
+            }
+            Method::RaftHeartbeat if self.members_change => {
+                let heartbeat = Appending::of(AppendRequest::decode(message.clone()).ok()?)?;
+                self.heartbeats.insert(event.call?, heartbeat);
             }
             _ => {}
         }
@@ -195,6 +217,29 @@ impl Traffic {
                 .entry(appending.follower)
                 .or_default();
             *heard = position.index.max(*heard);
+        }
+        Some(())
+    }
+
+    /// Notes when a follower has answered its leader.
+    fn note_answered(&mut self, event: &net::Event, message: &Bytes) -> Option<()> {
+        let appending = match event.method {
+            Method::RaftHeartbeat => self.heartbeats.remove(&event.call?)?,
+            Method::RaftAppend if self.members_change => *self.appends.get(&event.call?)?,
+            _ => return None,
+        };
+        if message.is_empty() || matches!(event.fate, Fate::Dropped | Fate::ResetBefore) {
+            return None;
+        }
+        let answer = AppendResponse::decode(message.clone()).ok()?;
+        let is_no = matches!(
+            answer.kind(),
+            append_response::Kind::Refused | append_response::Kind::HigherVote
+        );
+        if !is_no {
+            let leader = (appending.shard, appending.term, appending.leader);
+            let answered = self.said.answered.entry(leader).or_default();
+            answered.insert(appending.follower, event.at);
         }
         Some(())
     }
