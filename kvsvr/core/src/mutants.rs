@@ -40,6 +40,7 @@ impl Mutant {
                 | "learner-votes-at-once"
                 | "replace-removes-first"
                 | "replica-destroyed-with-its-vote"
+                | "reseed-without-the-others"
                 | "watch-ends-with-its-replica"
         )
     }
@@ -51,7 +52,7 @@ impl Mutant {
 }
 
 /// All of them, by name.
-pub const MUTANTS: [Mutant; 59] = [
+pub const MUTANTS: [Mutant; 60] = [
     Mutant {
         name: "ack-before-fsync",
         breaks: "The log acknowledges blocks that are in the page cache only.",
@@ -398,6 +399,13 @@ pub const MUTANTS: [Mutant; 59] = [
             "convergence",
             "service",
         ],
+    },
+    Mutant {
+        name: "reseed-without-the-others",
+        breaks: "The vote of a replica that is to be made anew is taken though another voter is silent or behind: too few are \
+                 left that have everything.",
+        origin: "Decision 0018: it may be taken with nobody in its place, so all others are needed.",
+        expected: &["membership"],
     },
     Mutant {
         name: "retry-without-session",
