@@ -69,7 +69,7 @@ impl Membership {
             short: false,
         });
         // Another one has followed: what this one has is not what the shard has any more.
-        if leader.0 < known.leader.0 {
+        if leader < known.leader {
             return Ok(());
         }
         let led_before = known.leader == leader;

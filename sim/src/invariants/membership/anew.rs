@@ -60,25 +60,25 @@ impl Anew {
         self.note_caught_up(moment, reseed.shard);
     }
 
+    /// Who has died lately has what it had: that it is silent is another matter.
     fn note_caught_up(&mut self, moment: &Moment<'_>, shard: ShardId) {
-        let of_it = || {
-            moment
-                .replicas
-                .iter()
-                .filter(|(replica, _)| replica.shard == shard)
-        };
-        let leaders = of_it().filter(|(replica, _)| replica.election.is_some());
+        let of_it = moment
+            .replicas
+            .iter()
+            .filter(|(replica, _)| replica.shard == shard);
+        let leaders = of_it.filter(|(replica, _)| replica.election.is_some());
         let Some((leader, _)) = leaders.max_by_key(|(replica, _)| replica.term) else {
             return;
         };
-        let ends = self.ends.get(&(shard, leader.node));
         // Its log was cut before it led, if it did not only grow.
+        let ends = self.ends.get(&(shard, leader.node));
         let Some(needed) = ends.and_then(|ends| ends.iter().map(|(_, end)| *end).min()) else {
             return;
         };
-        let has_it = |replica: &Replica| replica.log.last.is_some_and(|last| last.index >= needed);
-        let nodes = of_it().filter(|(replica, _)| has_it(replica));
-        self.caught_up.extend(nodes.map(|(replica, _)| replica.node));
+        let of_it = self.ends.range((shard, 0)..=(shard, u64::MAX));
+        let has_it = |ends: &VecDeque<(Duration, u64)>| ends.back().is_some_and(|(_, end)| *end >= needed);
+        let nodes = of_it.filter(|(_, ends)| has_it(ends)).map(|((_, node), _)| *node);
+        self.caught_up.extend(nodes);
     }
 
     /// Those who vote no more are one, whose replica is made anew.
