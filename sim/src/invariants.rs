@@ -35,7 +35,7 @@ use kvsvr::{
     time::skewed::as_node,
     wal::{ShardLog, Wal},
 };
-use kvsvr_core::types::{LogPosition, META_SHARD, Revision, ShardId};
+use kvsvr_core::types::{LogPosition, Revision, ShardId};
 use openraft_rt::{Instant as _, WatchReceiver as _};
 
 pub use self::applied::{Applied, Session};
@@ -183,19 +183,15 @@ pub struct Machine {
     pub process: u64,
     /// The epoch of the shard map that it goes by; 0 = it has none.
     pub epoch: u64,
-    /// Which of its replicas of the meta shard there is.
-    pub meta: Option<u64>,
 }
 
 impl Machine {
     /// What is seen of a machine.
     pub fn of(machine: usize, sim: &SimNode) -> Option<Self> {
-        let node = sim.node()?;
         Some(Self {
             machine,
             process: sim.process(),
-            epoch: node.map_epoch(),
-            meta: node.shard(META_SHARD).map(|meta| meta.incarnation()),
+            epoch: sim.node()?.map_epoch(),
         })
     }
 }

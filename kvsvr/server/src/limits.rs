@@ -305,6 +305,8 @@ pub const TRANSFER_MAX_LAG: u64 = 16;
 pub const PURGE_PATIENCE: u64 = 8;
 /// After this time any member starts a new group when the preferred one has not.
 pub const INITIALIZE_PATIENCE: Duration = Duration::from_secs(3);
+/// Between two tries of a replica of the meta shard that was made anew to learn whether it has caught up.
+pub const CATCH_UP_LOOK: Duration = Duration::from_millis(100);
 /// Time that one step of administration gets.
 pub const ADMIN_DEADLINE: Duration = Duration::from_secs(5);
 /// Time that a new cluster gets to elect a leader and store its map.

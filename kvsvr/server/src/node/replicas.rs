@@ -21,13 +21,20 @@ use tokio::sync::oneshot;
 use super::{MapState, Node};
 use crate::{
     admin,
-    limits::INITIALIZE_PATIENCE,
+    limits::{CATCH_UP_LOOK, INITIALIZE_PATIENCE},
     raft::runtime::Runtime,
     shard::Shard,
     store::{Identity, ReplicaRecord, ReplicaState},
     time::sleep,
     topology::{self, SlotTable},
 };
+
+/// Waits until the replica holds everything that was acknowledged before. Cancel-safe.
+async fn caught_up(meta: &Shard) {
+    while meta.reads().barrier().await.is_err() {
+        sleep(CATCH_UP_LOOK).await;
+    }
+}
 
 impl Node {
     /// Ends what was being destroyed, and applies the log of every shard that this node has a part in: until it may take part again there
@@ -81,23 +88,27 @@ impl Node {
         self.start_shard(META_SHARD).await
     }
 
-    /// Follows what the meta shard says, and makes the replica of it anew when the group has another one in its place.
+    /// Follows what the meta shard says, and makes the replica of it anew when the group has another one in its place. A new one says nothing until it has
+    /// caught up: what it holds before that is older than what the node knows.
     pub(super) async fn follow_meta(self: Arc<Self>, mut meta: Arc<Shard>) {
         let mut seen = meta.revision();
+        let mut behind = false;
         loop {
             let (own, head) = (meta.incarnation(), meta.head().clone());
             let newer = tokio::select! {
                 biased;
                 newer = self.newer_meta(own) => Some(newer),
-                () = head.wait_for(|head| head.revision() != seen) => None,
+                () = caught_up(&meta), if behind => None,
+                () = head.wait_for(|head| head.revision() != seen), if !behind => None,
             };
             let followed = match newer {
                 Some(incarnation) => self.renew_meta(incarnation).await.map(|renewed| {
-                    seen = renewed.revision();
                     meta = renewed;
+                    behind = true;
                 }),
                 None => {
                     seen = meta.revision();
+                    behind = false;
                     self.load_map(&meta).await
                 }
             };
