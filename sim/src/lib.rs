@@ -29,6 +29,9 @@ pub mod sometimes;
 pub mod sweep;
 pub mod timeline;
 
+/// Version and commit of this program.
+pub const VERSION: &str = env!("KVSVR_BUILD");
+
 // A fifth of a simulation's time is spent on memory with the system's allocator.
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
