@@ -13,6 +13,7 @@ pub mod committed;
 pub mod consumer;
 pub mod convergence;
 pub mod counter;
+pub mod counts;
 pub(crate) mod facts;
 pub mod lease;
 pub mod linear;

@@ -9,12 +9,14 @@
 
 mod columns;
 mod from_history;
+mod heading;
 mod packing;
 mod page;
 mod rates;
 mod record;
 #[cfg(test)]
 mod tests;
+mod verdicts;
 mod window;
 
 pub use self::{
@@ -22,7 +24,7 @@ pub use self::{
     page::render,
     rates::{Bucket, Rates, rates_of},
     record::{
-        Fault, Judgement, Mark, Message, NodeState, Outcome, Place, Record, Role, Ruling, ShownCall,
+        Fault, Judge, Judgement, Mark, Message, NodeState, Outcome, Place, Record, Role, Ruling, ShownCall,
         ShownEvent, changes_of,
     },
 };

@@ -56,6 +56,9 @@ use crate::{
     workload::Stop,
 };
 
+/// Version and commit of this program.
+pub const VERSION: &str = env!("KVSVR_BUILD");
+
 /// Why there is no result.
 #[derive(Debug)]
 pub enum Failure {

@@ -67,6 +67,8 @@ fn a_run_over_the_proxy_passes_and_can_be_checked_again() {
     assert_eq!(output.status.code(), Some(0), "{text}");
     let summary: serde_json::Value = serde_json::from_str(&text).unwrap();
     assert_eq!(summary["ruling"], "passed");
+    let version = summary["version"].as_str().unwrap();
+    assert!(version.contains("(commit "), "{version}");
     for fault in ["kill", "pause", "partition", "transfer"] {
         assert!(
             summary["faults"][fault]["installed"].as_u64() > Some(0),
@@ -93,6 +95,11 @@ fn a_run_over_the_proxy_passes_and_can_be_checked_again() {
     ] {
         assert!(report.join(file).metadata().unwrap().len() > 0, "{file} is empty");
     }
+    let page = fs::read_to_string(report.join("report.html")).unwrap();
+    assert!(
+        page.contains(&format!("<dt>version</dt><dd>{version}</dd>")),
+        "it is not said"
+    );
     let scratch = fs::read_dir(dir.path().join("scratch")).unwrap();
     assert_eq!(scratch.count(), 0, "files of nodes are left");
 
@@ -111,6 +118,40 @@ fn a_run_over_the_proxy_passes_and_can_be_checked_again() {
         "{again:?}"
     );
     assert_eq!(check(&dir.path().join("absent.jsonl")).status.code(), Some(2));
+}
+
+#[test]
+fn wrong_usage_is_told_and_nothing_is_run() {
+    let dir = tempfile::tempdir().unwrap();
+    let told = |command: &mut Command| {
+        let output = command.output().unwrap();
+        let text = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert_eq!(output.status.code(), Some(2), "{text}");
+        text
+    };
+    // No node is started, so that any program does for one.
+    let binary = Path::new(env!("CARGO_BIN_EXE_jepsen"));
+    let text = told(jepsen(binary, dir.path(), &[]).args(["--nemesis", "kill,none"]));
+    assert!(
+        text.contains("--nemesis kill,none") && text.contains("stands alone"),
+        "{text}"
+    );
+    assert!(!dir.path().join("report").exists());
+    let text = told(
+        Command::new(binary)
+            .arg("check")
+            .arg(dir.path().join("nope.jsonl")),
+    );
+    assert!(
+        text.contains("nope.jsonl: there is no such file; give the history.jsonl"),
+        "{text}"
+    );
+    let version = Command::new(binary).arg("--version").output().unwrap();
+    let version = String::from_utf8_lossy(&version.stdout).into_owned();
+    assert!(
+        version.contains(env!("CARGO_PKG_VERSION")) && version.contains("(commit "),
+        "{version}"
+    );
 }
 
 #[test]

@@ -8,7 +8,10 @@ use std::{
     collections::{BTreeMap, BTreeSet},
     io,
     ops::Range,
-    sync::{Mutex, PoisonError},
+    sync::{
+        Mutex, PoisonError,
+        atomic::{AtomicU64, Ordering},
+    },
     time::{Duration, Instant},
 };
 
@@ -20,7 +23,10 @@ use crate::{
     outcome::{Failure, Outcome},
     plan::Plan,
     run,
-    sweep::{self, Sweep, Work, child::child},
+    sweep::{
+        self, Sweep, Work,
+        child::{NoOutcome, child},
+    },
 };
 
 /// How often the planted bug's place was passed, among the events of an [`Outcome`].
@@ -90,6 +96,7 @@ pub struct Hunt {
     pub engine: EngineKind,
     /// What is wrong without a planted bug, by seed, and whether with operators.
     clean: Mutex<BTreeMap<(u64, bool), Vec<Failure>>>,
+    runs: AtomicU64,
 }
 
 impl Hunt {
@@ -101,14 +108,21 @@ impl Hunt {
             more: 0,
             engine,
             clean: Mutex::default(),
+            runs: AtomicU64::new(0),
         }
     }
 
+    /// Runs that came to their end, with a bug and without.
+    pub fn runs(&self) -> u64 {
+        self.runs.load(Ordering::Relaxed)
+    }
+
     /// Runs seeds until the bug is found by whom it should be, and some more if they are asked for; else keeps the first that found it at all.
+    /// `None`: this process was told to end before it was found.
     ///
     /// # Errors
     /// The processes cannot be started.
-    pub fn look_for(&self, mutant: &'static Mutant) -> io::Result<Found> {
+    pub fn look_for(&self, mutant: &'static Mutant) -> io::Result<Option<Found>> {
         let begin = Instant::now();
         let mut found = Found {
             mutant: mutant.name,
@@ -128,7 +142,9 @@ impl Hunt {
                 more = left;
             }
             let churn = mutant.needs_churn();
-            let (reached, failures) = self.run(seed, churn, Some(mutant.name))?;
+            let Some((reached, failures)) = self.run(seed, churn, Some(mutant.name))? else {
+                return Ok(Some(found).filter(|found| found.expected));
+            };
             if !found.expected {
                 found.seeds += 1;
                 found.reached += u64::from(reached);
@@ -138,8 +154,10 @@ impl Hunt {
             let Some(failure) = told.or(failures.first()) else {
                 continue;
             };
-            if !self.holds_without(seed, churn)? {
-                continue;
+            match self.holds_without(seed, churn)? {
+                Some(true) => {}
+                Some(false) => continue,
+                None => return Ok(Some(found).filter(|found| found.expected)),
             }
             found.note(&failures);
             if found.expected {
@@ -154,7 +172,7 @@ impl Hunt {
         if !found.expected {
             found.seconds = begin.elapsed().as_secs_f64();
         }
-        Ok(found)
+        Ok(Some(found))
     }
 
     /// What failed without a planted bug.
@@ -167,32 +185,38 @@ impl Hunt {
         failures.collect()
     }
 
-    fn holds_without(&self, seed: u64, churn: bool) -> io::Result<bool> {
+    /// The seed holds without the bug; `None`: this process was told to end.
+    fn holds_without(&self, seed: u64, churn: bool) -> io::Result<Option<bool>> {
         let known = |clean: &BTreeMap<_, Vec<Failure>>| clean.get(&(seed, churn)).map(Vec::is_empty);
         if let Some(holds) = known(&self.clean.lock().unwrap_or_else(PoisonError::into_inner)) {
-            return Ok(holds);
+            return Ok(Some(holds));
         }
-        let (_, failures) = self.run(seed, churn, None)?;
+        let Some((_, failures)) = self.run(seed, churn, None)? else {
+            return Ok(None);
+        };
         let holds = failures.is_empty();
         let mut clean = self.clean.lock().unwrap_or_else(PoisonError::into_inner);
         clean.insert((seed, churn), failures);
-        Ok(holds)
+        Ok(Some(holds))
     }
 
-    /// Runs a seed in a process of its own: whether the bug's place was passed, and what failed.
-    fn run(&self, seed: u64, churn: bool, mutant: Option<&str>) -> io::Result<(bool, Vec<Failure>)> {
+    /// Runs a seed in a process of its own: whether the bug's place was passed, and what failed; `None`: this process was told to end.
+    fn run(&self, seed: u64, churn: bool, mutant: Option<&str>) -> io::Result<Option<(bool, Vec<Failure>)>> {
         let mut arguments = vec!["run".into(), "--seed".into(), seed.to_string()];
         arguments.extend(self.engine.arguments());
         arguments.extend(churn.then(|| String::from("--churn")));
         arguments.extend(mutant.into_iter().flat_map(with));
-        Ok(match child(&arguments, self.patience)? {
+        let told = match child(&arguments, self.patience)? {
             Ok(outcome) => {
                 let reached = outcome.sometimes.get(REACHED).is_some_and(|times| *times > 0);
                 (reached, outcome.failures)
             }
+            Err(NoOutcome::Stopped) => return Ok(None),
             // What does not end by itself, or ends too soon, was there.
             Err(none) => (true, vec![none.failure()]),
-        })
+        };
+        self.runs.fetch_add(1, Ordering::Relaxed);
+        Ok(Some(told))
     }
 }
 

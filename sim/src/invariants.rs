@@ -36,10 +36,11 @@ use kvsvr::{
     wal::{ShardLog, Wal},
 };
 use kvsvr_core::types::{LogPosition, Revision, ShardId};
+use kvsvr_jepsen::report::Judgement;
 use openraft_rt::{Instant as _, WatchReceiver as _};
 
 pub use self::applied::{Applied, Session};
-use crate::node::SimNode;
+use crate::{node::SimNode, outcome::Failure};
 
 /// A replica at one moment.
 #[derive(Clone, Debug)]
@@ -210,6 +211,15 @@ pub struct Moment<'a> {
     pub replicas: Vec<(Replica, &'a dyn Log)>,
 }
 
+impl Moment<'_> {
+    /// States were looked into, which takes longer than to look at replicas.
+    fn has_contents(&self) -> bool {
+        self.replicas
+            .iter()
+            .any(|(replica, _)| replica.contents.is_some())
+    }
+}
+
 /// What is broken.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Broken {
@@ -231,6 +241,11 @@ impl fmt::Display for Broken {
 pub trait Invariant {
     /// As in the file's name.
     fn name(&self) -> &'static str;
+
+    /// Whether a moment has what it looks at.
+    fn sees(&self, moment: &Moment<'_>) -> bool {
+        !moment.replicas.is_empty()
+    }
 
     /// Looks at a moment that is not earlier than the last one.
     ///
@@ -262,16 +277,29 @@ pub fn all() -> Vec<Box<dyn Invariant>> {
 
 /// Looks at a cluster with all invariants.
 pub struct Watcher {
-    invariants: Vec<Box<dyn Invariant>>,
+    invariants: Vec<Watched>,
     /// How often it looked at replicas.
     looks: u64,
     broken: Vec<Broken>,
 }
 
+/// One of them.
+struct Watched {
+    invariant: Box<dyn Invariant>,
+    /// Moments that had something for it.
+    moments: u64,
+    is_broken: bool,
+}
+
 impl Default for Watcher {
     fn default() -> Self {
+        let watched = |invariant| Watched {
+            invariant,
+            moments: 0,
+            is_broken: false,
+        };
         Self {
-            invariants: all(),
+            invariants: all().into_iter().map(watched).collect(),
             looks: 0,
             broken: Vec::new(),
         }
@@ -282,21 +310,31 @@ impl Watcher {
     /// Looks at a moment.
     pub fn see(&mut self, moment: &Moment<'_>) {
         self.looks += moment.replicas.len() as u64;
-        let broken = &mut self.broken;
         // What was broken once says nothing more.
-        self.invariants.retain_mut(|invariant| {
-            let Err(text) = invariant.look(moment) else {
-                return true;
+        for watched in self.invariants.iter_mut().filter(|watched| !watched.is_broken) {
+            watched.moments += u64::from(watched.invariant.sees(moment));
+            let Err(text) = watched.invariant.look(moment) else {
+                continue;
             };
+            watched.is_broken = true;
             let found = Broken {
                 at: moment.at,
-                invariant: invariant.name(),
+                invariant: watched.invariant.name(),
                 text,
             };
             tracing::error!(broken = %found, "an invariant is broken");
-            broken.push(found);
-            false
-        });
+            self.broken.push(found);
+        }
+    }
+
+    /// What each of them says. `failures`: all that is wrong with the run; the end of a run may know more of what an invariant is about.
+    pub fn judgements(&self, failures: &[Failure]) -> Vec<Judgement> {
+        let judgement = |watched: &Watched| {
+            let name = watched.invariant.name();
+            let broken = failures.iter().find(|failure| failure.found_by == name);
+            Judgement::of_invariant(name, watched.moments, broken.map(|failure| failure.text.as_str()))
+        };
+        self.invariants.iter().map(judgement).collect()
     }
 
     /// What was broken, oldest first.

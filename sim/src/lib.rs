@@ -6,6 +6,7 @@
 //! process if it is to be repeatable: the runtime keeps counts of its own for each process.
 
 pub mod ballast;
+pub mod cli;
 pub mod clock;
 pub mod damage;
 pub mod demo;
@@ -14,6 +15,7 @@ pub mod engine;
 pub mod failpoint;
 pub mod faults;
 pub mod hunt;
+pub mod interrupt;
 pub mod invariants;
 pub mod members;
 pub mod net;
@@ -28,6 +30,9 @@ pub mod shrink;
 pub mod sometimes;
 pub mod sweep;
 pub mod timeline;
+
+/// Version and commit of this program.
+pub const VERSION: &str = env!("KVSVR_BUILD");
 
 // A fifth of a simulation's time is spent on memory with the system's allocator.
 #[global_allocator]

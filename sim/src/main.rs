@@ -1,21 +1,21 @@
 //! `kvsvr-sim`: runs simulated clusters.
 //!
-//! Exit codes: 0 all held, 1 something failed, 2 wrong usage.
+//! Exit codes: 0 all held, 1 something failed, 2 wrong usage, 130 and 143 interrupted.
+
+mod arguments;
 
 use std::{
     io::{self, Write as _},
-    ops::Range,
     path::{Path, PathBuf},
     process::ExitCode,
     time::Duration,
 };
 
-use clap::{Args, Parser, Subcommand, ValueEnum};
+use clap::Parser as _;
 use kvsvr_core::mutants;
 use kvsvr_jepsen::history::jsonl;
 use kvsvr_sim::{
-    demo,
-    engine::EngineKind,
+    VERSION, demo, interrupt,
     outcome::Outcome,
     plan::Plan,
     run,
@@ -25,6 +25,15 @@ use kvsvr_sim::{
     timeline,
 };
 
+use self::arguments::{Arguments, Command, Format, Limits, Many, Show};
+
+/// What is said by who was told to end.
+const INTERRUPTED: &str = "INTERRUPTED";
+/// Most messages of a report.
+const MESSAGES: usize = 10_000;
+/// From so many seeds on every event must have happened: the rarest one happens in about one of a hundred.
+const ALL_EVENTS_FROM: u64 = 1_000;
+
 /// Prints a line. Who closes the pipe has read enough (`| head`): that is no failure.
 macro_rules! say {
     ($($text:tt)*) => {
@@ -32,199 +41,6 @@ macro_rules! say {
             std::process::exit(if error.kind() == io::ErrorKind::BrokenPipe { 0 } else { 2 });
         }
     };
-}
-
-#[derive(Parser)]
-#[command(
-    name = "kvsvr-sim",
-    about = "Runs simulated kvsvr clusters: the real node code on a simulated network, disks and clocks"
-)]
-struct Arguments {
-    #[command(subcommand)]
-    command: Command,
-}
-
-#[derive(Subcommand)]
-enum Command {
-    /// One seed
-    Run {
-        /// Decides everything that happens
-        #[arg(long)]
-        seed: u64,
-        #[command(flatten)]
-        show: Show,
-    },
-    /// One plan from a file, as `plan` prints them
-    Replay {
-        plan: PathBuf,
-        /// Plants this bug before (as KVSVR_MUTANT does)
-        #[arg(long)]
-        mutant: Option<String>,
-        #[command(flatten)]
-        show: Show,
-    },
-    /// Prints the plan of a seed
-    Plan {
-        #[arg(long)]
-        seed: u64,
-    },
-    /// Many seeds, each in a process of its own; stops at the first failure
-    Sweep {
-        #[command(flatten)]
-        many: Many,
-        /// Goes on after a failure
-        #[arg(long)]
-        keep_going: bool,
-        /// Where the plans and pictures of failures go, a directory for each
-        #[arg(long)]
-        reports: Option<PathBuf>,
-        /// Fails if one of the events that must happen in a sweep did not [default: true from 1000 seeds on]
-        #[arg(long)]
-        all_events: Option<bool>,
-    },
-    /// Runs each seed twice, in processes of their own, and compares all that happened
-    Meta {
-        #[command(flatten)]
-        many: Many,
-    },
-    /// Runs the plans of past failures
-    Corpus {
-        /// Their directory
-        #[arg(long, default_value = concat!(env!("CARGO_MANIFEST_DIR"), "/corpus"))]
-        directory: PathBuf,
-        #[command(flatten)]
-        limits: Limits,
-    },
-    /// Makes a plan that fails smaller, as long as it fails in the same way; prints the smallest
-    Shrink {
-        plan: PathBuf,
-        /// Minutes that it may take
-        #[arg(long, default_value_t = 5.0)]
-        minutes: f64,
-        /// Seconds that one run may take
-        #[arg(long, default_value_t = PATIENCE)]
-        patience: u64,
-    },
-    /// Three nodes under random trouble; prints what happened
-    Demo {
-        #[arg(long, default_value_t = 1)]
-        seed: u64,
-        /// Simulated seconds
-        #[arg(long, default_value_t = 60)]
-        seconds: u64,
-    },
-}
-
-#[derive(Args)]
-struct Show {
-    #[command(flatten)]
-    how: How,
-    #[arg(short, long, default_value = "text")]
-    output: Format,
-    /// Writes plan.json, history.jsonl, record.json and timeline.html into this directory
-    #[arg(long)]
-    report: Option<PathBuf>,
-}
-
-#[derive(Args)]
-struct How {
-    /// What keeps the nodes' rows; `rocks` needs a build with --features rocks [default: memory, or as the plan says]
-    #[arg(long)]
-    engine: Option<EngineKind>,
-    /// Operators change the members of the cluster meanwhile
-    #[arg(long)]
-    churn: bool,
-}
-
-impl How {
-    fn change(&self, mut plan: Plan) -> Plan {
-        plan.engine = self.engine.unwrap_or(plan.engine);
-        if self.churn {
-            plan.add_churn();
-        }
-        plan
-    }
-
-    fn arguments(&self) -> Vec<String> {
-        let mut arguments = self.engine.map_or_else(Vec::new, EngineKind::arguments);
-        if self.churn {
-            arguments.push("--churn".into());
-        }
-        arguments
-    }
-}
-
-#[derive(Args)]
-struct Many {
-    /// A..B: from A on and below B
-    #[arg(long, value_parser = seeds)]
-    seeds: Range<u64>,
-    /// Begins no new seed after this many minutes
-    #[arg(long)]
-    minutes: Option<f64>,
-    #[command(flatten)]
-    limits: Limits,
-}
-
-#[derive(Args)]
-struct Limits {
-    /// Processes at a time [default: one for each core]
-    #[arg(long)]
-    jobs: Option<usize>,
-    /// Seconds that one seed may take
-    #[arg(long, default_value_t = PATIENCE)]
-    patience: u64,
-    #[command(flatten)]
-    how: How,
-}
-
-#[derive(Clone, Copy, ValueEnum)]
-enum Format {
-    Text,
-    Json,
-}
-
-fn seeds(text: &str) -> Result<Range<u64>, String> {
-    let parsed = text
-        .split_once("..")
-        .and_then(|(from, to)| Some(from.parse().ok()?..to.parse().ok()?));
-    parsed
-        .filter(|seeds: &Range<u64>| !seeds.is_empty())
-        .ok_or_else(|| "write A..B, as in 0..1000".into())
-}
-
-/// Seconds that one run may take, if nothing else is said.
-const PATIENCE: u64 = 300;
-/// Most messages of a report.
-const MESSAGES: usize = 10_000;
-/// From so many seeds on every event must have happened: the rarest one happens in about one of a hundred.
-const ALL_EVENTS_FROM: u64 = 1_000;
-
-impl Limits {
-    fn sweep(&self, work: Work) -> Sweep {
-        let cores = || std::thread::available_parallelism().map_or(1, usize::from);
-        Sweep {
-            work,
-            reports: None,
-            jobs: self.jobs.unwrap_or_else(cores),
-            length: None,
-            keep_going: true,
-            patience: Duration::from_secs(self.patience),
-            twice: false,
-            besides: self.how.arguments(),
-        }
-    }
-}
-
-impl Many {
-    fn sweep(&self) -> Sweep {
-        Sweep {
-            length: self
-                .minutes
-                .map(|minutes| Duration::from_secs_f64(minutes * 60.0)),
-            ..self.limits.sweep(Work::Seeds(self.seeds.clone()))
-        }
-    }
 }
 
 fn main() -> ExitCode {
@@ -241,11 +57,12 @@ fn main() -> ExitCode {
     if let Err(error) = kvsvr_client::mutants::choose_from_environment() {
         return fail(&error.to_string());
     }
-    match command(arguments.command) {
+    let code = match command(arguments.command) {
         Ok(true) => ExitCode::SUCCESS,
         Ok(false) => ExitCode::FAILURE,
         Err(error) => fail(&error),
-    }
+    };
+    interrupt::exit_code().map_or(code, ExitCode::from)
 }
 
 #[expect(clippy::print_stderr, reason = "errors are for people")]
@@ -281,16 +98,7 @@ fn command(command: Command) -> Result<bool, String> {
                 reports,
                 ..many.sweep()
             };
-            let summary = sweep::sweep(&sweep).map_err(|error| error.to_string())?;
-            let demanded = demanded(many.limits.how.engine.unwrap_or_default(), many.limits.how.churn);
-            let missing = match all_events.unwrap_or(summary.seeds >= ALL_EVENTS_FROM) {
-                true => summary.missing(&demanded),
-                false => Vec::new(),
-            };
-            report(&summary, &missing);
-            let blind = summary.blind();
-            blind.iter().for_each(|text| say!("{text}"));
-            Ok(summary.failed.is_empty() && missing.is_empty() && blind.is_none())
+            all(&sweep, &many, all_events)
         }
         Command::Meta { many } => meta(&many),
         Command::Corpus { directory, limits } => corpus(&directory, &limits),
@@ -300,11 +108,31 @@ fn command(command: Command) -> Result<bool, String> {
             patience,
         } => shrink(&read(&plan)?, minutes, patience),
         Command::Demo { seed, seconds } => {
-            let summary = demo::run(seed, Duration::from_secs(seconds));
+            let summary = demo::run(seed, seconds);
             say!("{summary}");
             Ok(summary.lost.is_empty())
         }
     }
+}
+
+/// Sweeps; as `sweep::sweep`, but listens to signals from now on.
+fn swept(sweep: &Sweep) -> Result<Summary, String> {
+    interrupt::listen().map_err(|error| error.to_string())?;
+    sweep::sweep(sweep).map_err(|error| error.to_string())
+}
+
+fn all(sweep: &Sweep, many: &Many, all_events: Option<bool>) -> Result<bool, String> {
+    let summary = swept(sweep)?;
+    let demanded = demanded(many.limits.how.engine.unwrap_or_default(), many.limits.how.churn);
+    // Who was interrupted has not looked for all of them.
+    let missing = match all_events.unwrap_or(summary.seeds >= ALL_EVENTS_FROM) {
+        true if !interrupt::came() => summary.missing(&demanded),
+        _ => Vec::new(),
+    };
+    report(&summary, &missing);
+    let blind = summary.blind();
+    blind.iter().for_each(|text| say!("{text}"));
+    Ok(summary.failed.is_empty() && missing.is_empty() && blind.is_none())
 }
 
 /// The command that runs it again.
@@ -369,7 +197,7 @@ fn meta(many: &Many) -> Result<bool, String> {
         twice: true,
         ..many.sweep()
     };
-    let summary = sweep::sweep(&sweep).map_err(|error| error.to_string())?;
+    let summary = swept(&sweep)?;
     let differ = summary
         .failed
         .iter()
@@ -393,12 +221,20 @@ fn corpus(directory: &Path, limits: &Limits) -> Result<bool, String> {
     if plans.is_empty() {
         return Err(format!("there is no plan in {}", directory.display()));
     }
-    let summary =
-        sweep::sweep(&limits.sweep(Work::Plans(plans.clone()))).map_err(|error| error.to_string())?;
-    say!("{} plans, {} failed", summary.seeds, summary.failed.len());
+    let summary = swept(&limits.sweep(Work::Plans(plans.clone())))?;
+    say!(
+        "{} of {} plans, {} failed",
+        summary.seeds,
+        plans.len(),
+        summary.failed.len()
+    );
     summary.failed.iter().for_each(tell);
     let mut blind = 0;
     for path in &plans {
+        if interrupt::came() {
+            say!("{INTERRUPTED}");
+            break;
+        }
         blind += usize::from(!still_finds(path, limits)?);
     }
     Ok(summary.failed.is_empty() && blind == 0)
@@ -414,8 +250,10 @@ fn still_finds(path: &Path, limits: &Limits) -> Result<bool, String> {
     let mut arguments = Item::Plan(path.to_owned()).arguments();
     arguments.extend(["--mutant".to_owned(), name.clone()]);
     arguments.extend(limits.how.arguments());
-    let ended =
-        child::child(&arguments, Duration::from_secs(limits.patience)).map_err(|error| error.to_string())?;
+    let ended = child::child(&arguments, limits.patience).map_err(|error| error.to_string())?;
+    if interrupt::came() {
+        return Ok(true);
+    }
     let failures = ended.map_or_else(|none| vec![none.failure()], |outcome| outcome.failures);
     let found = failures
         .iter()
@@ -428,7 +266,7 @@ fn still_finds(path: &Path, limits: &Limits) -> Result<bool, String> {
 }
 
 #[expect(clippy::print_stderr, reason = "the smallest plan is what it is run for")]
-fn shrink(plan: &Plan, minutes: f64, patience: u64) -> Result<bool, String> {
+fn shrink(plan: &Plan, budget: Duration, patience: Duration) -> Result<bool, String> {
     let size = |plan: &Plan| {
         format!(
             "{} faults, {} programs, {} nodes, {} shards, {:.1} s",
@@ -440,15 +278,22 @@ fn shrink(plan: &Plan, minutes: f64, patience: u64) -> Result<bool, String> {
         )
     };
     let how = Shrink {
-        budget: Duration::from_secs_f64(minutes * 60.0),
-        patience: Duration::from_secs(patience),
+        budget,
+        patience,
         progress: &|tried, fails, best| {
             if fails {
                 eprintln!("after {tried} runs: {}", size(best));
             }
         },
     };
+    interrupt::listen().map_err(|error| error.to_string())?;
     let shrunk = shrink::shrink(plan, &how).map_err(|error| error.to_string())?;
+    if interrupt::came() {
+        eprintln!("{INTERRUPTED}");
+        // The smallest so far may be of use.
+        shrunk.iter().for_each(|shrunk| say!("{}", shrunk.plan.to_json()));
+        return Ok(false);
+    }
     let shrunk = shrunk.ok_or("the plan does not fail")?;
     let more = if shrunk.cut_short {
         "; the time was too short to try everything"
@@ -491,7 +336,16 @@ fn report(summary: &Summary, missing: &[&str]) {
     for outcome in &summary.failed {
         tell(outcome);
     }
-    say!("{} failed", summary.failed.len());
+    say!("kvsvr-sim {VERSION}");
+    if interrupt::came() {
+        say!(
+            "{INTERRUPTED}: {} seeds done, {} failed",
+            summary.seeds,
+            summary.failed.len()
+        );
+    } else {
+        say!("{} failed", summary.failed.len());
+    }
 }
 
 fn tell(outcome: &Outcome) {

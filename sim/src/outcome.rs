@@ -2,6 +2,7 @@
 
 use std::{collections::BTreeMap, fmt, time::Duration};
 
+use kvsvr_jepsen::report::{Judge, Judgement, Ruling};
 use serde::{Deserialize, Serialize};
 
 /// What came of a simulation.
@@ -9,8 +10,14 @@ use serde::{Deserialize, Serialize};
 pub struct Outcome {
     /// The plan's seed.
     pub seed: u64,
+    /// Version and commit of the simulator.
+    #[serde(default)]
+    pub version: String,
     /// The plan's origin.
     pub origin: String,
+    /// What the checkers say, if the run came so far, and the invariants.
+    #[serde(default)]
+    pub verdicts: Vec<Judgement>,
     /// What is wrong, each with the name of who found it, most telling first. Empty = the cluster kept its promises.
     pub failures: Vec<Failure>,
     /// Simulated time.
@@ -119,6 +126,7 @@ impl fmt::Display for Outcome {
         let [ok, failed, unknown] = self.operations;
         let ruling = if self.is_clean() { "passed" } else { "FAILED" };
         writeln!(f, "ruling       {ruling}")?;
+        writeln!(f, "version      {}", self.version)?;
         writeln!(f, "seed         {} ({})", self.seed, self.origin)?;
         writeln!(f, "simulated    {:.1} s", self.simulated.as_secs_f64())?;
         writeln!(
@@ -130,6 +138,7 @@ impl fmt::Display for Outcome {
             writeln!(f, "event        {event}: {count}")?;
         }
         writeln!(f, "looks        {}", self.looks)?;
+        self.verdicts.iter().try_for_each(|verdict| told(f, verdict))?;
         for unknown in &self.unknown {
             writeln!(f, "UNKNOWN      {unknown}")?;
         }
@@ -144,9 +153,60 @@ impl fmt::Display for Outcome {
     }
 }
 
+/// A line of the table of verdicts. What is wrong or unknown has a line of its own with all that is to be said.
+fn told(f: &mut fmt::Formatter<'_>, verdict: &Judgement) -> fmt::Result {
+    let judge = match verdict.judge {
+        Judge::Checker => "checker  ",
+        Judge::Invariant => "invariant",
+    };
+    let text = match verdict.ruling {
+        Ruling::Valid => &verdict.text,
+        Ruling::Invalid | Ruling::Unknown => verdict.word(),
+    };
+    writeln!(f, "{judge}    {:20} {text}", verdict.checker)
+}
+
 #[cfg(test)]
 mod tests {
+    use kvsvr_jepsen::check::Verdict;
+
     use super::*;
+
+    #[test]
+    fn verdicts_of_checkers_and_invariants_are_told_in_one_table() {
+        let stats = [("keys", 2)].into();
+        let valid = Judgement::new("linear", &Verdict::Valid { stats });
+        let holds = Judgement::of_invariant("log_matching", 900, None);
+        let broken = Judgement::of_invariant("monotonic", 3, Some("monotonic at 1s: the vote went back"));
+        let blind = Judgement::of_invariant("map_epochs", 0, None);
+        let outcome = Outcome {
+            verdicts: vec![valid, holds, broken, blind],
+            version: "0.1.0 (commit 1234567)".into(),
+            ..Outcome::default()
+        };
+        let text = outcome.to_string();
+        for line in [
+            "version      0.1.0 (commit 1234567)",
+            "checker      linear               valid keys=2",
+            "invariant    log_matching         valid moments=900",
+            "invariant    monotonic            violated",
+            "invariant    map_epochs           unknown",
+        ] {
+            assert!(
+                text.lines().any(|told| told == line),
+                "{line:?} is not in\n{text}"
+            );
+        }
+        let json = serde_json::to_string(&outcome).unwrap();
+        assert_eq!(serde_json::from_str::<Outcome>(&json).unwrap(), outcome);
+        let mut trace = outcome.clone();
+        (trace.verdicts, trace.version) = (Vec::new(), String::new());
+        assert_eq!(
+            trace.trace(),
+            outcome.trace(),
+            "they are no part of what happened"
+        );
+    }
 
     fn property(found_by: &str, text: &str) -> String {
         Failure::new(found_by, text.to_owned()).property()

@@ -516,6 +516,7 @@ impl<'a> World<'a> {
             count(|step| matches!(step, Step::Info { .. })),
         ];
         sometimes.add_history(&record.history, &record.resolved);
+        record.judgements.extend(seen.watcher.judgements(&failures));
         let jumps = record
             .bands
             .iter()
@@ -524,7 +525,9 @@ impl<'a> World<'a> {
         sometimes.add("clock_jumped", jumps as u64);
         let outcome = Outcome {
             seed: self.plan.seed,
+            version: crate::VERSION.to_owned(),
             origin: self.plan.origin.clone(),
+            verdicts: record.judgements.clone(),
             failures,
             simulated: self.begin.elapsed(),
             setup: seen.setup,

@@ -17,6 +17,7 @@ use kvsvr_jepsen::workload::Program;
 use serde_json::Value;
 
 use crate::{
+    interrupt,
     outcome::Outcome,
     plan::{Ask, Fault, Order, Plan, Victims, What},
     sweep::{self, child::child},
@@ -44,11 +45,12 @@ pub struct Shrunk {
     pub outcome: Outcome,
     /// Runs.
     pub tried: u64,
-    /// The budget ended before everything was tried.
+    /// The budget ended, or this process was told to end, before everything was tried.
     pub cut_short: bool,
 }
 
-/// Shrinks a plan. `None`: it does not fail.
+/// Shrinks a plan. `None`: it does not fail, or this process was told to end before that was known; if it is told later, what it has by then
+/// is the smallest.
 ///
 /// # Errors
 /// Processes cannot be started, or plans not be kept in temporary files.
@@ -63,7 +65,8 @@ pub fn shrink(plan: &Plan, how: &Shrink<'_>) -> io::Result<Option<Shrunk>> {
         tried: 0,
     };
     search.outcome = search.run(plan)?;
-    let Some(first) = search.outcome.failures.first() else {
+    let first = search.outcome.failures.first();
+    let Some(first) = first.filter(|_| !interrupt::came()) else {
         return Ok(None);
     };
     search.property = first.property();
@@ -100,7 +103,7 @@ struct Search<'a> {
 
 impl Search<'_> {
     fn is_over(&self) -> bool {
-        Instant::now() >= self.until
+        Instant::now() >= self.until || interrupt::came()
     }
 
     fn run(&self, plan: &Plan) -> io::Result<Outcome> {
@@ -116,6 +119,9 @@ impl Search<'_> {
             return Ok(false);
         }
         let outcome = self.run(&plan)?;
+        if interrupt::came() {
+            return Ok(false);
+        }
         self.tried += 1;
         let fails = outcome
             .failures

@@ -212,7 +212,7 @@ impl Summary {
     }
 }
 
-/// Runs a sweep.
+/// Runs a sweep: to its end, or until this process is told to end ([`crate::interrupt`]).
 ///
 /// # Errors
 /// The processes cannot be started.
@@ -229,7 +229,9 @@ pub fn sweep(sweep: &Sweep) -> io::Result<Summary> {
             let Some(item) = item.filter(|_| !late && !over(&lock(&summary))) else {
                 return Ok(());
             };
-            let outcome = one(&item, sweep)?;
+            let Some(outcome) = one(&item, sweep)? else {
+                return Ok(());
+            };
             if !outcome.is_clean() {
                 bar.suspend(|| tell(&item, &outcome));
                 let report = report(&item, sweep)?;
@@ -322,18 +324,24 @@ fn bar(sweep: &Sweep) -> ProgressBar {
     }
 }
 
-fn one(item: &Item, sweep: &Sweep) -> io::Result<Outcome> {
+/// What came of it; `None`: this process was told to end meanwhile.
+fn one(item: &Item, sweep: &Sweep) -> io::Result<Option<Outcome>> {
     let arguments = sweep.arguments(item);
-    let first = child(&arguments, sweep.patience)?;
-    let mut outcome = if sweep.twice {
-        compared(first, child(&arguments, sweep.patience)?)
-    } else {
-        first.unwrap_or_else(|none| none.outcome())
+    let run = || child(&arguments, sweep.patience);
+    let first = run()?;
+    let second = sweep.twice.then(run).transpose()?;
+    let is_stopped = |ended: &Result<Outcome, NoOutcome>| matches!(ended, Err(NoOutcome::Stopped));
+    if is_stopped(&first) || second.as_ref().is_some_and(is_stopped) {
+        return Ok(None);
+    }
+    let mut outcome = match second {
+        Some(second) => compared(first, second),
+        None => first.unwrap_or_else(|none| none.outcome()),
     };
     if let Item::Seed(seed) = item {
         outcome.seed = *seed;
     }
-    Ok(outcome)
+    Ok(Some(outcome))
 }
 
 /// What came of two runs of one plan, which must be equal in all that an outcome tells: what failed in either, and that they differ. A run

@@ -1,6 +1,9 @@
 //! A run as the report of `kvsvr-jepsen` shows it: what nodes, faults, clients and the network did, and what proves a failure.
 
-use std::{collections::BTreeMap, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    time::Duration,
+};
 
 use kvsvr_client::transport::Method;
 use kvsvr_jepsen::{
@@ -25,10 +28,10 @@ const RATES: Nanos = 200_000_000;
 /// The record of a run that `outcome` came of; `replay` is the command that runs it again.
 pub fn record(plan: &Plan, outcome: &Outcome, seen: &run::Record, replay: &str) -> Record {
     let cause = outcome.failures.first();
-    let kinds: std::collections::BTreeSet<&str> = plan.faults.iter().map(|fault| fault.what.kind()).collect();
-    let kinds: Vec<&str> = kinds.into_iter().collect();
     let mut record = Record {
-        title: format!("Seed {} ({}): {}", plan.seed, plan.origin, kinds.join(", ")),
+        title: format!("Simulation, seed {} ({})", plan.seed, plan.origin),
+        version: outcome.version.clone(),
+        details: details(plan),
         seed: plan.seed,
         plan: plan.to_json(),
         replay: replay.to_owned(),
@@ -51,6 +54,26 @@ pub fn record(plan: &Plan, outcome: &Outcome, seen: &run::Record, replay: &str) 
     };
     record.messages.sort_by_key(|message| message.sent);
     record
+}
+
+/// What was run.
+fn details(plan: &Plan) -> Vec<(String, String)> {
+    let kinds: BTreeSet<&str> = plan.faults.iter().map(|fault| fault.what.kind()).collect();
+    let kinds: Vec<&str> = kinds.into_iter().collect();
+    let kinds = if kinds.is_empty() {
+        "none".to_owned()
+    } else {
+        kinds.join(", ")
+    };
+    let mut details = vec![("kinds of faults", kinds), ("shards", plan.shards.to_string())];
+    if !plan.engine.is_default() {
+        details.push(("engine", "RocksDB".to_owned()));
+    }
+    if !plan.orders.is_empty() {
+        details.push(("orders of operators", plan.orders.len().to_string()));
+    }
+    let owned = details.into_iter().map(|(name, text)| (name.to_owned(), text));
+    owned.collect()
 }
 
 fn nanos(time: Duration) -> Nanos {

@@ -49,7 +49,8 @@ pub(crate) fn record(operations: u64) -> Record {
     let linear = check::linear::check(&history, &context);
     let revisions = check::revisions::check(&history, &context);
     let mut record = Record {
-        title: "register under cut, kill, slow disk".to_owned(),
+        title: "An invented run, seed 42".to_owned(),
+        details: vec![("kinds of faults".to_owned(), "cut, kill, slow disk".to_owned())],
         seed: 42,
         plan: "{\n  \"nodes\": 5,\n  \"clients\": 12,\n  \"faults\": [\"cut\", \"kill\", \"slow disk\"]\n}"
             .to_owned(),

@@ -12,7 +12,7 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 use kvsvr_jepsen::{
     check::Verdict,
     runner::{
-        Failure,
+        Failure, VERSION,
         guard::{Guard, sweep_at_the_end},
         judge::Ruling,
         options::Options,
@@ -39,7 +39,7 @@ const EXIT_CODES: &str = "Exit codes:
 
 /// Runs workloads on a kvsvr cluster of release binaries while things go wrong, and checks what clients saw.
 #[derive(Debug, Parser)]
-#[command(name = "jepsen", version, after_help = EXIT_CODES)]
+#[command(name = "jepsen", version = VERSION, after_help = EXIT_CODES)]
 struct Cli {
     #[command(subcommand)]
     command: Command,
@@ -83,7 +83,7 @@ struct RunArgs {
     #[arg(long, value_delimiter = ',', default_value = "all")]
     workload: Vec<String>,
     /// What goes wrong: kill, kill-all, pause, partition, link, power, clock, disk-slow, disk-full, disk-error, corrupt, rolling,
-    /// transfer, members, replace, none, or all that is possible on this machine (but for members and replace).
+    /// transfer, members, replace, or all that is possible on this machine (but for members and replace); or none, alone.
     #[arg(long, value_delimiter = ',', default_value = "all")]
     nemesis: Vec<String>,
     /// Minutes of load.

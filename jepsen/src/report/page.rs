@@ -2,8 +2,9 @@
 //! [`Columns`].
 
 use super::{
-    Judgement, Outcome, Record, Ruling, ShownCall,
+    Judgement, Outcome, Record, ShownCall,
     columns::{Columns, place_text},
+    heading, verdicts,
 };
 use crate::history::Nanos;
 
@@ -39,16 +40,10 @@ pub fn render(record: &Record) -> String {
 fn page(record: &Record) -> String {
     format!(
         include_str!("page/page.html"),
-        ruling = ruling_of(record),
+        ruling = heading::ruling_of(record),
         title = escaped(&record.title),
-        cause = record.cause.as_ref().map_or(String::new(), |cause| format!(
-            "<p class=\"cause\">{}</p>\n",
-            escaped(cause)
-        )),
-        seed = record.seed,
-        facts = facts(record),
-        replay = replay(record),
-        verdicts = verdicts(record),
+        heading = heading::heading(record),
+        verdicts = verdicts::verdicts(&record.judgements),
         witnesses = record
             .judgements
             .iter()
@@ -84,89 +79,9 @@ fn data(record: &Record) -> String {
     json.replace('<', "\\u003c")
 }
 
-/// What the run as a whole is, in a word; also the class of its badge.
-fn ruling_of(record: &Record) -> &'static str {
-    let any = |ruling| record.judgements.iter().any(|one| one.ruling == ruling);
-    if any(Ruling::Invalid) || record.cause.is_some() {
-        "failed"
-    } else if any(Ruling::Unknown) || record.judgements.is_empty() {
-        "unknown"
-    } else {
-        "passed"
-    }
-}
-
-fn word(ruling: Ruling) -> &'static str {
-    match ruling {
-        Ruling::Valid => "valid",
-        Ruling::Invalid => "invalid",
-        Ruling::Unknown => "unknown",
-    }
-}
-
 /// Seconds with microseconds.
-fn seconds(time: Nanos) -> String {
+pub(super) fn seconds(time: Nanos) -> String {
     format!("{}.{:06} s", time / 1_000_000_000, time % 1_000_000_000 / 1000)
-}
-
-fn facts(record: &Record) -> String {
-    let left_out = record.operations_left_out;
-    let count = |outcome, left_out| {
-        let shown = record.operations.iter().filter(|one| one.outcome == outcome);
-        shown.count() as u64 + left_out
-    };
-    let messages = record.messages.len() as u64 + record.messages_left_out;
-    let mut facts = format!(
-        "{} · {} nodes · {} operations: {} ok, {} failed, {} unknown · {} faults",
-        seconds(record.ended),
-        record.nodes.len(),
-        record.operations.len() as u64 + left_out.iter().sum::<u64>(),
-        count(Outcome::Ok, left_out[0]),
-        count(Outcome::Fail, left_out[1]),
-        count(Outcome::Info, left_out[2]),
-        record.faults.len(),
-    );
-    if left_out != [0; 3] {
-        facts += &format!(
-            " · {} operations are drawn, all are counted",
-            record.operations.len()
-        );
-    }
-    if messages > 0 {
-        facts += &format!(" · {messages} messages");
-    }
-    if let Some(reach) = record.messages_reach {
-        facts += &format!(
-            ", of which the {} within {} of what matters are here",
-            record.messages.len(),
-            seconds(reach)
-        );
-    }
-    facts
-}
-
-fn replay(record: &Record) -> String {
-    if record.replay.is_empty() {
-        return String::new();
-    }
-    format!(
-        "<p class=\"replay\">again: <code id=\"replay\">{}</code> <button id=\"copy\">copy</button></p>\n",
-        escaped(&record.replay)
-    )
-}
-
-fn verdicts(record: &Record) -> String {
-    let rows: String = record.judgements.iter().map(verdict).collect();
-    format!("<section>\n<h2>Verdicts</h2>\n<table>\n{rows}</table>\n</section>\n")
-}
-
-fn verdict(judgement: &Judgement) -> String {
-    format!(
-        "<tr><td><span class=\"badge {ruling}\">{ruling}</span></td><th>{}</th><td>{}</td></tr>\n",
-        escaped(&judgement.checker),
-        escaped(&judgement.text),
-        ruling = word(judgement.ruling),
-    )
 }
 
 fn witness(record: &Record, judgement: &Judgement) -> String {

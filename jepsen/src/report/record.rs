@@ -17,8 +17,12 @@ use crate::{
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct Record {
-    /// What was run.
+    /// What was run, in a few words.
     pub title: String,
+    /// Version and commit of the program that ran it.
+    pub version: String,
+    /// More of what was run, by name; what has the name of the one before belongs to it.
+    pub details: Vec<(String, String)>,
     /// What everything random was drawn from.
     pub seed: u64,
     /// The plan, as JSON text.
@@ -147,15 +151,21 @@ impl Record {
     }
 }
 
-/// What a checker said.
+/// What a checker or an invariant said.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Judgement {
-    /// The checker.
+    /// The checker, or the invariant.
     pub checker: String,
+    /// Which of the two.
+    #[serde(default)]
+    pub judge: Judge,
     /// In a word.
     pub ruling: Ruling,
     /// In full.
     pub text: String,
+    /// What was looked at, if nothing is wrong: how much of each, by the names that [`crate::check::counts::counted`] explains.
+    #[serde(default)]
+    pub counts: BTreeMap<String, u64>,
     /// The operations that prove it, by [`ShownCall::id`].
     #[serde(default)]
     pub operations: Vec<usize>,
@@ -167,24 +177,69 @@ pub struct Judgement {
 impl Judgement {
     /// What a checker of this name said.
     pub fn new(checker: impl Into<String>, verdict: &Verdict) -> Self {
-        let text = verdict.to_string();
-        let (ruling, operations, events) = match verdict {
-            Verdict::Valid { .. } => (Ruling::Valid, Vec::new(), Vec::new()),
-            Verdict::Unknown { .. } => (Ruling::Unknown, Vec::new(), Vec::new()),
-            Verdict::Invalid { witness, .. } => (
-                Ruling::Invalid,
-                witness.operations.clone(),
-                witness.events.clone(),
-            ),
+        let mut judgement = Self {
+            checker: checker.into(),
+            judge: Judge::Checker,
+            ruling: Ruling::Unknown,
+            text: verdict.to_string(),
+            counts: BTreeMap::new(),
+            operations: Vec::new(),
+            events: Vec::new(),
+        };
+        match verdict {
+            Verdict::Valid { stats } => {
+                judgement.ruling = Ruling::Valid;
+                let counts = stats.iter().map(|(name, count)| ((*name).to_owned(), *count));
+                judgement.counts = counts.collect();
+            }
+            Verdict::Unknown { .. } => {}
+            Verdict::Invalid { witness, .. } => {
+                judgement.ruling = Ruling::Invalid;
+                judgement.operations.clone_from(&witness.operations);
+                judgement.events.clone_from(&witness.events);
+            }
+        }
+        judgement
+    }
+
+    /// What an invariant of this name said, which looked at so many moments; `broken`: how it is broken, in words.
+    pub fn of_invariant(invariant: impl Into<String>, moments: u64, broken: Option<&str>) -> Self {
+        let (ruling, text) = match broken {
+            Some(how) => (Ruling::Invalid, format!("violated: {how}")),
+            None if moments == 0 => (Ruling::Unknown, "unknown: it looked at nothing".to_owned()),
+            None => (Ruling::Valid, format!("valid moments={moments}")),
         };
         Self {
-            checker: checker.into(),
+            checker: invariant.into(),
+            judge: Judge::Invariant,
             ruling,
             text,
-            operations,
-            events,
+            counts: BTreeMap::from([("moments".to_owned(), moments)]),
+            operations: Vec::new(),
+            events: Vec::new(),
         }
     }
+
+    /// The ruling, as this judge calls it.
+    pub fn word(&self) -> &'static str {
+        match (self.ruling, self.judge) {
+            (Ruling::Valid, _) => "valid",
+            (Ruling::Invalid, Judge::Checker) => "invalid",
+            (Ruling::Invalid, Judge::Invariant) => "violated",
+            (Ruling::Unknown, _) => "unknown",
+        }
+    }
+}
+
+/// Who judges.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Judge {
+    /// A checker, of the history.
+    #[default]
+    Checker,
+    /// An invariant, which looks at the replicas all the time.
+    Invariant,
 }
 
 /// A verdict in a word.

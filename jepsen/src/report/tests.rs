@@ -34,11 +34,22 @@ fn state(time: u64, node: u32, role: Role, indexes: (u64, u64)) -> NodeState {
     }
 }
 
+/// Of each judge one that holds and one that does not.
+fn judgements(events: &[Event]) -> Vec<Judgement> {
+    let context = crate::check::Context::new(&shard_of);
+    let linear = linear::check(&History::new(events), &context);
+    let stats = [("watches", 2), ("changes seen", 5)].into();
+    vec![
+        Judgement::new("linear", &linear),
+        Judgement::new("watch", &Verdict::Valid { stats }),
+        Judgement::of_invariant("log_matching", 900, None),
+        Judgement::of_invariant("monotonic", 40, Some("monotonic at 4ms: the vote went back")),
+    ]
+}
+
 /// A run with one of everything.
 fn record() -> Record {
     let events = history();
-    let context = crate::check::Context::new(&shard_of);
-    let verdict = linear::check(&History::new(&events), &context);
     let cut = Fault {
         kind: "cut".to_owned(),
         text: "all messages are lost".to_owned(),
@@ -71,12 +82,20 @@ fn record() -> Record {
     };
     Record {
         title: "register & kill".to_owned(),
+        version: "0.1.0 (commit 1234567)".to_owned(),
+        details: [
+            ("workload", "register"),
+            ("not covered", "a disk"),
+            ("not covered", "a clock"),
+        ]
+        .map(|(name, text)| (name.to_owned(), text.to_owned()))
+        .into(),
         seed: u64::MAX,
         plan: "{\"nodes\": 2}".to_owned(),
         replay: "sim replay 'plan.json'".to_owned(),
         cause: Some("linear: key [0 7] read 1 after 2 was written".to_owned()),
         ended: 10_000_000,
-        judgements: vec![Judgement::new("linear", &verdict)],
+        judgements: judgements(&events),
         nodes: vec!["n1".to_owned(), "n2".to_owned()],
         clients: vec!["clients".to_owned()],
         states: vec![
@@ -161,6 +180,8 @@ fn no_text_becomes_markup() {
     let evil = || EVIL.to_owned();
     let mut record = record();
     record.title = evil();
+    record.version = evil();
+    record.details = vec![(evil(), evil())];
     record.plan = evil();
     record.replay = evil();
     record.cause = Some(evil());
@@ -217,8 +238,30 @@ fn only_what_was_shown_to_be_valid_has_passed() {
     assert_eq!(badge(vec![valid()], None), "passed");
     assert_eq!(badge(vec![valid(), unknown()], None), "unknown");
     assert_eq!(badge(vec![], None), "unknown");
+    let invariant = |broken| Judgement::of_invariant("monotonic", 3, broken);
+    assert_eq!(badge(vec![invariant(None)], None), "unknown");
+    assert_eq!(badge(vec![valid(), invariant(None)], None), "passed");
+    assert_eq!(
+        badge(vec![valid(), invariant(Some("it went back"))], None),
+        "failed"
+    );
     assert_eq!(badge(vec![valid()], Some("two leaders")), "failed");
     assert_eq!(badge(record().judgements, None), "failed");
+}
+
+#[test]
+fn the_head_is_short_and_numbers_are_explained() {
+    let page = without_assets(&render(&record()));
+    let title = "<h1><span class=\"badge failed\">failed</span> register &amp; kill</h1>";
+    let version = "<dt>version</dt><dd>0.1.0 (commit 1234567)</dd>";
+    let not_covered = "<dt>not covered</dt><dd>a disk</dd>\n<dd>a clock</dd>";
+    let watches = "<tr><th>watch</th><td>watches</td><td>watches, each followed";
+    let invariant =
+        "<span class=\"badge valid\">valid</span></td><th>log_matching</th><td>valid moments=900</td>";
+    let broken = "<span class=\"badge violated\">violated</span></td><th>monotonic</th>";
+    for part in [title, version, not_covered, watches, invariant, broken] {
+        assert!(page.contains(part), "{part} is not in\n{page}");
+    }
 }
 
 #[test]
@@ -232,10 +275,7 @@ fn a_page_has_the_messages_around_its_witness() {
     };
     record.messages = (0..50_000).map(message).collect();
     let page = render(&record);
-    assert!(
-        page.contains("50000 messages, of which the 20000 within"),
-        "not said"
-    );
+    assert!(page.contains("<dd>50000, of which the 20000 within"), "not said");
     record.keep_messages(100);
     assert!(record.messages.len() <= 100 && record.messages.len() > 90);
     let moments = record.moments();
@@ -277,10 +317,7 @@ fn a_long_run_keeps_its_witness_and_counts_what_it_leaves_out() {
     let is_kept = |id: &usize| record.operations.iter().any(|one| one.id == *id);
     assert!(witnesses.iter().all(is_kept));
     let page = render(&record);
-    assert!(
-        page.contains(&format!("· {all} operations:"))
-            && page.contains(&format!("{kept} operations are drawn"))
-    );
+    assert!(page.contains(&format!("<dd>{all}: ")) && page.contains(&format!("{kept} operations are drawn")));
     let before = record.clone();
     record.keep_operations(10_000);
     assert_eq!(record, before);

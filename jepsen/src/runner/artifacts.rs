@@ -22,7 +22,7 @@ use std::{
 use serde::Serialize;
 
 use super::{
-    judge::Ruling, life::Outcome, messages::messages_of, plan::Plan, recheck, recheck::Facts,
+    VERSION, judge::Ruling, life::Outcome, messages::messages_of, plan::Plan, recheck, recheck::Facts,
     summary::Summary,
 };
 use crate::{
@@ -145,20 +145,10 @@ fn record(
         Ruling::Passed => None,
         ruling => Some(format!("{ruling}: {}", summary.judged.reasons.join("; "))),
     };
-    let mut title = format!(
-        "jepsen: {} on {} nodes, {} shards",
-        summary.workloads.join(", "),
-        plan.nodes,
-        plan.shards
-    );
-    if let Some(found) = &summary.planted {
-        title += &format!(", with the planted bug {}", found.planted.name);
-    }
-    if !summary.not_covered.is_empty() {
-        title += &format!(" (not covered: {})", summary.not_covered.join("; "));
-    }
     Ok(Record {
-        title,
+        title: format!("Fault harness, seed {}", plan.seed),
+        version: VERSION.to_owned(),
+        details: details(plan, summary),
         seed: plan.seed,
         plan: serde_json::to_string_pretty(plan)?,
         replay: command.to_owned(),
@@ -175,6 +165,33 @@ fn record(
         rates: rates_of(&outcome.events, BUCKET),
         ..Record::default()
     })
+}
+
+/// What was run, and what it could not show.
+fn details(plan: &Plan, summary: &Summary) -> Vec<(String, String)> {
+    let kinds: Vec<&str> = plan.nemeses.iter().map(|nemesis| nemesis.name()).collect();
+    let mut details = vec![
+        ("workloads", summary.workloads.join(", ")),
+        ("kinds of faults", list_or_none(&kinds)),
+        ("shards", plan.shards.to_string()),
+    ];
+    let planted = summary.planted.iter();
+    details.extend(planted.map(|found| ("planted bug", found.planted.name.clone())));
+    details.extend(
+        summary
+            .not_covered
+            .iter()
+            .map(|text| ("not covered", text.clone())),
+    );
+    let owned = details.into_iter().map(|(name, text)| (name.to_owned(), text));
+    owned.collect()
+}
+
+fn list_or_none(names: &[&str]) -> String {
+    match names {
+        [] => "none".to_owned(),
+        names => names.join(", "),
+    }
 }
 
 #[cfg(test)]

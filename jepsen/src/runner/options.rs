@@ -76,6 +76,7 @@ impl Options {
         let here = world::Here::new(capabilities, self.proxy);
         if let Some(plan) = &self.plan {
             require(&plan.nemeses, here)?;
+            within_load(plan)?;
             return Ok(Prepared {
                 left_out: left_out(&plan.nemeses, here),
                 plan: plan.clone(),
@@ -113,6 +114,12 @@ impl Options {
 
     /// The kinds that are asked for, each once.
     fn nemeses(&self, here: world::Here<'_>) -> Result<Vec<Nemesis>, String> {
+        if self.nemeses.len() > 1 && self.nemeses.iter().any(|name| name == "none") {
+            let all = self.nemeses.join(",");
+            return Err(format!(
+                "--nemesis {all}: none means that nothing goes wrong, and stands alone"
+            ));
+        }
         let mut wanted = BTreeSet::new();
         for name in &self.nemeses {
             match name.as_str() {
@@ -150,6 +157,17 @@ fn require(nemeses: &[Nemesis], here: world::Here<'_>) -> Result<(), String> {
         }
     }
     Ok(())
+}
+
+/// No fault of a plan that was changed by hand begins when its load is over.
+fn within_load(plan: &Plan) -> Result<(), String> {
+    let late = plan.faults.iter().find(|fault| fault.at_ms >= plan.load_ms);
+    late.map_or(Ok(()), |fault| {
+        let (at, load) = (fault.at_ms, plan.load_ms);
+        Err(format!(
+            "the plan's fault at {at} ms begins when the load is over; it takes {load} ms"
+        ))
+    })
 }
 
 #[cfg(test)]
@@ -248,6 +266,13 @@ mod tests {
             error.contains("\"killl\"") && error.contains("kill-all"),
             "{error}"
         );
+        for both in [["kill", "none"], ["none", "all"]] {
+            let error = options(&both).prepare(&here).unwrap_err();
+            assert!(
+                error.contains(&both.join(",")) && error.contains("alone"),
+                "{error}"
+            );
+        }
         let none = options(&["none"]).prepare(&here).unwrap();
         assert!(none.plan.faults.is_empty() && none.plan.nemeses.is_empty());
     }
@@ -260,6 +285,10 @@ mod tests {
         again.plan = Some(first.clone());
         assert_eq!(again.prepare(&here).unwrap().plan, first);
         assert_eq!(again.least_ok(&first), 2_400);
+        let mut late = again.clone();
+        late.plan.as_mut().unwrap().faults[0].at_ms = first.load_ms;
+        let error = late.prepare(&here).unwrap_err();
+        assert!(error.contains("when the load is over"), "{error}");
         let lacking = without(Mechanism::Shim);
         let clocks = options(&["clock"]).prepare(&here).unwrap().plan;
         again.plan = Some(clocks);

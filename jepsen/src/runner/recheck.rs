@@ -105,10 +105,23 @@ impl Facts {
 /// Checks a history again, with the facts beside it.
 ///
 /// # Errors
-/// One of the files cannot be read.
+/// One of the files is not there, or cannot be read.
 pub fn recheck(history: &Path) -> io::Result<BTreeMap<String, Verdict>> {
-    let facts = Facts::read(&history.with_file_name(FILE))?;
-    let file = File::open(history).map_err(|error| at(history, &error))?;
+    if history.is_dir() {
+        return Err(unexpected(history, "is a directory"));
+    }
+    let file = match File::open(history) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {
+            return Err(unexpected(history, "there is no such file"));
+        }
+        other => other.map_err(|error| at(history, &error))?,
+    };
+    let beside = history.with_file_name(FILE);
+    if !beside.exists() {
+        let why = format!("there is no {FILE} beside it");
+        return Err(unexpected(history, &why));
+    }
+    let facts = Facts::read(&beside)?;
     let events = jsonl::read(BufReader::new(file)).map_err(|error| at(history, &error))?;
     let log = log(&history.with_file_name(LOG))?;
     Ok(facts.check(&events, log.as_deref()))
@@ -123,6 +136,15 @@ fn log(path: &Path) -> io::Result<Option<Vec<Commit>>> {
     let lines = serde_json::Deserializer::from_reader(BufReader::new(file)).into_iter();
     let commits: Result<Vec<Commit>, _> = lines.collect();
     commits.map(Some).map_err(|error| at(path, &error.into()))
+}
+
+/// It is not the history of a report.
+fn unexpected(history: &Path, why: &str) -> io::Error {
+    let path = history.display();
+    let text = format!(
+        "{path}: {why}; give the history.jsonl of a report, as `jepsen run --report DIR` writes it, with the {FILE} beside it"
+    );
+    io::Error::new(io::ErrorKind::NotFound, text)
 }
 
 fn at(path: &Path, error: &io::Error) -> io::Error {
@@ -189,7 +211,15 @@ mod tests {
     #[test]
     fn what_is_missing_is_named() {
         let dir = tempfile::tempdir().unwrap();
-        let error = recheck(&dir.path().join("history.jsonl")).unwrap_err();
-        assert!(error.to_string().contains(FILE), "{error}");
+        let history = dir.path().join("nope.jsonl");
+        let told = |path: &Path| recheck(path).unwrap_err().to_string();
+        let text = told(&history);
+        assert!(text.contains("nope.jsonl: there is no such file"), "{text}");
+        assert!(text.contains("give the history.jsonl of a report"), "{text}");
+        let text = told(dir.path());
+        assert!(text.contains("is a directory; give the history.jsonl"), "{text}");
+        fs::write(&history, "").unwrap();
+        let text = told(&history);
+        assert!(text.contains(&format!("there is no {FILE} beside it")), "{text}");
     }
 }

@@ -11,6 +11,7 @@ use comfy_table::{CellAlignment, Table, presets};
 use serde::Serialize;
 
 use super::{
+    VERSION,
     judge::{Counts, Judged, Seen},
     life::Outcome,
     nemesis,
@@ -45,6 +46,8 @@ pub struct Summary {
     /// Passed or not, and why.
     #[serde(flatten)]
     pub judged: Judged,
+    /// Version and commit of the harness.
+    pub version: &'static str,
     /// Of all chance.
     pub seed: u64,
     /// Nodes.
@@ -120,6 +123,7 @@ impl Summary {
             (nemesis.name(), kind(&parts, of))
         });
         Self {
+            version: VERSION,
             seed: plan.seed,
             nodes: plan.nodes,
             shards: plan.shards,
@@ -198,6 +202,7 @@ fn kind(parts: &Parts<'_>, is_one: impl Fn(Nemesis) -> bool) -> Kind {
 impl fmt::Display for Summary {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         writeln!(f, "{}", self.faults_table())?;
+        writeln!(f, "{TIMES}\n")?;
         writeln!(f, "{}", self.verdicts_table())?;
         let Counts { ok, fail, info } = self.operations;
         writeln!(
@@ -238,6 +243,7 @@ impl fmt::Display for Summary {
         for text in &self.not_covered {
             writeln!(f, "not covered {text}")?;
         }
+        writeln!(f, "version     {}", self.version)?;
         writeln!(f, "report      {}", self.report.join("report.html").display())?;
         write!(f, "{} (seed {})", self.judged.ruling, self.seed)?;
         self.judged
@@ -251,18 +257,7 @@ impl Summary {
     fn faults_table(&self) -> Table {
         let mut table = Table::new();
         table.load_style(presets::NOTHING);
-        table.set_header([
-            "fault",
-            "planned",
-            "installed",
-            "skipped",
-            "indeterminate",
-            "heal p50 ms",
-            "p99",
-            "max",
-            "alone max",
-            "begin max",
-        ]);
+        table.set_header(HEADINGS);
         let all = [("all", self.all_faults)];
         let kinds = self.faults.iter().map(|(name, kind)| (*name, *kind));
         for (name, kind) in kinds.chain(all) {
@@ -292,13 +287,34 @@ impl Summary {
     fn verdicts_table(&self) -> Table {
         let mut table = Table::new();
         table.load_style(presets::NOTHING);
-        table.set_header(["checker", "verdict"]);
+        table.set_header([
+            "checker",
+            "verdict, and how much was looked at (report.html says of what)",
+        ]);
         for (name, text) in &self.verdicts {
             table.add_row([name.clone(), cut(text, 300)]);
         }
         table
     }
 }
+
+/// Columns of the table of faults.
+const HEADINGS: [&str; 10] = [
+    "fault",
+    "planned",
+    "carried out",
+    "skipped",
+    "not known",
+    "healed p50",
+    "healed p99",
+    "healed max",
+    "alone max",
+    "begun max",
+];
+/// What its times are.
+const TIMES: &str = "\
+times       milliseconds until every shard has served again. healed: since the fault ended; alone: the same, of faults that ended while
+            no other one was under way; begun: since the fault began";
 
 /// Milliseconds with one digit.
 fn ms(time: Nanos) -> String {
@@ -337,6 +353,7 @@ mod tests {
                 ruling: Ruling::Rejected,
                 reasons: vec!["pause never happened".into()],
             },
+            version: "0.1.0 (commit 1234567-dirty)",
             seed: 7,
             nodes: 5,
             shards: 3,
@@ -373,12 +390,15 @@ mod tests {
             "200 ok, 3 failed, 1 unknown (0.50 %); 20/s over 10 s",
             "4 changes of leader, 1 snapshots, 5 compactions, of which clients were told 2 times; 6 flipped bits",
             "not covered power: no root",
+            "version     0.1.0 (commit 1234567-dirty)",
             "out/report.html",
+            "times       milliseconds until every shard has served again",
         ] {
             assert!(text.contains(part), "{part:?} is not in\n{text}");
         }
         let json = serde_json::to_value(&summary).unwrap();
         assert_eq!(json["ruling"], "rejected");
+        assert_eq!(json["version"], "0.1.0 (commit 1234567-dirty)");
         assert_eq!(json["compacted"], 2);
         assert_eq!(json["faults"]["kill"]["after_heal"]["max"], 12_340_000);
     }

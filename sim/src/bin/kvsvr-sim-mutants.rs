@@ -5,6 +5,7 @@
 //! who found which.
 
 use std::{
+    collections::BTreeSet,
     fmt,
     ops::Range,
     process::ExitCode,
@@ -20,8 +21,10 @@ use clap::{Parser, Subcommand, ValueEnum};
 use indicatif::{ProgressBar, ProgressStyle};
 use kvsvr_core::mutants::{self, MUTANTS, Mutant};
 use kvsvr_sim::{
+    VERSION, cli,
     engine::EngineKind,
     hunt::{self, Found, Hunt, matrix::Matrix},
+    interrupt,
     outcome::{Failure, Outcome},
 };
 use serde::Serialize;
@@ -32,8 +35,9 @@ const CANARY: (&str, u64) = ("consumer-cursor-jumps", 0);
 #[derive(Parser)]
 #[command(
     name = "kvsvr-sim-mutants",
+    version = VERSION,
     about = "Plants known bugs in the node, one at a time, and looks whether the simulator finds them",
-    after_help = "Exit codes: 0 all were found by an expected checker, 1 some were not, 2 wrong usage.",
+    after_help = "Exit codes: 0 all were found by an expected checker, 1 some were not, 2 wrong usage, 130 and 143 interrupted.",
     args_conflicts_with_subcommands = true
 )]
 struct Arguments {
@@ -43,14 +47,14 @@ struct Arguments {
     #[arg(value_name = "MUTANT")]
     only: Vec<String>,
     /// A..B: tried in this order
-    #[arg(long, value_parser = seeds, default_value = "0..200")]
+    #[arg(long, value_parser = cli::seeds, default_value = "0..200")]
     seeds: Range<u64>,
     /// Mutants at a time [default: one for each core]
-    #[arg(long)]
+    #[arg(long, value_parser = cli::jobs)]
     jobs: Option<usize>,
     /// Seconds that one seed may take
-    #[arg(long, default_value_t = 300)]
-    patience: u64,
+    #[arg(long, value_parser = cli::seconds, default_value = "300")]
+    patience: Duration,
     /// Seeds to go on for after a bug is found: who else finds it?
     #[arg(long, default_value_t = 0)]
     more: u64,
@@ -88,25 +92,17 @@ enum Format {
     Json,
 }
 
-fn seeds(text: &str) -> Result<Range<u64>, String> {
-    let parsed = text
-        .split_once("..")
-        .and_then(|(from, to)| Some(from.parse().ok()?..to.parse().ok()?));
-    parsed
-        .filter(|seeds: &Range<u64>| !seeds.is_empty())
-        .ok_or_else(|| "write A..B, as in 0..1000".into())
-}
-
 #[expect(clippy::print_stderr, reason = "errors are for people")]
 fn main() -> ExitCode {
-    match command(Arguments::parse()) {
+    let code = match command(Arguments::parse()) {
         Ok(true) => ExitCode::SUCCESS,
         Ok(false) => ExitCode::FAILURE,
         Err(error) => {
             eprintln!("error: {error}");
             ExitCode::from(2)
         }
-    }
+    };
+    interrupt::exit_code().map_or(code, ExitCode::from)
 }
 
 /// True if all were found as expected.
@@ -129,6 +125,7 @@ fn command(arguments: Arguments) -> Result<bool, String> {
         }
     }
     mutants::choose_none();
+    interrupt::listen().map_err(|error| error.to_string())?;
     if arguments.canary {
         return canary(&arguments);
     }
@@ -140,6 +137,10 @@ fn command(arguments: Arguments) -> Result<bool, String> {
         .partition(|mutant| needs(mutant, arguments.engine).is_none());
     let report = all(&todo, &arguments)?;
     report.print(arguments.output)?;
+    if let Some(text) = &report.interrupted {
+        eprintln!("{text}");
+        return Ok(false);
+    }
     for mutant in without {
         let needs = needs(mutant, arguments.engine).unwrap_or_default();
         eprintln!("not looked for: {}, which {needs}", mutant.name);
@@ -178,8 +179,10 @@ fn canary(arguments: &Arguments) -> Result<bool, String> {
     let (name, seed) = CANARY;
     let mutant = chosen(name)?;
     mutants::choose_none();
-    let patience = Duration::from_secs(arguments.patience);
-    let told = hunt::canary(mutant, seed, patience).map_err(|error| error.to_string())?;
+    let told = hunt::canary(mutant, seed, arguments.patience).map_err(|error| error.to_string())?;
+    if interrupt::came() {
+        return Ok(false);
+    }
     match &told {
         Ok(failure) => println!(
             "the canary is seen: with {name} seed {seed} fails: {}: {}",
@@ -193,23 +196,22 @@ fn canary(arguments: &Arguments) -> Result<bool, String> {
 /// Searches for all of them, and prints what is found as it comes.
 fn all(todo: &[&'static Mutant], arguments: &Arguments) -> Result<Report, String> {
     let begin = Instant::now();
-    let patience = Duration::from_secs(arguments.patience);
-    let mut hunt = Hunt::new(arguments.seeds.clone(), patience, arguments.engine);
+    let mut hunt = Hunt::new(arguments.seeds.clone(), arguments.patience, arguments.engine);
     hunt.more = arguments.more;
-    let cores = || std::thread::available_parallelism().map_or(1, usize::from);
     let next = AtomicUsize::new(0);
     let error = Mutex::new(None);
     let bar = bar(todo.len());
     let (tell, told) = mpsc::channel();
     let found = std::thread::scope(|scope| {
-        for _ in 0..arguments.jobs.unwrap_or_else(cores).max(1) {
+        for _ in 0..arguments.jobs.unwrap_or_else(cli::cores) {
             let tell = tell.clone();
             let (hunt, next, error) = (&hunt, &next, &error);
             scope.spawn(move || {
                 while let Some(mutant) = todo.get(next.fetch_add(1, Ordering::Relaxed)) {
                     match hunt.look_for(mutant) {
                         // Whoever listens does so to the end.
-                        Ok(found) => drop(tell.send(found)),
+                        Ok(Some(found)) => drop(tell.send(found)),
+                        Ok(None) => break,
                         Err(e) => *error.lock().unwrap_or_else(|e| e.into_inner()) = Some(e),
                     }
                 }
@@ -220,7 +222,11 @@ fn all(todo: &[&'static Mutant], arguments: &Arguments) -> Result<Report, String
     });
     bar.finish_and_clear();
     match error.into_inner() {
-        Ok(None) => Ok(Report::new(found, hunt.unplanted(), begin.elapsed())),
+        Ok(None) => {
+            let mut report = Report::new(found, hunt.unplanted(), begin.elapsed());
+            report.interrupted = interrupt::came().then(|| report.so_far(todo.len(), hunt.runs()));
+            Ok(report)
+        }
         Ok(Some(error)) => Err(error.to_string()),
         Err(_) => Err("a thread panicked".into()),
     }
@@ -290,6 +296,8 @@ impl fmt::Display for Row<'_> {
 /// All that was found.
 #[derive(Serialize)]
 struct Report {
+    /// Version and commit of the simulator.
+    version: &'static str,
     mutants: Vec<Found>,
     as_expected: usize,
     /// Of those that were found as expected: how many seeds it took.
@@ -298,6 +306,9 @@ struct Report {
     seconds: f64,
     /// Seeds that failed without a planted bug.
     unplanted: Vec<(u64, Failure)>,
+    /// How far it had come when it was told to end.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    interrupted: Option<String>,
 }
 
 impl Report {
@@ -306,6 +317,8 @@ impl Report {
         let mut seeds: Vec<u64> = expected.map(|found| found.seeds).collect();
         seeds.sort_unstable();
         Self {
+            version: VERSION,
+            interrupted: None,
             as_expected: seeds.len(),
             median_seeds: seeds.get(seeds.len() / 2).copied().unwrap_or_default(),
             max_seeds: seeds.last().copied().unwrap_or_default(),
@@ -313,6 +326,17 @@ impl Report {
             mutants: found,
             unplanted,
         }
+    }
+
+    /// How far it has come, of so many bugs and by so many runs.
+    fn so_far(&self, of: usize, runs: u64) -> String {
+        let unplanted: BTreeSet<u64> = self.unplanted.iter().map(|(seed, _)| *seed).collect();
+        format!(
+            "INTERRUPTED: {} of {of} bugs done, {} not found as expected; {runs} runs done, {} seeds failed without a planted bug",
+            self.mutants.len(),
+            self.mutants.len() - self.as_expected,
+            unplanted.len()
+        )
     }
 
     #[expect(clippy::print_stdout, reason = "the report is what it is run for")]
@@ -388,7 +412,12 @@ mod tests {
         assert!(Row(&all[1]).to_string().contains("| NOT FOUND "));
         assert!(Row(&all[3]).to_string().ends_with("| seed 7: in words"));
         let failed = vec![(5, Failure::new("bank", "a sum".into()))];
-        let report = Report::new(all, failed, Duration::from_secs(60)).to_string();
+        let report = Report::new(all, failed, Duration::from_secs(60));
+        assert_eq!(
+            report.so_far(58, 400),
+            "INTERRUPTED: 5 of 58 bugs done, 2 not found as expected; 400 runs done, 1 seeds failed without a planted bug"
+        );
+        let report = report.to_string();
         // Between them: who found what.
         let lines = [report.lines().next().unwrap(), report.lines().last().unwrap()];
         let last = "3 of 5 found as expected; median seeds 3, max 9; 60 s";
@@ -406,6 +435,9 @@ mod tests {
         );
         assert!(parse("it run --seed 3 -o json").unwrap().child.is_some());
         assert!(parse("it --canary ack-before-fsync").is_err());
-        assert!(parse("it --seeds 5..5").is_err());
+        for wrong in ["--seeds 5..5", "--jobs 0", "--patience 0"] {
+            let error = parse(&format!("it {wrong}")).err();
+            assert_eq!(error.map(|error| error.exit_code()), Some(2), "{wrong}");
+        }
     }
 }

@@ -19,6 +19,10 @@ impl Invariant for ConsumerCursor {
         "consumer_cursor"
     }
 
+    fn sees(&self, moment: &Moment<'_>) -> bool {
+        moment.has_contents()
+    }
+
     fn look(&mut self, moment: &Moment<'_>) -> Result<(), String> {
         for (replica, _) in &moment.replicas {
             let Some(Ok(now)) = &replica.contents else {

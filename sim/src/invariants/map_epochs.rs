@@ -13,6 +13,10 @@ impl Invariant for MapEpochs {
         "map_epochs"
     }
 
+    fn sees(&self, moment: &Moment<'_>) -> bool {
+        !moment.machines.is_empty()
+    }
+
     fn look(&mut self, moment: &Moment<'_>) -> Result<(), String> {
         for seen in &moment.machines {
             let newest = self.0.entry((seen.machine, seen.process)).or_default();

@@ -20,6 +20,10 @@ impl Invariant for SessionWindow {
         "session_window"
     }
 
+    fn sees(&self, moment: &Moment<'_>) -> bool {
+        moment.has_contents()
+    }
+
     fn look(&mut self, moment: &Moment<'_>) -> Result<(), String> {
         for (replica, _) in &moment.replicas {
             let Some(contents) = &replica.contents else {

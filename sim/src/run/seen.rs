@@ -20,7 +20,7 @@ pub struct Record {
     /// The history with the unknown outcomes that the checkers resolved, which is what their witnesses are of. The same one if there are
     /// none.
     pub resolved: Vec<Event>,
-    /// What the checkers said.
+    /// What the checkers and the invariants said.
     pub judgements: Vec<Judgement>,
     /// When the first invariant broke.
     pub broken_at: Option<Duration>,

@@ -3,12 +3,21 @@
 use std::{
     fmt,
     io::{self, Read},
+    os::unix::process::ExitStatusExt as _,
     process::{Child, Command, ExitStatus, Stdio},
     thread::JoinHandle,
     time::{Duration, Instant},
 };
 
-use crate::outcome::{Failure, Outcome};
+use crate::{
+    interrupt,
+    outcome::{Failure, Outcome},
+};
+
+/// Who died of a signal may have got it before this process did: for so long its own is waited for.
+const SIGNAL: Duration = Duration::from_millis(200);
+/// Between two looks at a process.
+const LOOK: Duration = Duration::from_millis(5);
 
 /// Why a process has told no outcome.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -17,6 +26,8 @@ pub enum NoOutcome {
     TooLong(Duration),
     /// How it ended, in words.
     Died(String),
+    /// This process was told to end ([`interrupt`]): nothing is known of it.
+    Stopped,
 }
 
 impl NoOutcome {
@@ -24,7 +35,7 @@ impl NoOutcome {
     pub fn failure(&self) -> Failure {
         let finder = match self {
             Self::TooLong(_) => "no_end",
-            Self::Died(_) => "process",
+            Self::Died(_) | Self::Stopped => "process",
         };
         Failure::new(finder, self.to_string())
     }
@@ -43,6 +54,7 @@ impl fmt::Display for NoOutcome {
         match self {
             Self::TooLong(patience) => write!(f, "no end within {patience:?}"),
             Self::Died(text) => f.write_str(text),
+            Self::Stopped => f.write_str("stopped by a signal"),
         }
     }
 }
@@ -52,6 +64,9 @@ impl fmt::Display for NoOutcome {
 /// # Errors
 /// The process cannot be started.
 pub fn child(arguments: &[String], patience: Duration) -> io::Result<Result<Outcome, NoOutcome>> {
+    if interrupt::came() {
+        return Ok(Err(NoOutcome::Stopped));
+    }
     let mut child = Command::new(std::env::current_exe()?)
         .args(arguments)
         .args(["-o", "json"])
@@ -66,7 +81,6 @@ pub fn child(arguments: &[String], patience: Duration) -> io::Result<Result<Outc
         read.unwrap_or_else(|_| Err(io::Error::other("the reader panicked")))
     };
     let (stdout, stderr) = (text(stdout)?, text(stderr)?);
-    let status = status.ok_or(NoOutcome::TooLong(patience));
     Ok(status.and_then(|status| told(status, &stdout, &stderr)))
 }
 
@@ -101,26 +115,40 @@ fn read_all(stream: Option<impl Read + Send + 'static>) -> JoinHandle<io::Result
     })
 }
 
-/// Waits for the end; kills the process when it takes too long, and gives `None`.
-fn wait(child: &mut Child, patience: Duration) -> io::Result<Option<ExitStatus>> {
+/// Waits for the end; kills the process when it takes too long, or this one is told to end.
+fn wait(child: &mut Child, patience: Duration) -> io::Result<Result<ExitStatus, NoOutcome>> {
     let until = Instant::now() + patience;
     loop {
         if let Some(status) = child.try_wait()? {
-            return Ok(Some(status));
+            let is_stopped = status.signal().is_some_and(interrupt::is_one) && comes_soon();
+            let stopped = is_stopped.then_some(NoOutcome::Stopped);
+            return Ok(stopped.map_or(Ok(status), Err));
         }
-        if Instant::now() >= until {
-            child.kill()?;
-            child.wait()?;
-            return Ok(None);
-        }
-        std::thread::sleep(Duration::from_millis(5));
+        let why = if interrupt::came() {
+            NoOutcome::Stopped
+        } else if Instant::now() >= until {
+            NoOutcome::TooLong(patience)
+        } else {
+            std::thread::sleep(LOOK);
+            continue;
+        };
+        child.kill()?;
+        child.wait()?;
+        return Ok(Err(why));
     }
+}
+
+/// The signal that another process died of has come to this one, too.
+fn comes_soon() -> bool {
+    let until = Instant::now() + SIGNAL;
+    while !interrupt::came() && Instant::now() < until {
+        std::thread::sleep(LOOK);
+    }
+    interrupt::came()
 }
 
 #[cfg(test)]
 mod tests {
-    use std::os::unix::process::ExitStatusExt as _;
-
     use super::*;
 
     #[test]

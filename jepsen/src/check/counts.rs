@@ -1,0 +1,301 @@
+//! What the numbers in a verdict count, in words, for who reads a report.
+//!
+//! Checkers count what they look at where a rule could have been broken ([`Stats`](super::Stats)). A number without a line here fails a test.
+
+/// What an invariant of the simulator counts.
+pub const MOMENTS: &str = "moments at which it looked at all replicas, and could have seen it broken";
+
+/// Checker, number, and what is counted.
+const COUNTED: [(&str, &str, &str); 56] = [
+    ("answers", "answers", "ends of calls, whatever they were"),
+    (
+        "answers",
+        "seen",
+        "messages that watches and consumers were shown",
+    ),
+    (
+        "bank",
+        "arrivals",
+        "receptions that were carried out: each once, and of what was sent",
+    ),
+    (
+        "bank",
+        "balances",
+        "balances of single accounts, each held against all payments up to its revision",
+    ),
+    (
+        "bank",
+        "balances shown",
+        "of these, balances that watches, consumers or the committed log show",
+    ),
+    (
+        "bank",
+        "payments",
+        "answered payments and sends: who paid had enough, who was refused had not",
+    ),
+    (
+        "bank",
+        "reads of all accounts",
+        "reads of a partition's accounts at one revision, whose sum must be right",
+    ),
+    (
+        "bank",
+        "sends",
+        "sends from one partition to another, with all tries of both steps",
+    ),
+    ("bank", "totals", "sums over all partitions at the end"),
+    (
+        "committed",
+        "acknowledged",
+        "acknowledged changes, each of which must be in the committed log",
+    ),
+    (
+        "committed",
+        "commits",
+        "commands of the committed log that changed something",
+    ),
+    (
+        "committed",
+        "resolved",
+        "calls of unknown outcome that the committed log shows to be carried out",
+    ),
+    ("consumer", "acks", "acknowledgements that were not refused"),
+    (
+        "consumer",
+        "changes seen",
+        "changes that owners were shown, each held against what was changed",
+    ),
+    (
+        "consumer",
+        "compactions",
+        "times that an owner was told of a compaction, which must have been allowed",
+    ),
+    (
+        "consumer",
+        "cursors",
+        "owners that began after somebody else's acknowledgement, and must not begin before it",
+    ),
+    (
+        "consumer",
+        "fenced",
+        "owners that were told of a newer one, which there must be",
+    ),
+    (
+        "consumer",
+        "owners",
+        "times that somebody became the owner of a consumer",
+    ),
+    (
+        "consumer",
+        "refused acks",
+        "acknowledgements that were refused after another owner had begun",
+    ),
+    (
+        "consumer",
+        "successions",
+        "owners after another one: the cursor went neither back nor too far",
+    ),
+    (
+        "convergence",
+        "compared",
+        "replicas whose state was compared with another one's at the same index",
+    ),
+    ("counter", "counts", "reads of counters"),
+    (
+        "counter",
+        "finals",
+        "counters that were read at the end, and must have all that was acknowledged",
+    ),
+    ("counter", "increments", "acknowledged increments"),
+    (
+        "lease",
+        "absences",
+        "reads that found nothing of a key whose time is known: it must have been up",
+    ),
+    (
+        "lease",
+        "expiries",
+        "events that say that a key expired: its time must have been up",
+    ),
+    (
+        "lease",
+        "late",
+        "reads in quiet times of keys whose time was up: none may be there",
+    ),
+    ("lease", "late at the end", "the same after the final recovery"),
+    (
+        "lease",
+        "reads",
+        "linearizable reads of keys that have had a TTL or a lease",
+    ),
+    (
+        "lease",
+        "refusals",
+        "calls that were refused because their lease had ended: its time must have been up",
+    ),
+    (
+        "linear",
+        "keys",
+        "keys, for each of which all operations must have an order that explains them",
+    ),
+    ("linear", "operations", "operations on these keys"),
+    (
+        "list",
+        "appends",
+        "acknowledged appends, each with a place of its own",
+    ),
+    (
+        "list",
+        "list reads",
+        "reads of lists, each held against all appends",
+    ),
+    (
+        "revisions",
+        "absences",
+        "of the values, those where no call of unknown outcome could have deleted the key",
+    ),
+    (
+        "revisions",
+        "after absences",
+        "reads that found a key again which was gone: it must be a newer version",
+    ),
+    (
+        "revisions",
+        "answers",
+        "answers that say something of a key: reads, conditions, each key of a scan",
+    ),
+    (
+        "revisions",
+        "chained",
+        "changes of keys, each held against the one before it",
+    ),
+    (
+        "revisions",
+        "changes",
+        "revisions at which a change was acknowledged",
+    ),
+    ("revisions", "older", "reads at an older revision"),
+    (
+        "revisions",
+        "read at the end",
+        "keys with an acknowledged change that were read at the end",
+    ),
+    (
+        "revisions",
+        "real time",
+        "answers with a revision, each held against all that was told before the call",
+    ),
+    (
+        "revisions",
+        "values",
+        "of the answers, those where a change of the key is known that they must not miss",
+    ),
+    (
+        "session",
+        "ages",
+        "ages that reads told, where something older had been acknowledged that they must show",
+    ),
+    ("session", "at least", "reads at least at a revision"),
+    ("session", "bounded", "reads that may be so and so old"),
+    (
+        "session",
+        "bounds",
+        "of the bounded reads, those before which something was acknowledged that they must show",
+    ),
+    ("session", "local", "reads of whatever a replica has"),
+    (
+        "session",
+        "monotonic",
+        "answers to who must never see an older revision than before",
+    ),
+    (
+        "set_list",
+        "appends",
+        "acknowledged appends, each with a place of its own",
+    ),
+    (
+        "set_list",
+        "list reads",
+        "reads of lists, each held against all appends",
+    ),
+    (
+        "set_list",
+        "scans",
+        "linearizable scans, each of which must show all elements acknowledged before",
+    ),
+    (
+        "watch",
+        "changes seen",
+        "changes that watches were shown, each held against what was changed",
+    ),
+    (
+        "watch",
+        "compactions",
+        "times that a watch was told of a compaction, which must have been allowed",
+    ),
+    (
+        "watch",
+        "gone at the end",
+        "keys gone at the end, whose removal a watch must have been shown",
+    ),
+    (
+        "watch",
+        "watches",
+        "watches, each followed from its start to its end",
+    ),
+];
+
+/// What a checker counts by this name; `None`: it has no such number.
+pub fn counted(checker: &str, name: &str) -> Option<&'static str> {
+    let mut all = COUNTED.iter();
+    let found = all.find(|(of, called, _)| (*of, *called) == (checker, name));
+    found.map(|(_, _, text)| *text)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{collections::BTreeSet, fs, path::Path};
+
+    use super::*;
+    use crate::check::{needs, wants};
+
+    /// The names in all calls of `count` in the sources.
+    fn names_in(path: &Path, names: &mut BTreeSet<String>) {
+        for entry in fs::read_dir(path).unwrap() {
+            let path = entry.unwrap().path();
+            if path.is_dir() {
+                names_in(&path, names);
+                continue;
+            }
+            // What is here is no call.
+            if path.ends_with("counts.rs") {
+                continue;
+            }
+            let text = fs::read_to_string(&path).unwrap();
+            for call in text.split("findings.count(").skip(1) {
+                let (name, _) = call.split_once(',').unwrap();
+                // One may be chosen among two.
+                names.extend(name.split('"').skip(1).step_by(2).map(str::to_owned));
+            }
+        }
+    }
+
+    #[test]
+    fn every_number_is_explained_and_no_other() {
+        let mut names = BTreeSet::new();
+        names_in(
+            &Path::new(env!("CARGO_MANIFEST_DIR")).join("src/check"),
+            &mut names,
+        );
+        names.retain(|name| name != "age");
+        let explained: BTreeSet<String> = COUNTED.iter().map(|(_, name, _)| (*name).to_owned()).collect();
+        assert_eq!(names, explained);
+        let checkers: BTreeSet<&str> = COUNTED.iter().map(|(checker, ..)| *checker).collect();
+        for checker in checkers {
+            let all = [needs(checker), wants(checker)].concat();
+            for name in all {
+                assert!(counted(checker, name).is_some(), "{checker}: {name}");
+            }
+        }
+    }
+}
