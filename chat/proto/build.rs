@@ -3,7 +3,7 @@ use std::{env, error::Error};
 
 /// Where the packages are, from this crate.
 const ROOT: &str = "../../proto";
-const FILES: [&str; 1] = ["chat/v1/rows.proto"];
+const FILES: [&str; 2] = ["chat/v1/rows.proto", "chat/v1/protocol.proto"];
 
 fn main() -> Result<(), Box<dyn Error>> {
     for file in FILES {

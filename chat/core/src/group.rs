@@ -231,10 +231,11 @@ impl<'a> Step<'a> {
     /// The note is the last that they get.
     fn go(&mut self, user: UserId, what: What, actor: UserId) {
         self.note(what, actor, &[user], "");
-        let left_seq = self.writer.seq();
+        let (left_seq, left_ordinal) = (self.writer.seq(), self.writer.ordinal());
         self.change(user, |member| {
             member.left = true;
             member.left_seq = left_seq;
+            member.left_ordinal = left_ordinal;
         });
         self.meta.members -= 1;
     }

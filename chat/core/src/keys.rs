@@ -7,11 +7,12 @@
 //! |---|---|---|
 //! | `u`, user u64 | `a` | [`Account`](chat_proto::v1::Account) |
 //! | | `d`, device u32 | [`Device`](chat_proto::v1::Device) |
+//! | | `n` | the number of the newest device: a counter |
+//! | | `c`, client id 16 bytes | the group that was created by a request of this id, u64 |
 //! | | `k`, other u64 | register of [`Intent`](chat_proto::v1::Intent): what the user wants of the other |
 //! | | `q`, other u64 | the same: what the other wants of the user, as it was told |
 //! | | `o`, other u64 | [`ContactOptions`](chat_proto::v1::ContactOptions) |
 //! | | `h`, conversation | register of [`Head`](chat_proto::v1::Head): the newest that the user was told |
-//! | | `j`, conversation | register of [`Membership`](chat_proto::v1::Membership) |
 //! | | `r`, conversation | register of [`ReadMark`](chat_proto::v1::ReadMark) |
 //! | | `s`, conversation | [`ConversationOptions`](chat_proto::v1::ConversationOptions) |
 //! | | `f`, conversation, seq u64 | [`Favourite`](chat_proto::v1::Favourite) |
@@ -25,6 +26,7 @@
 //! | | `x`, ordinal u64 | nothing: the message with this ordinal was recalled |
 //! | | `i`, user u64, client id 16 bytes | [`Accepted`](chat_proto::v1::Accepted) |
 //! | | `r`, user u64 | register of [`ReadMark`](chat_proto::v1::ReadMark): the receipt that others see |
+//! | | `e`, user u64 | one to one: register of [`ReadMark`](chat_proto::v1::ReadMark), up to where a device of theirs has everything |
 //! | `n`, folded name | `n` | [`Name`](chat_proto::v1::Name) |
 //! | `i` | `u`, `g` | the last number given out to users, to groups: a counter |
 //!
@@ -76,7 +78,7 @@ pub fn user_of_partition(name: &[u8]) -> Option<UserId> {
 
 /// Keys in a user's partition.
 pub mod user {
-    use super::{Bytes, ConversationId, DeviceId, Kind, UserId, key};
+    use super::{Bytes, CLIENT_ID_BYTES, ConversationId, DeviceId, Kind, UserId, key};
 
     /// The account.
     pub const ACCOUNT: &[u8] = b"a";
@@ -86,12 +88,21 @@ pub mod user {
     pub const INTENTS: &[u8] = b"k";
     /// What the keys of what others want of the user begin with.
     pub const INTENTS_TOLD: &[u8] = b"q";
-    /// What the keys of memberships begin with.
-    pub const MEMBERSHIPS: &[u8] = b"j";
+    /// What the keys of the newest that the user was told begin with.
+    pub const HEADS: &[u8] = b"h";
+    /// What the keys of messages that the user keeps begin with.
+    pub const FAVOURITES: &[u8] = b"f";
+    /// The number of the newest device.
+    pub const DEVICE_COUNTER: &[u8] = b"n";
 
     /// A device.
     pub fn device(device: DeviceId) -> Bytes {
         key(b'd', &[&device.0.to_be_bytes()])
+    }
+
+    /// The group that a request of this id created.
+    pub fn created(client_id: &[u8; CLIENT_ID_BYTES]) -> Bytes {
+        key(b'c', &[client_id])
     }
 
     /// What the user wants of the other one.
@@ -112,11 +123,6 @@ pub mod user {
     /// The newest that the user was told of a conversation.
     pub fn head(conversation: ConversationId) -> Bytes {
         key(b'h', &[&conversation.to_bytes()])
-    }
-
-    /// The user's membership as it was told.
-    pub fn membership(conversation: ConversationId) -> Bytes {
-        key(b'j', &[&conversation.to_bytes()])
     }
 
     /// How far the user has read.
@@ -163,6 +169,8 @@ pub mod conversation {
     pub const RECALLED: &[u8] = b"x";
     /// What all receipts' keys begin with.
     pub const RECEIPTS: &[u8] = b"r";
+    /// What the keys of what devices have begin with.
+    pub const GOT: &[u8] = b"e";
 
     /// A member.
     pub fn member(user: UserId) -> Bytes {
@@ -193,12 +201,80 @@ pub mod conversation {
     pub fn receipt(user: UserId) -> Bytes {
         key(b'r', &[&user.0.to_be_bytes()])
     }
+
+    /// Up to where a device of one side has everything.
+    pub fn got(user: UserId) -> Bytes {
+        key(b'e', &[&user.0.to_be_bytes()])
+    }
+}
+
+/// Rows of a user's partition that concern others.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum UserRow {
+    /// The account.
+    Account,
+    /// What the user wants of another one.
+    Intent(UserId),
+    /// How far the user has read.
+    ReadMark(ConversationId),
+    /// Any other.
+    Other,
+}
+
+/// Rows of a conversation's partition that concern others.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ConversationRow {
+    /// The newest message.
+    Head,
+    /// The conversation.
+    Meta,
+    /// A message.
+    Message,
+    /// A member, or one who was.
+    Member(UserId),
+    /// How far somebody has read, or what a device of theirs has.
+    Receipt(UserId),
+    /// Any other.
+    Other,
+}
+
+fn user_in(key: &[u8]) -> Option<UserId> {
+    Some(UserId(u64::from_be_bytes(key.get(1..)?.try_into().ok()?)))
+}
+
+impl UserRow {
+    /// What stands under a key.
+    pub fn of(key: &[u8]) -> Self {
+        let row = match key.first() {
+            Some(b'a') if key == user::ACCOUNT => Some(Self::Account),
+            Some(b'k') => user_in(key).map(Self::Intent),
+            Some(b'r') => ConversationId::from_bytes(&key[1..]).map(Self::ReadMark),
+            _ => None,
+        };
+        row.unwrap_or(Self::Other)
+    }
+}
+
+impl ConversationRow {
+    /// What stands under a key.
+    pub fn of(key: &[u8]) -> Self {
+        let row = match key.first() {
+            Some(b'h') if key == conversation::HEAD => Some(Self::Head),
+            Some(b'm') if key == conversation::META => Some(Self::Meta),
+            Some(b'l') => Some(Self::Message),
+            Some(b'p') => user_in(key).map(Self::Member),
+            Some(b'r' | b'e') => user_in(key).map(Self::Receipt),
+            _ => None,
+        };
+        row.unwrap_or(Self::Other)
+    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::{
-        conversation, conversation_partition, name_partition, user, user_of_partition, user_partition,
+        ConversationRow, UserRow, conversation, conversation_partition, name_partition, user,
+        user_of_partition, user_partition,
     };
     use crate::{
         ids::{ConversationId, DeviceId, GroupId, UserId},
@@ -236,6 +312,45 @@ mod tests {
         assert_eq!(shown, expected);
         assert_eq!(user_of_partition(&user_partition(me)), Some(me));
         assert_eq!(user_of_partition(b"u"), None);
+    }
+
+    #[test]
+    fn rows_are_known_by_their_keys() {
+        let (me, group) = (UserId(7), ConversationId::Group(GroupId(5)));
+        assert_eq!(UserRow::of(user::ACCOUNT), UserRow::Account);
+        assert_eq!(UserRow::of(&user::intent(me)), UserRow::Intent(me));
+        assert_eq!(UserRow::of(&user::read_mark(group)), UserRow::ReadMark(group));
+        let others = [
+            user::intent_told(me),
+            user::head(group),
+            user::change(Kind::Contacts, 1),
+            user::changes(Kind::Account),
+        ];
+        for key in others.iter().map(|key| &key[..]).chain([&b""[..], b"k", b"r1"]) {
+            assert_eq!(UserRow::of(key), UserRow::Other);
+        }
+        assert_eq!(ConversationRow::of(conversation::HEAD), ConversationRow::Head);
+        assert_eq!(ConversationRow::of(conversation::META), ConversationRow::Meta);
+        assert_eq!(
+            ConversationRow::of(&conversation::message(3)),
+            ConversationRow::Message
+        );
+        assert_eq!(
+            ConversationRow::of(&conversation::member(me)),
+            ConversationRow::Member(me)
+        );
+        assert_eq!(
+            ConversationRow::of(&conversation::receipt(me)),
+            ConversationRow::Receipt(me)
+        );
+        assert_eq!(
+            ConversationRow::of(&conversation::got(me)),
+            ConversationRow::Receipt(me)
+        );
+        assert_eq!(
+            ConversationRow::of(&conversation::intent(me)),
+            ConversationRow::Other
+        );
     }
 
     /// Changes of one kind are one range, and none of another kind is in it.

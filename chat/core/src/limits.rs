@@ -20,9 +20,27 @@ pub const MAX_EDITS: u32 = 64;
 pub const MAX_SEND_BATCH: usize = 128;
 /// Bits of an id that count; those above are the region.
 pub const COUNTER_BITS: u32 = 48;
-/// Bytes of the authentication code of a snapshot.
-pub const SNAPSHOT_MAC_BYTES: usize = 16;
+/// Bytes of the authentication code of a token.
+pub const MAC_BYTES: usize = 16;
+/// Bytes of the shortest secret key.
+pub const MIN_SECRET_BYTES: usize = 16;
+/// Milliseconds that an access token is good for.
+pub const ACCESS_MS: u64 = 15 * 60 * 1000;
+/// Seconds that an invitation to a group may be good for.
+pub const MAX_INVITATION_SECONDS: u32 = 7 * 24 * 3600;
+/// Devices of a user: with one more, the one that was seen least recently is logged out.
+pub const MAX_DEVICES: usize = 16;
+/// Bytes of a display name, an alias, a device's label, a group's title.
+pub const MAX_LINE: usize = 128;
+/// Bytes of what somebody says of themselves, and of a greeting.
+pub const MAX_ABOUT: usize = 512;
+/// Bytes of a text message.
+pub const MAX_TEXT: usize = 16 * 1024;
+/// Bytes of a medium.
+pub const MAX_MEDIUM: u64 = 16 * 1024 * 1024;
 /// Change entries of one kind that are kept for a user: a device that has missed more gets everything anew.
 pub const KEPT_CHANGES: u64 = 4_096;
 
 const _: () = assert!(MIN_NAME > 0 && MIN_NAME < MAX_NAME);
+// All that one transaction stores must fit into a kvsvr request (4 MiB).
+const _: () = assert!(MAX_SEND_BATCH * (MAX_TEXT + 512) < 4 * 1024 * 1024);

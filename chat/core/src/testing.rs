@@ -1,4 +1,4 @@
-//! A conversation's partition in memory, for tests: what a plan does if its checks hold.
+//! For tests: secrets, and a conversation's partition in memory, which does what a plan does if its checks hold.
 
 use std::collections::BTreeMap;
 
@@ -12,7 +12,17 @@ use crate::{
     plan::Plan,
     register,
     room::{Room, Row, Taken},
+    secrets::Secrets,
 };
+
+/// An old key, 1, and a new one, 2.
+pub(crate) fn secrets(current: u8) -> Secrets {
+    let all = [
+        (1, b"an old secret key".to_vec()),
+        (2, b"a new secret key".to_vec()),
+    ];
+    Secrets::new(current, all.into()).unwrap()
+}
 
 /// Rows and the revisions at which they were put.
 #[derive(Clone, Debug)]

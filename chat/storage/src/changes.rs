@@ -6,6 +6,7 @@
 use std::collections::BTreeSet;
 
 use bytes::Bytes;
+use chat_core::register::BadRow;
 use chat_core::{
     UserId,
     keys::{self, user as rows},
@@ -92,39 +93,75 @@ impl Store {
         Ok(())
     }
 
-    /// What changed after the first `seen` changes, at most `limit` of them.
+    /// How many changes of each kind there were, in the order of [`Kind::ALL`].
+    ///
+    /// # Errors
+    /// See [`StoreError`].
+    pub async fn newest_changes(&self, user: UserId) -> Result<Vec<u64>, StoreError> {
+        let ops = Kind::ALL.map(|kind| Op::get(rows::changes(kind)));
+        let replies = self.look(&place(user), ops.into()).await?;
+        let newest = replies.into_iter().map(|reply| newest(Some(reply)));
+        Ok(newest.collect::<Result<_, _>>()?)
+    }
+
+    /// What changed of some kinds at one instant: after the first so many changes, and so many different things at most. At most `limit` changes of each are looked at.
     ///
     /// # Errors
     /// See [`StoreError`].
     pub async fn changes(
         &self,
         user: UserId,
-        kind: Kind,
-        seen: u64,
+        wanted: &[(Kind, u64, u32)],
         limit: u32,
-    ) -> Result<Changes, StoreError> {
-        let end = kvsvr_client::prefix_end(&rows::changes(kind));
-        let range = RangeOptions::between(rows::change(kind, seen.saturating_add(1)), end).limit(limit);
-        let ops = vec![Op::get(rows::changes(kind)), Op::range(&range)];
-        let mut replies = self.look(&place(user), ops).await?.into_iter();
-        let newest = got(replies.next()).map_or(Ok(0), |kv| number(&kv.key, &kv.value))?;
-        let found = ranged(replies.next());
-        let at = |kv: &KeyValue| number_in_key(kv, &rows::changes(kind));
-        let first = found.first().map_or(Ok(newest + 1), at)?;
-        // A snapshot of the future is of another life of this user's rows: a restored backup.
-        if seen > newest || first != seen + 1 {
-            return Ok(Changes {
-                upto: newest,
-                reset: true,
-                ..Changes::default()
-            });
+    ) -> Result<Vec<Changes>, StoreError> {
+        let ops = wanted.iter().flat_map(|(kind, seen, _)| {
+            let end = kvsvr_client::prefix_end(&rows::changes(*kind));
+            let range = RangeOptions::between(rows::change(*kind, seen.saturating_add(1)), end).limit(limit);
+            [Op::get(rows::changes(*kind)), Op::range(&range)]
+        });
+        let mut replies = self.look(&place(user), ops.collect()).await?.into_iter();
+        let mut all = Vec::with_capacity(wanted.len());
+        for (kind, seen, distinct) in wanted {
+            let newest = newest(replies.next())?;
+            all.push(changes(*kind, *seen, *distinct, newest, ranged(replies.next()))?);
         }
-        let upto = found.last().map_or(Ok(seen), at)?;
-        Ok(Changes {
-            what: found.into_iter().map(|kv| kv.value).collect(),
-            upto,
-            more: upto < newest,
-            reset: false,
-        })
+        Ok(all)
     }
+}
+
+fn newest(counter: Option<OpReply>) -> Result<u64, BadRow> {
+    got(counter).map_or(Ok(0), |kv| number(&kv.key, &kv.value))
+}
+
+/// Of the changes that were found after the first `seen` of `newest`.
+fn changes(
+    kind: Kind,
+    seen: u64,
+    distinct: u32,
+    newest: u64,
+    found: Vec<KeyValue>,
+) -> Result<Changes, BadRow> {
+    let at = |kv: &KeyValue| number_in_key(kv, &rows::changes(kind));
+    let first = found.first().map_or(Ok(newest + 1), at)?;
+    // A snapshot of the future is of another life of this user's rows: a restored backup.
+    if seen > newest || first != seen + 1 {
+        return Ok(Changes {
+            upto: newest,
+            reset: true,
+            ..Changes::default()
+        });
+    }
+    let mut changes = Changes {
+        upto: seen,
+        ..Changes::default()
+    };
+    for kv in found {
+        if changes.what.len() == distinct as usize && !changes.what.contains(&kv.value) {
+            break;
+        }
+        changes.upto = at(&kv)?;
+        changes.what.insert(kv.value);
+    }
+    changes.more = changes.upto < newest;
+    Ok(changes)
 }

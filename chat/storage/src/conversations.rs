@@ -1,13 +1,16 @@
 //! Conversations: their rows, and their messages.
 
+use std::ops::RangeInclusive;
+
 use chat_core::{
     ConversationId, UserId,
     keys::{self, conversation as rows},
     limits::MAX_SEND_BATCH,
+    plan::Plan,
     register,
-    room::{Draft, Refusal, Room, Row, Sent, Taken},
+    room::{Draft, Refusal, Room, Row, Sent, Taken, counts},
 };
-use chat_proto::v1::{Intent, Message};
+use chat_proto::v1::{ConversationHead, Intent, Member, Message, ReadMark};
 use kvsvr_client::{KeyValue, Op, Partition, RangeOptions};
 use prost::Message as _;
 
@@ -57,6 +60,14 @@ impl Store {
             room.intents.insert(user, Row { row, revision });
         }
         Ok(room)
+    }
+
+    /// One transaction in a conversation's partition.
+    ///
+    /// # Errors
+    /// [`StoreError::Kvsvr`].
+    pub async fn carry_out_in(&self, id: ConversationId, plan: &Plan) -> Result<Carried, StoreError> {
+        self.carry_out(&place(id), plan).await
     }
 
     /// Sends messages, in order, and answers each: taken (perhaps before), or refused. `room` is what was known, and is what is known now.
@@ -125,6 +136,63 @@ impl Store {
     /// See [`StoreError`].
     pub async fn message(&self, id: ConversationId, seq: u64) -> Result<Row<Message>, StoreError> {
         self.row(&place(id), rows::message(seq)).await
+    }
+
+    /// A group's member, now or before.
+    ///
+    /// # Errors
+    /// See [`StoreError`].
+    pub async fn member(&self, id: ConversationId, user: UserId) -> Result<Row<Member>, StoreError> {
+        self.row(&place(id), rows::member(user)).await
+    }
+
+    /// The mark of whoever has all messages up to this one; that of the newest, if there are not so many.
+    ///
+    /// # Errors
+    /// See [`StoreError`].
+    pub async fn mark_at(&self, id: ConversationId, seq: u64) -> Result<ReadMark, StoreError> {
+        let end = kvsvr_client::prefix_end(rows::MESSAGES);
+        let next = RangeOptions::between(rows::message(seq), end).limit(1);
+        let ops = vec![Op::get(rows::HEAD), Op::range(&next)];
+        let mut replies = self.look(&place(id), ops).await?.into_iter();
+        let head = row::<ConversationHead>(got(replies.next()).as_ref())?.row;
+        if seq >= head.seq {
+            return Ok(ReadMark {
+                seq: head.seq,
+                ordinal: head.ordinal,
+            });
+        }
+        // The message itself may be past its retention: then the next one knows.
+        let next = ranged(replies.next());
+        let next = next.first().map(|kv| row::<Message>(Some(kv))).transpose()?;
+        let ordinal = next.map_or(head.ordinal, |next| {
+            let itself = next.row.seq == seq;
+            next.row.ordinal - u64::from(!itself && counts(next.row.body.as_ref()))
+        });
+        Ok(ReadMark { seq, ordinal })
+    }
+
+    /// The first message among these that was sent at or after a time; the number after the last one, if there is none. Times never go back in a conversation: a binary search.
+    ///
+    /// # Errors
+    /// See [`StoreError`].
+    pub async fn seq_at(
+        &self,
+        id: ConversationId,
+        among: RangeInclusive<u64>,
+        at_ms: u64,
+    ) -> Result<u64, StoreError> {
+        let (mut low, mut high) = (*among.start(), among.end().saturating_add(1));
+        while low < high {
+            let middle = low + (high - low) / 2;
+            // The first that is left at or after it.
+            let page = self.messages(id, middle, high - 1, 1, false).await?;
+            match page.messages.first() {
+                Some(message) if message.at_ms < at_ms => low = message.seq + 1,
+                Some(_) | None => high = middle,
+            }
+        }
+        Ok(low)
     }
 
     /// Messages with numbers in `from..=to`, the oldest first or, backwards, the newest first.

@@ -59,6 +59,11 @@ impl Store {
         Self { client }
     }
 
+    /// The client of the cluster.
+    pub fn client(&self) -> &Client {
+        &self.client
+    }
+
     /// One transaction.
     ///
     /// # Errors
@@ -143,6 +148,18 @@ pub(crate) fn row<M: Message + Default>(kv: Option<&KeyValue>) -> Result<Row<M>,
         return Ok(Row::default());
     };
     let row = M::decode(kv.value.clone()).map_err(|error| bad(&kv.key, &error))?;
+    Ok(Row {
+        row,
+        revision: kv.mod_rev,
+    })
+}
+
+/// A register as it was read.
+pub(crate) fn told<M: Message + Default>(kv: Option<&KeyValue>) -> Result<Row<M>, StoreError> {
+    let Some(kv) = kv else {
+        return Ok(Row::default());
+    };
+    let (_, row) = register::decode(&kv.value)?;
     Ok(Row {
         row,
         revision: kv.mod_rev,

@@ -7,25 +7,28 @@ use chat_core::{
     room::Row,
     snapshot::Kind,
 };
-use chat_proto::v1::{Head, Intent, ReadMark};
-use kvsvr_client::{Compare, KeyValue, Op, RangeOptions, Txn};
+use chat_proto::v1::{ContactOptions, Head, Intent, ReadMark};
+use kvsvr_client::{Compare, Op, RangeOptions, Txn};
 use prost::Message;
 
 use crate::{
     changes::{Told, place},
     conversations,
-    rows::{Store, StoreError, got, number_in_key, ranged},
+    rows::{Store, StoreError, got, number_in_key, ranged, row, told},
 };
 
-fn told<M: Message + Default>(kv: Option<&KeyValue>) -> Result<Row<M>, StoreError> {
-    let Some(kv) = kv else {
-        return Ok(Row::default());
-    };
-    let (_, row) = register::decode(&kv.value)?;
-    Ok(Row {
-        row,
-        revision: kv.mod_rev,
-    })
+/// Others whose rows are read at a time.
+const CONTACTS_AT_A_TIME: usize = 200;
+
+/// What there is between a user and another one.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct ContactRows {
+    /// What the user wants.
+    pub mine: Intent,
+    /// What the other one wants, as far as the user was told.
+    pub theirs: Intent,
+    /// What only the user sees.
+    pub options: ContactOptions,
 }
 
 impl Store {
@@ -112,6 +115,58 @@ impl Store {
         Ok(found)
     }
 
+    /// What there is between a user and others, at one instant.
+    ///
+    /// # Errors
+    /// See [`StoreError`].
+    pub async fn contact_rows(
+        &self,
+        user: UserId,
+        others: &[UserId],
+    ) -> Result<Vec<ContactRows>, StoreError> {
+        let of = |other: &UserId| {
+            [
+                Op::get(rows::intent(*other)),
+                Op::get(rows::intent_told(*other)),
+                Op::get(rows::contact_options(*other)),
+            ]
+        };
+        let mut found = Vec::with_capacity(others.len());
+        for others in others.chunks(CONTACTS_AT_A_TIME) {
+            let ops = others.iter().flat_map(of).collect();
+            let mut replies = self.look(&place(user), ops).await?.into_iter();
+            let mut next = || got(replies.next());
+            for _ in others {
+                found.push(ContactRows {
+                    mine: told(next().as_ref())?.row,
+                    theirs: told(next().as_ref())?.row,
+                    options: row(next().as_ref())?.row,
+                });
+            }
+        }
+        Ok(found)
+    }
+
+    /// Stores what only the user sees of another one.
+    ///
+    /// # Errors
+    /// See [`StoreError`].
+    pub async fn set_contact_options(
+        &self,
+        user: UserId,
+        other: UserId,
+        options: &ContactOptions,
+    ) -> Result<(), StoreError> {
+        let txn = Txn::new()
+            .then(Op::put(rows::contact_options(other), options.encode_to_vec()))
+            .then(Op::append(
+                rows::changes(Kind::Contacts),
+                other.0.to_be_bytes().to_vec(),
+            ));
+        self.client.txn(&place(user), txn).await?;
+        Ok(())
+    }
+
     /// Tells a user of the newest message of a conversation.
     ///
     /// # Errors
@@ -119,6 +174,32 @@ impl Store {
     pub async fn tell_head(&self, user: UserId, id: ConversationId, head: &Head) -> Result<Told, StoreError> {
         let change = (Kind::Conversations, id.to_bytes().into());
         self.tell(user, rows::head(id), (head.seq, head), change).await
+    }
+
+    /// Tells a user of the newest message of a conversation, in which they have written themselves, and so read.
+    ///
+    /// # Errors
+    /// See [`StoreError`].
+    pub async fn tell_own_head(
+        &self,
+        user: UserId,
+        id: ConversationId,
+        head: &Head,
+        mark: &ReadMark,
+    ) -> Result<(), StoreError> {
+        let (head_key, mark_key) = (rows::head(id), rows::read_mark(id));
+        let txn = Txn::new()
+            .when(Compare::value(head_key.clone()).less(register::floor(head.seq)))
+            .when(Compare::value(mark_key.clone()).less(register::floor(mark.seq)))
+            .then(Op::put(head_key, register::encode(head.seq, head)))
+            .then(Op::put(mark_key, register::encode(mark.seq, mark)))
+            .then(Op::append(rows::changes(Kind::Conversations), id.to_bytes()));
+        if !self.client.txn(&place(user), txn).await?.succeeded {
+            // The first message of the conversation, or one of both is known already.
+            self.mark_read(user, id, mark).await?;
+            self.tell_head(user, id, head).await?;
+        }
+        Ok(())
     }
 
     /// The user has read so far, on whatever device: it only goes forward.
@@ -134,22 +215,5 @@ impl Store {
         let change = (Kind::Conversations, id.to_bytes().into());
         self.tell(user, rows::read_mark(id), (mark.seq, mark), change)
             .await
-    }
-
-    /// What a user was told of a conversation, and how far they have read.
-    ///
-    /// # Errors
-    /// See [`StoreError`].
-    pub async fn view(
-        &self,
-        user: UserId,
-        id: ConversationId,
-    ) -> Result<(Row<Head>, Row<ReadMark>), StoreError> {
-        let ops = vec![Op::get(rows::head(id)), Op::get(rows::read_mark(id))];
-        let mut replies = self.look(&place(user), ops).await?.into_iter();
-        Ok((
-            told(got(replies.next()).as_ref())?,
-            told(got(replies.next()).as_ref())?,
-        ))
     }
 }

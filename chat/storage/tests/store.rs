@@ -276,7 +276,6 @@ async fn what_is_told_only_goes_forward() {
     let (_cluster, store) = store().await;
     let head = |seq| Head {
         seq,
-        ordinal: seq,
         ..Head::default()
     };
     for (seq, told) in [(4, Told::New), (4, Told::Known), (2, Told::Known), (9, Told::New)] {
@@ -290,21 +289,20 @@ async fn what_is_told_only_goes_forward() {
         let mark = ReadMark { seq, ordinal: seq };
         assert_eq!(store.mark_read(ALICE, pair(), &mark).await.unwrap(), told);
     }
-    let (head, read) = store.view(ALICE, pair()).await.unwrap();
-    assert_eq!((head.row.seq, read.row.seq), (9, 3));
+    let mine = store.mine(ALICE, &[pair()]).await.unwrap().remove(0);
+    assert_eq!((mine.head.row.seq, mine.read.row.seq), (9, 3));
     // Three things were news, of one conversation.
-    let changes = store.changes(ALICE, Kind::Conversations, 0, 100).await.unwrap();
+    let changes = async |seen| {
+        let wanted = [(Kind::Conversations, seen, 100)];
+        store.changes(ALICE, &wanted, 100).await.unwrap().remove(0)
+    };
+    let nothing = changes(3).await;
+    let future = changes(4).await;
+    let changes = changes(0).await;
     assert_eq!((changes.upto, changes.more, changes.reset), (3, false, false));
     assert_eq!(changes.what, BTreeSet::from([pair().to_bytes().into()]));
-    let nothing = store.changes(ALICE, Kind::Conversations, 3, 100).await.unwrap();
     assert_eq!((nothing.upto, nothing.reset, nothing.what.len()), (3, false, 0));
-    assert!(
-        store
-            .changes(ALICE, Kind::Conversations, 4, 100)
-            .await
-            .unwrap()
-            .reset
-    );
+    assert!(future.reset);
 }
 
 #[tokio::test]
@@ -315,7 +313,10 @@ async fn only_the_newest_changes_are_kept() {
         let what = (number % 7).to_be_bytes().to_vec().into();
         store.note_change(ALICE, Kind::Contacts, what).await.unwrap();
     }
-    let changes = async |seen, limit| store.changes(ALICE, Kind::Contacts, seen, limit).await.unwrap();
+    let changes = async |seen, limit| {
+        let wanted = [(Kind::Contacts, seen, 100)];
+        store.changes(ALICE, &wanted, limit).await.unwrap().remove(0)
+    };
     let far_behind = changes(0, 100).await;
     assert_eq!((far_behind.reset, far_behind.upto), (true, total));
     let near = changes(total - KEPT_CHANGES, 10_000).await;
@@ -326,5 +327,9 @@ async fn only_the_newest_changes_are_kept() {
     let part = changes(total - 100, 10).await;
     assert_eq!((part.upto, part.more), (total - 90, true));
     // Another kind has a list of its own.
-    assert_eq!(store.changes(ALICE, Kind::Account, 0, 10).await.unwrap().upto, 0);
+    assert_eq!(store.newest_changes(ALICE).await.unwrap(), [0, total, 0]);
+    // Not more different things than are wanted.
+    let wanted = [(Kind::Contacts, total - 100, 3)];
+    let few = store.changes(ALICE, &wanted, 100).await.unwrap().remove(0);
+    assert_eq!((few.what.len(), few.upto, few.more), (3, total - 97, true));
 }
