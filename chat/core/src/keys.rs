@@ -28,6 +28,7 @@
 //! | | `r`, user u64 | register of [`ReadMark`](chat_proto::v1::ReadMark): the receipt that others see |
 //! | | `e`, user u64 | one to one: register of [`ReadMark`](chat_proto::v1::ReadMark), up to where a device of theirs has everything |
 //! | `n`, folded name | `n` | [`Name`](chat_proto::v1::Name) |
+//! | `w` | `w`, name | nothing: a delivery worker that is there |
 //! | `i` | `u`, `g` | the last number given out to users, to groups: a counter |
 //!
 //! Rows `l`, `x` and `i` of a message live as long as its conversation's retention says.
@@ -208,6 +209,21 @@ pub mod conversation {
     }
 }
 
+/// Keys of the delivery workers.
+pub mod workers {
+    use super::{Bytes, key};
+
+    /// The name of the partition.
+    pub const PARTITION: &[u8] = b"w";
+    /// What all workers' keys begin with.
+    pub const WORKERS: &[u8] = b"w";
+
+    /// A worker.
+    pub fn worker(name: &str) -> Bytes {
+        key(b'w', &[name.as_bytes()])
+    }
+}
+
 /// Rows of a user's partition that concern others.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum UserRow {
@@ -217,6 +233,8 @@ pub enum UserRow {
     Intent(UserId),
     /// How far the user has read.
     ReadMark(ConversationId),
+    /// That something of a kind has changed.
+    Change(Kind),
     /// Any other.
     Other,
 }
@@ -249,6 +267,7 @@ impl UserRow {
             Some(b'a') if key == user::ACCOUNT => Some(Self::Account),
             Some(b'k') => user_in(key).map(Self::Intent),
             Some(b'r') => ConversationId::from_bytes(&key[1..]).map(Self::ReadMark),
+            Some(b't') if key.len() == 10 => Kind::from_byte(key[1]).map(Self::Change),
             _ => None,
         };
         row.unwrap_or(Self::Other)
@@ -320,10 +339,13 @@ mod tests {
         assert_eq!(UserRow::of(user::ACCOUNT), UserRow::Account);
         assert_eq!(UserRow::of(&user::intent(me)), UserRow::Intent(me));
         assert_eq!(UserRow::of(&user::read_mark(group)), UserRow::ReadMark(group));
+        assert_eq!(
+            UserRow::of(&user::change(Kind::Contacts, 1)),
+            UserRow::Change(Kind::Contacts)
+        );
         let others = [
             user::intent_told(me),
             user::head(group),
-            user::change(Kind::Contacts, 1),
             user::changes(Kind::Account),
         ];
         for key in others.iter().map(|key| &key[..]).chain([&b""[..], b"k", b"r1"]) {

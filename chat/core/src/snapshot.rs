@@ -34,7 +34,8 @@ impl Kind {
     /// All, in the order in which a sync answers them.
     pub const ALL: [Kind; 3] = [Kind::Account, Kind::Contacts, Kind::Conversations];
 
-    fn from_byte(byte: u8) -> Option<Self> {
+    /// That of a byte.
+    pub fn from_byte(byte: u8) -> Option<Self> {
         Self::ALL.into_iter().find(|kind| *kind as u8 == byte)
     }
 }

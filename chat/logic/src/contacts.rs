@@ -155,6 +155,18 @@ impl Logic {
         Ok(seen.collect())
     }
 
+    /// Those of these users whose presence the caller may see: contacts, and the caller.
+    ///
+    /// # Errors
+    /// See [`Failure`].
+    pub async fn visible(&self, caller: Caller, users: &[UserId]) -> Result<Vec<UserId>, Failure> {
+        let rows = self.store().contact_rows(caller.user, users).await?;
+        let pairs = users.iter().zip(rows);
+        let seen = pairs
+            .filter(|(user, rows)| **user == caller.user || contact::may_write(&rows.mine, &rows.theirs));
+        Ok(seen.map(|(user, _)| *user).collect())
+    }
+
     /// All of them are contacts of the caller.
     pub(crate) async fn all_friends(&self, caller: Caller, others: &[UserId]) -> Result<(), Failure> {
         let rows = self.store().contact_rows(caller.user, others).await?;

@@ -11,12 +11,14 @@
 //! | what a user wants of another one | the other one and their conversation |
 //! | how far a user has read | the conversation, as a receipt |
 //! | an account | the contacts, who show its name; if it was deleted, all that is left of it goes |
+//! | that something has changed for a user, by whomever | the user's devices that are connected |
 //!
 //! Under load many messages of a conversation are in one batch, and only the newest head is told.
 
 mod assign;
 mod gather;
 mod tell;
+mod workers;
 
 use std::{sync::Arc, time::Duration};
 
@@ -26,6 +28,7 @@ use kvsvr_client::{Code, Consumer, ConsumerStart, Error};
 
 pub use assign::shards_of;
 use gather::Gathered;
+pub use workers::Workers;
 
 use crate::{failure::Failure, logic::Logic};
 

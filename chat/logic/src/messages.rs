@@ -5,7 +5,7 @@
 use std::ops::RangeInclusive;
 
 use chat_core::{
-    ConversationId,
+    ConversationId, UserId,
     limits::{MAX_LINE, MAX_MEDIUM, MAX_TEXT},
     plan::Plan,
     room::{self, Draft, Refusal, Room, Row},
@@ -175,6 +175,18 @@ impl Logic {
         Ok(message)
     }
 
+    /// The others of a conversation that the caller may write in now.
+    ///
+    /// # Errors
+    /// See [`Failure`].
+    pub async fn others(&self, caller: Caller, conversation: &str) -> Result<Vec<UserId>, Failure> {
+        let room = self.inner.rooms.look(conversation.parse()?).await?;
+        room.may_send(caller.user, self.now_ms())?;
+        let mut others = room.users();
+        others.retain(|user| *user != caller.user);
+        Ok(others)
+    }
+
     pub(crate) async fn mark_read(&self, caller: Caller, request: v1::MarkRead) -> Result<Done, Failure> {
         let id = request.conversation.parse()?;
         let mark = self.mark(caller, id, request.seq).await?;
@@ -272,7 +284,7 @@ impl Logic {
         let id = request.conversation.parse()?;
         self.readable(caller, id).await?;
         let receipts = self.store().receipts(id).await?;
-        let receipt = |(user, mark): (chat_core::UserId, ReadMark)| Receipt {
+        let receipt = |(user, mark): (UserId, ReadMark)| Receipt {
             user: user.0,
             read_seq: mark.seq,
         };

@@ -71,6 +71,20 @@ impl Rooms {
         desk
     }
 
+    /// What the conversation was a moment ago: good enough for what is forgotten anyway.
+    pub(crate) async fn look(&self, id: ConversationId) -> Result<Room, Failure> {
+        let desk = self.desk(id);
+        let known = desk.queue.lock().room.clone();
+        match known {
+            Some(room) => Ok(room),
+            None => {
+                let room = self.store.room(id).await?;
+                desk.queue.lock().room.get_or_insert(room.clone());
+                Ok(room)
+            }
+        }
+    }
+
     /// Sends a message.
     pub(crate) async fn send(&self, id: ConversationId, draft: Draft) -> Result<Sent, Failure> {
         let desk = self.desk(id);

@@ -11,4 +11,6 @@
 )]
 pub mod v1 {
     include!(concat!(env!("OUT_DIR"), "/chat.v1.rs"));
+    #[cfg(feature = "json")]
+    include!(concat!(env!("OUT_DIR"), "/chat.v1.serde.rs"));
 }

@@ -11,13 +11,13 @@ use chat_core::{
     room::{Draft, Refusal, Room, Row, Sent, Taken, counts},
 };
 use chat_proto::v1::{ConversationHead, Intent, Member, Message, ReadMark};
-use kvsvr_client::{KeyValue, Op, Partition, RangeOptions};
+use kvsvr_client::{KeyValue, Op, OpReply, Partition, RangeOptions};
 use prost::Message as _;
 
 use crate::rows::{Carried, Store, StoreError, bad, got, number_in_key, ranged, row};
 
 /// Looks before a send gives up: each time somebody else was quicker.
-const SEND_TRIES: usize = 32;
+const SEND_TRIES: usize = 128;
 
 /// Some messages of a conversation.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -33,33 +33,60 @@ pub(crate) fn place(id: ConversationId) -> Partition {
     Partition::new(id.region(), keys::conversation_partition(id))
 }
 
+/// What a room is read with.
+fn room_ops() -> Vec<Op> {
+    vec![
+        Op::get(rows::META),
+        Op::get(rows::HEAD),
+        Op::range(&RangeOptions::prefix(rows::MEMBERS)),
+        Op::range(&RangeOptions::prefix(rows::INTENTS)),
+    ]
+}
+
+/// The same, and which of these messages were taken.
+fn send_ops(drafts: &[Draft]) -> Vec<Op> {
+    let accepted = |draft: &Draft| Op::get(rows::accepted(draft.sender, &draft.client_id));
+    room_ops()
+        .into_iter()
+        .chain(drafts.iter().map(accepted))
+        .collect()
+}
+
+fn room(id: ConversationId, replies: &mut impl Iterator<Item = OpReply>) -> Result<Room, StoreError> {
+    let mut room = Room::empty(id);
+    room.meta = row(got(replies.next()).as_ref())?;
+    room.head = row(got(replies.next()).as_ref())?;
+    for kv in ranged(replies.next()) {
+        let user = UserId(number_in_key(&kv, rows::MEMBERS)?);
+        room.members.insert(user, row(Some(&kv))?);
+    }
+    for kv in ranged(replies.next()) {
+        let user = UserId(number_in_key(&kv, rows::INTENTS)?);
+        let (_, row) = register::decode::<Intent>(&kv.value)?;
+        let revision = kv.mod_rev;
+        room.intents.insert(user, Row { row, revision });
+    }
+    Ok(room)
+}
+
+fn taken(drafts: &[Draft], replies: impl Iterator<Item = OpReply>) -> Result<Taken, StoreError> {
+    let mut taken = Taken::new();
+    for (draft, reply) in drafts.iter().zip(replies) {
+        if let Some(kv) = got(Some(reply)) {
+            taken.insert((draft.sender, draft.client_id), row(Some(&kv))?.row);
+        }
+    }
+    Ok(taken)
+}
+
 impl Store {
     /// What the conversation's rows are, at one instant.
     ///
     /// # Errors
     /// See [`StoreError`].
     pub async fn room(&self, id: ConversationId) -> Result<Room, StoreError> {
-        let ops = vec![
-            Op::get(rows::META),
-            Op::get(rows::HEAD),
-            Op::range(&RangeOptions::prefix(rows::MEMBERS)),
-            Op::range(&RangeOptions::prefix(rows::INTENTS)),
-        ];
-        let mut replies = self.look(&place(id), ops).await?.into_iter();
-        let mut room = Room::empty(id);
-        room.meta = row(got(replies.next()).as_ref())?;
-        room.head = row(got(replies.next()).as_ref())?;
-        for kv in ranged(replies.next()) {
-            let user = UserId(number_in_key(&kv, rows::MEMBERS)?);
-            room.members.insert(user, row(Some(&kv))?);
-        }
-        for kv in ranged(replies.next()) {
-            let user = UserId(number_in_key(&kv, rows::INTENTS)?);
-            let (_, row) = register::decode::<Intent>(&kv.value)?;
-            let revision = kv.mod_rev;
-            room.intents.insert(user, Row { row, revision });
-        }
-        Ok(room)
+        let mut replies = self.look(&place(id), room_ops()).await?.into_iter();
+        room(id, &mut replies)
     }
 
     /// One transaction in a conversation's partition.
@@ -93,49 +120,30 @@ impl Store {
         drafts: &[Draft],
         now_ms: u64,
     ) -> Result<Vec<Result<Sent, Refusal>>, StoreError> {
-        let mut taken = None;
+        let (mut taken, mut is_newest) = (Taken::new(), false);
         for _ in 0..SEND_TRIES {
-            let (plan, sent) = room.send(drafts, taken.as_ref().unwrap_or(&Taken::new()), now_ms);
-            if !plan.writes.is_empty() {
-                if let Carried::Out(revision) = self.carry_out(&place(room.id), &plan).await? {
-                    room.advance(&plan, revision);
+            let (plan, sent) = room.send(drafts, &taken, now_ms);
+            let mut replies = if plan.writes.is_empty() {
+                // Who is refused now may have been taken before; and a refusal must not be of a room that is long past.
+                if is_newest || sent.iter().all(Result::is_ok) {
                     return Ok(sent);
                 }
-            } else if sent.iter().all(Result::is_ok) {
-                return Ok(sent);
-            }
-            // Who is refused now may have been taken before; and a refusal must not be of a room that is long past.
-            let newest = self.room(room.id).await?;
-            if plan.writes.is_empty() && taken.is_some() && newest == *room {
-                return Ok(sent);
-            }
-            *room = newest;
-            taken = Some(self.taken(room.id, drafts).await?);
+                self.look(&place(room.id), send_ops(drafts)).await?.into_iter()
+            } else {
+                let tried = self.carry_out_or(&place(room.id), &plan, send_ops(drafts));
+                match tried.await? {
+                    Ok(revision) => {
+                        room.advance(&plan, revision);
+                        return Ok(sent);
+                    }
+                    Err(newest) => newest.into_iter(),
+                }
+            };
+            *room = self::room(room.id, &mut replies)?;
+            taken = self::taken(drafts, replies)?;
+            is_newest = true;
         }
         Err(StoreError::Contended)
-    }
-
-    /// Which of these messages were taken.
-    async fn taken(&self, id: ConversationId, drafts: &[Draft]) -> Result<Taken, StoreError> {
-        let keys = drafts
-            .iter()
-            .map(|draft| Op::get(rows::accepted(draft.sender, &draft.client_id)));
-        let replies = self.look(&place(id), keys.collect()).await?;
-        let mut taken = Taken::new();
-        for (draft, reply) in drafts.iter().zip(replies) {
-            if let Some(kv) = got(Some(reply)) {
-                taken.insert((draft.sender, draft.client_id), row(Some(&kv))?.row);
-            }
-        }
-        Ok(taken)
-    }
-
-    /// A message, if it is there.
-    ///
-    /// # Errors
-    /// See [`StoreError`].
-    pub async fn message(&self, id: ConversationId, seq: u64) -> Result<Row<Message>, StoreError> {
-        self.row(&place(id), rows::message(seq)).await
     }
 
     /// A group's member, now or before.

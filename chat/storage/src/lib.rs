@@ -10,6 +10,7 @@ mod names;
 mod rows;
 mod users;
 mod views;
+mod workers;
 
 pub use changes::{Changes, Told};
 pub use conversations::Page;

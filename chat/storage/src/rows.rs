@@ -69,6 +69,17 @@ impl Store {
     /// # Errors
     /// [`StoreError::Kvsvr`].
     pub async fn carry_out(&self, partition: &Partition, plan: &Plan) -> Result<Carried, StoreError> {
+        let tried = self.carry_out_or(partition, plan, Vec::new()).await?;
+        Ok(tried.map_or_else(|_| Carried::Overtaken, Carried::Out))
+    }
+
+    /// One transaction, at this revision; if somebody was quicker, what is looked at instead.
+    pub(crate) async fn carry_out_or(
+        &self,
+        partition: &Partition,
+        plan: &Plan,
+        look: Vec<Op>,
+    ) -> Result<Result<u64, Vec<OpReply>>, StoreError> {
         let mut txn = Txn::new();
         for (key, revision) in &plan.checks {
             txn = txn.when(Compare::mod_rev(key.clone()).equals(*revision));
@@ -78,11 +89,12 @@ impl Store {
             let options = ttl.map_or_else(PutOptions::default, PutOptions::ttl);
             txn = txn.then(Op::put_with(key.clone(), row.clone(), options));
         }
+        let txn = look.into_iter().fold(txn, Txn::or_else);
         let reply = self.client.txn(partition, txn).await?;
         Ok(if reply.succeeded {
-            Carried::Out(reply.revision)
+            Ok(reply.revision)
         } else {
-            Carried::Overtaken
+            Err(reply.results)
         })
     }
 

@@ -1,12 +1,13 @@
 //! What a batch of changes has that concerns others, the newest of each.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use bytes::Bytes;
 use chat_core::{
     ConversationId, UserId,
     keys::{self, ConversationRow, UserRow},
     register,
+    snapshot::Kind,
 };
 use chat_proto::v1::{Account, ConversationHead, Intent, Member, Message, ReadMark};
 use kvsvr_client::{Event, EventKind};
@@ -34,6 +35,8 @@ pub(crate) struct Gathered {
     pub(crate) intents: BTreeMap<(UserId, UserId), Intent>,
     pub(crate) read: BTreeMap<(UserId, ConversationId), ReadMark>,
     pub(crate) accounts: BTreeMap<UserId, Account>,
+    /// For whom something of a kind has changed.
+    pub(crate) changed: BTreeSet<(UserId, Kind)>,
 }
 
 impl Gathered {
@@ -67,6 +70,7 @@ impl Gathered {
                 let (_, mark) = register::decode(value).ok()?;
                 self.read.insert((user, id), mark);
             }
+            UserRow::Change(kind) => drop(self.changed.insert((user, kind))),
             UserRow::Other => {}
         }
         Some(())

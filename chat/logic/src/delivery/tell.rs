@@ -72,6 +72,9 @@ pub(crate) async fn all(
     for (user, account) in &gathered.accounts {
         tellings.push(Box::pin(teller.account(*user, account)));
     }
+    for (user, kind) in &gathered.changed {
+        notices.notify(&[*user], &changed(*kind));
+    }
     stream::iter(tellings)
         .map(Ok)
         .try_for_each_concurrent(TELLS_AT_A_TIME, |telling| telling)
@@ -156,13 +159,11 @@ impl<'a> Teller<'a> {
         } else {
             self.logic.store().tell_head(user, id, &told).await?;
         }
-        self.notices.notify(&[user], &changed(Kind::Conversations));
         Ok(())
     }
 
     async fn gone(self, user: UserId, id: ConversationId, head: Head) -> Result<(), Failure> {
         self.logic.store().tell_head(user, id, &head).await?;
-        self.notices.notify(&[user], &changed(Kind::Conversations));
         Ok(())
     }
 
@@ -172,25 +173,21 @@ impl<'a> Teller<'a> {
             .store()
             .note_change(peer, Kind::Conversations, what)
             .await?;
-        self.notices.notify(&[peer], &changed(Kind::Conversations));
         Ok(())
     }
 
     async fn intent(self, user: UserId, other: UserId, intent: &'a Intent) -> Result<(), Failure> {
         self.logic.store().tell_intent(user, other, intent).await?;
-        self.notices.notify(&[user, other], &changed(Kind::Contacts));
         Ok(())
     }
 
     async fn read(self, user: UserId, id: ConversationId, mark: &'a ReadMark) -> Result<(), Failure> {
         self.logic.store().tell_receipt(id, user, mark).await?;
-        self.notices.notify(&[user], &changed(Kind::Conversations));
         Ok(())
     }
 
     /// Everybody who shows the account's name.
     async fn account(self, user: UserId, account: &'a Account) -> Result<(), Failure> {
-        self.notices.notify(&[user], &changed(Kind::Account));
         let others = self.logic.store().contacts(user).await?;
         if account.deleted {
             self.delete(user, account, &others).await?;
@@ -201,7 +198,6 @@ impl<'a> Teller<'a> {
                 .store()
                 .note_change(other, Kind::Contacts, what)
                 .await?;
-            self.notices.notify(&[other], &changed(Kind::Contacts));
         }
         Ok(())
     }

@@ -197,7 +197,7 @@ async fn many_at_once() {
 }
 
 #[tokio::test]
-async fn recalled_edited_forwarded_and_kept() {
+async fn recalled_and_edited() {
     let world = World::new().await;
     let (mut alice, mut bob) = world.friends().await;
     let pair = alice.with(&bob);
@@ -238,6 +238,24 @@ async fn recalled_edited_forwarded_and_kept() {
         ["(recalled)", "2nd", "third", "(revised 1)", "(revised 2)"]
     );
     assert_eq!(bob.view(&pair).unread, 2, "what was recalled is not unread");
+    world.pass(Duration::from_secs(25 * 3600));
+    assert_eq!(alice.refused(recall(3)).await, Code::TooLate);
+    alice.sync().await;
+}
+
+#[tokio::test]
+async fn forwarded_and_kept() {
+    let world = World::new().await;
+    let (alice, bob) = world.friends().await;
+    let pair = alice.with(&bob);
+    for text in ["first", "second", "third"] {
+        alice.say(&pair, text).await;
+    }
+    let recall = Recall {
+        conversation: pair.clone(),
+        seq: 1,
+    };
+    alice.call(Q::Recall(recall)).await.unwrap();
     let carol = world.register("carol").await;
     bob.befriend(&carol).await;
     let forward = |seq| {
@@ -277,9 +295,6 @@ async fn recalled_edited_forwarded_and_kept() {
     assert_eq!(kept(&bob).await, [2, 3]);
     bob.call(keep(2, true)).await.unwrap();
     assert_eq!(kept(&bob).await, [3]);
-    world.pass(Duration::from_secs(25 * 3600));
-    assert_eq!(alice.refused(recall(3)).await, Code::TooLate);
-    alice.sync().await;
 }
 
 /// One at a time.
