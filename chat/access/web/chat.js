@@ -61,9 +61,10 @@ export class Chat {
     );
   }
 
-  /** Calls `listener` soon after each change. */
+  /** Calls `listener` soon after each change, until the function that is given back is called. */
   subscribe(listener) {
     this.#listeners.add(listener);
+    return () => this.#listeners.delete(listener);
   }
 
   /** Calls `listener(conversation, message)` for each message of others that has just come. */

@@ -120,6 +120,7 @@ impl Store {
         drafts: &[Draft],
         now_ms: u64,
     ) -> Result<Vec<Result<Sent, Refusal>>, StoreError> {
+        let place = place(room.id);
         let (mut taken, mut is_newest) = (Taken::new(), false);
         for _ in 0..SEND_TRIES {
             let (plan, sent) = room.send(drafts, &taken, now_ms);
@@ -128,9 +129,9 @@ impl Store {
                 if is_newest || sent.iter().all(Result::is_ok) {
                     return Ok(sent);
                 }
-                self.look(&place(room.id), send_ops(drafts)).await?.into_iter()
+                self.look(&place, send_ops(drafts)).await?.into_iter()
             } else {
-                let tried = self.carry_out_or(&place(room.id), &plan, send_ops(drafts));
+                let tried = self.carry_out_or(&place, &plan, send_ops(drafts));
                 match tried.await? {
                     Ok(revision) => {
                         room.advance(&plan, revision);
