@@ -21,7 +21,7 @@ export function openDialog(title, content, { closed, classes = '' } = {}) {
   const close = () => dialog.close();
   const head = el('header', { class: 'dialog-head' }, heading, iconButton('close', strings.dialog.close, close));
   dialog.append(head, el('div', { class: 'dialog-body' }, ...present(content(close))));
-  dialog.addEventListener('click', (event) => event.target === dialog && close());
+  closeOutside(dialog);
   dialog.addEventListener('close', () => {
     dialog.remove();
     if (before?.isConnected) before.focus();
@@ -31,6 +31,17 @@ export function openDialog(title, content, { closed, classes = '' } = {}) {
   dialog.showModal();
   (dialog.querySelector('[data-first]') ?? heading).focus();
   return dialog;
+}
+
+/** A click beside a dialog closes it; not one that began in it. */
+function closeOutside(dialog) {
+  let began = null;
+  dialog.addEventListener('pointerdown', (event) => {
+    began = event.target;
+  });
+  dialog.addEventListener('click', (event) => {
+    if (event.target === dialog && began === dialog) dialog.close();
+  });
 }
 
 /** Asks yes or no; closing is no. */
@@ -146,16 +157,24 @@ function place(menu, anchor) {
   menu.style.left = `${left}px`;
 }
 
-let notice = null;
+const ears = el('div', { class: 'for-ears', aria: { live: 'polite' } });
+const notice = el('div', { class: 'notice', popover: 'manual', aria: { hidden: true } });
 let noticeTimer = 0;
+document.body.append(ears, notice);
+
+/** Tells something to who listens. */
+export function announce(text) {
+  ears.replaceChildren(el('p', { textContent: text }));
+}
 
 /** Says something for a moment. */
 export function say(text, isWrong = false) {
-  notice ??= document.body.appendChild(el('div', { class: 'notice', role: 'status' }));
   clearTimeout(noticeTimer);
   notice.replaceChildren(icon(isWrong ? 'alert' : 'check'), el('span', { textContent: text, dir: 'auto' }));
-  notice.classList.add('shown');
-  noticeTimer = setTimeout(() => notice.classList.remove('shown'), isWrong ? 8_000 : 3_000);
+  notice.hidePopover();
+  notice.showPopover(); // above a dialog that was opened since
+  noticeTimer = setTimeout(() => notice.hidePopover(), isWrong ? 8_000 : 3_000);
+  announce(text);
 }
 
 /** Does something, and says so if it fails. */

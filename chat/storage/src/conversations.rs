@@ -147,6 +147,14 @@ impl Store {
         Err(StoreError::Contended)
     }
 
+    /// A message, if it is there.
+    ///
+    /// # Errors
+    /// See [`StoreError`].
+    pub async fn message(&self, id: ConversationId, seq: u64) -> Result<Row<Message>, StoreError> {
+        self.row(&place(id), rows::message(seq)).await
+    }
+
     /// A group's member, now or before.
     ///
     /// # Errors
