@@ -19,10 +19,12 @@ export function forward(chat, from, message, to) {
   chat.write({ conversation: to, body: { ...message.body, origin }, forward: { from, seq: message.seq } });
 }
 
+/** Takes a message back, for everybody. */
 export function recall(chat, conversation, seq) {
   return chat.change({ recall: { conversation, seq: String(seq) } });
 }
 
+/** Replaces the text of a message. */
 export function edit(chat, conversation, seq, text) {
   return chat.change({ edit: { conversation, seq: String(seq), text } });
 }
@@ -65,10 +67,12 @@ export function decline(chat, user) {
   return chat.change({ decline: { user } });
 }
 
+/** Blocks a user, or ends that. */
 export function block(chat, user, isBlocked) {
   return chat.change({ block: { user, end: !isBlocked } });
 }
 
+/** What only this user calls another one; '' = nothing. */
 export function setAlias(chat, user, alias) {
   return chat.change({ setAlias: { user, alias } });
 }
@@ -110,16 +114,18 @@ export async function join(chat, token) {
   return group.conversation;
 }
 
+/** Changes the profile: `{displayName?, about?}`. */
 export function setProfile(chat, profile) {
   return chat.change({ setProfile: profile });
 }
 
-/** The devices now. What syncs told of them may be old: not each login is told. */
+/** The devices now, with when they were seen last: that is not told by syncs. */
 export async function listDevices(chat) {
   const { devices } = await chat.ask({ listDevices: {} });
   return devices?.devices ?? [];
 }
 
+/** Logs a device out. */
 export function removeDevice(chat, device) {
   return chat.change({ removeDevice: { device } });
 }
@@ -140,6 +146,7 @@ export function passwordError(error) {
   return error.mayBeDone ? strings.profile.passwordUnknown : null;
 }
 
+/** Deletes the account, for ever. */
 export function deleteAccount(chat, password) {
   return chat.ask({ deleteAccount: { password } });
 }

@@ -7,7 +7,7 @@ import { contactLists, floorOf, headOf, readOf, windowOf } from './select.js';
 import { sleep } from './shared.js';
 import { initial, logOf, reduce, TYPING_MS } from './state.js';
 import { Syncer } from './sync.js';
-import { counts, isGroup, message as toMessage } from './wire.js';
+import { counts, message as toMessage } from './wire.js';
 
 /** Tries of a request that the user waits for. */
 const TRIES = 5;
@@ -27,9 +27,11 @@ const MAX_PROFILES = 100;
 /** The server is told that the user is writing no more often. */
 const TYPING_EVERY_MS = 3_000;
 
+/** One user on one connection. */
 export class Chat {
   #listeners = new Set();
   #incoming = new Set();
+  #changed;
   #isScheduled = false;
   #asking = new Set();
   #pulls = 0; // under way
@@ -39,9 +41,11 @@ export class Chat {
   #typedAt = 0;
 
   /**
-   * @param {{user: string, url: string, store: object, token: (refused: string | null) => Promise<string>}} given
+   * @param {{user: string, url: string, store: object, token: (refused: string | null) => Promise<string>, changed: () => void}} given `changed` is called after
+   * the user has changed something
    */
-  constructor({ user, url, store, token }) {
+  constructor({ user, url, store, token, changed }) {
+    this.#changed = changed;
     this.state = initial(user);
     this.open = null; // {conversation, from, isLoading, isPlaced}
     this.outbox = new Outbox(store, user, () => this.#schedule());
@@ -101,10 +105,11 @@ export class Chat {
     }
   }
 
-  /** Asks for a change, and then for what came of it: not every change is told to who made it. */
+  /** Asks for a change, and then at once for what came of it, here and in the other tabs. */
   async change(request) {
     const reply = await this.ask(request);
     this.sync();
+    this.#changed();
     return reply;
   }
 
@@ -178,7 +183,10 @@ export class Chat {
 
   /** Sends what waits. */
   deliver() {
-    this.outbox.run((entry) => this.#send(entry), () => this.connection.status.phase === 'ready');
+    this.outbox.run(
+      (entry) => this.#send(entry),
+      () => this.connection.status.phase === 'ready',
+    );
     this.#schedule();
   }
 
@@ -330,12 +338,14 @@ export class Chat {
 
   /** Watches whether contacts are there. */
   #watch() {
-    const friends = contactLists(this.state).friends.map((contact) => contact.user).slice(0, MAX_WATCHED);
+    const friends = contactLists(this.state)
+      .friends.map((contact) => contact.user)
+      .slice(0, MAX_WATCHED);
     const wanted = friends.toSorted().join(' ');
     if (wanted === this.#watched) return;
     this.#once('watch', async () => {
-      this.#watched = wanted;
       this.#present(await this.connection.watch(friends));
+      this.#watched = wanted;
     });
   }
 }
@@ -347,9 +357,4 @@ function sending({ conversation, clientId, replyTo, body, forward }) {
   if (body.kind === 'text') return { send: { ...send, text: body.text } };
   const { kind, hash, bytes, mime, name, durationMs, width, height } = body.media;
   return { send: { ...send, media: { kind, hash, bytes: String(bytes), mime, name, durationMs, width, height } } };
-}
-
-/** Whether a conversation is one of the state, or of two. */
-export function isThere(state, conversation) {
-  return state.conversations.has(conversation) || !isGroup(conversation);
 }

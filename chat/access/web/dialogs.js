@@ -24,7 +24,8 @@ export function openDialog(title, content, { closed, classes = '' } = {}) {
   closeOutside(dialog);
   dialog.addEventListener('close', () => {
     dialog.remove();
-    if (before?.isConnected) before.focus();
+    // The browser has put the focus back, unless what had it is gone; or it is somewhere new already.
+    if (document.activeElement === document.body && before?.isConnected) before.focus();
     closed?.();
   });
   document.body.append(dialog);
@@ -53,8 +54,19 @@ export function ask(text, yes = strings.dialog.yes, isDangerous = true) {
         answer = true;
         close();
       };
-      const accept = el('button', { class: `button ${isDangerous ? 'danger' : 'primary'}`, type: 'button', textContent: yes, on: { click: run } });
-      const cancel = el('button', { class: 'button', type: 'button', textContent: strings.dialog.cancel, data: { first: '' }, on: { click: close } });
+      const accept = el('button', {
+        class: `button ${isDangerous ? 'danger' : 'primary'}`,
+        type: 'button',
+        textContent: yes,
+        on: { click: run },
+      });
+      const cancel = el('button', {
+        class: 'button',
+        type: 'button',
+        textContent: strings.dialog.cancel,
+        data: { first: '' },
+        on: { click: close },
+      });
       return [el('p', { textContent: text, dir: 'auto' }), el('div', { class: 'buttons' }, cancel, accept)];
     };
     openDialog(strings.app, content, { closed: () => resolve(answer), classes: 'small' });
@@ -102,7 +114,13 @@ export function form({ label, classes = 'primary', run, explain = () => null }, 
       submit.disabled = false;
     }
   };
-  return el('form', { class: 'form', noValidate: true, on: { submit: submitted } }, ...fields, wrong, el('div', { class: 'buttons' }, said, submit));
+  return el(
+    'form',
+    { class: 'form', noValidate: true, on: { submit: submitted } },
+    ...fields,
+    wrong,
+    el('div', { class: 'buttons' }, said, submit),
+  );
 }
 
 /**
@@ -111,13 +129,25 @@ export function form({ label, classes = 'primary', run, explain = () => null }, 
  * @param {({label: string, run: () => void, danger?: boolean} | false)[]} items
  */
 export function openMenu(anchor, items) {
-  const menu = el('div', { class: 'menu', role: 'menu', aria: { label: anchor.getAttribute('aria-label') ?? '' }, popover: 'auto' });
+  const menu = el('div', {
+    class: 'menu',
+    role: 'menu',
+    aria: { label: anchor.getAttribute('aria-label') ?? '' },
+    popover: 'auto',
+  });
   const item = ({ label, run, danger }) => {
     const chosen = () => {
       menu.hidePopover();
       run();
     };
-    return el('button', { class: danger ? 'danger' : '', role: 'menuitem', type: 'button', tabIndex: -1, textContent: label, on: { click: chosen } });
+    return el('button', {
+      class: danger ? 'danger' : '',
+      role: 'menuitem',
+      type: 'button',
+      tabIndex: -1,
+      textContent: label,
+      on: { click: chosen },
+    });
   };
   menu.append(...items.filter(Boolean).map(item));
   menu.addEventListener('keydown', (event) => moveIn(menu, event));

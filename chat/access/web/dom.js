@@ -114,7 +114,7 @@ export function arrows(list, selector) {
     const at = all.indexOf(event.target.closest(selector));
     const to = { ArrowDown: at + 1, ArrowUp: at - 1, Home: 0, End: all.length - 1 }[event.key];
     if (at < 0 || to === undefined || event.altKey || event.ctrlKey || event.metaKey) return;
-    if (event.target.matches('input, textarea, select')) return;
+    if (event.target.matches('input:not([type=checkbox]), textarea, select')) return;
     event.preventDefault();
     all[Math.max(0, Math.min(all.length - 1, to))]?.focus();
   });
@@ -122,7 +122,7 @@ export function arrows(list, selector) {
 
 /** One item of a list can be reached by the tab key: after its items have changed. */
 export function reachable(list, selector, preferLast = false) {
-  const all = [...list.querySelectorAll(selector)];
+  const all = [...list.querySelectorAll(selector)].filter((item) => item.offsetParent !== null);
   if (all.length === 0 || all.some((item) => item.tabIndex === 0)) return;
   all.at(preferLast ? -1 : 0).tabIndex = 0;
 }

@@ -42,7 +42,12 @@ function placeholder(found) {
   const title = found.name || strings.media[found.kind] || strings.media.FILE;
   const size = found.kind === 'VOICE' && found.durationMs ? durationText(found.durationMs) : bytesText(found.bytes);
   const more = media.isAvailable ? size : `${size} · ${strings.media.notAvailable}`;
-  return el('div', { class: 'file' }, icon('file'), el('div', {}, el('bdi', { class: 'file-name', textContent: title }), el('span', { class: 'hint', textContent: more })));
+  return el(
+    'div',
+    { class: 'file' },
+    icon('file'),
+    el('div', {}, el('bdi', { class: 'file-name', textContent: title }), el('span', { class: 'hint', textContent: more })),
+  );
 }
 
 /** Fetches the address, once, and keeps it as long as the element is there. */
@@ -53,7 +58,13 @@ async function addressFor(holder, fetch) {
 }
 
 function imageView(found, fetch) {
-  const image = el('img', { class: 'photo', alt: found.name || strings.media.IMAGE, width: found.width || 320, height: found.height || 240, data: { medium: '' } });
+  const image = el('img', {
+    class: 'photo',
+    alt: found.name || strings.media.IMAGE,
+    width: found.width || 320,
+    height: found.height || 240,
+    data: { medium: '' },
+  });
   image.addEventListener('seen', async () => {
     try {
       image.src = await addressFor(image, fetch);
@@ -66,7 +77,13 @@ function imageView(found, fetch) {
 }
 
 function voiceView(found, fetch) {
-  const audio = el('audio', { class: 'voice', controls: true, preload: 'none', data: { medium: '' }, aria: { label: `${strings.media.VOICE}, ${durationText(found.durationMs)}` } });
+  const audio = el('audio', {
+    class: 'voice',
+    controls: true,
+    preload: 'none',
+    data: { medium: '' },
+    aria: { label: `${strings.media.VOICE}, ${durationText(found.durationMs)}` },
+  });
   audio.addEventListener('seen', async () => {
     try {
       audio.src = await addressFor(audio, fetch);

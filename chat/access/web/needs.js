@@ -7,6 +7,8 @@ import { counts, isGroup, peer } from './wire.js';
 
 /** Messages of one page. */
 export const PAGE = 200;
+/** So much of what was read is shown before what was not. */
+const CONTEXT = 5;
 /** With more missing than this the open conversation is shown from its newest messages again. */
 export const TOO_FAR = 1_000;
 
@@ -117,14 +119,17 @@ export function changedGroup(state, open) {
 }
 
 /**
- * Where to begin to show a conversation: with the range that its newest message is in, but not too much of it.
+ * Where to begin to show a conversation: with the range that its newest message is in, but not too much of it; and with what is unread, if that is not too much.
  * @param {object} state
  * @param {string} conversation
  */
 export function startOf(state, conversation) {
   const head = headOf(state, conversation);
   const range = log.rangeOf(logOf(state, conversation).ranges, head);
-  return Math.max(floorOf(state, conversation), range ? range[0] : head, head - PAGE);
+  const start = Math.max(range ? range[0] : head, head - PAGE);
+  const read = readOf(state, conversation);
+  const isNear = read > 0 && head - read <= PAGE;
+  return Math.max(floorOf(state, conversation), isNear ? Math.min(start, read - CONTEXT) : start);
 }
 
 /**

@@ -58,7 +58,10 @@ export class Outbox {
 
   /** All that waits or has failed, in the order in which it was written. */
   entries() {
-    const keys = this.#store.keys().filter((key) => key.startsWith(this.#prefix)).sort();
+    const keys = this.#store
+      .keys()
+      .filter((key) => key.startsWith(this.#prefix))
+      .sort();
     return keys.map((key) => this.#entry(key)).filter((entry) => entry !== null);
   }
 
@@ -77,7 +80,9 @@ export class Outbox {
   /** Forgets entries that have become messages. */
   settle(clientId) {
     if (this.#store.keys().some((key) => key.startsWith(this.#prefix) && key.endsWith(clientId))) {
-      this.entries().filter((entry) => entry.clientId === clientId).forEach((entry) => this.discard(entry.key));
+      this.entries()
+        .filter((entry) => entry.clientId === clientId)
+        .forEach((entry) => this.discard(entry.key));
     }
   }
 
@@ -97,9 +102,14 @@ export class Outbox {
     for (const conversation of new Set(waiting.map((entry) => entry.conversation))) {
       if (this.#running.has(conversation)) continue;
       this.#running.add(conversation);
-      withLock(this.#prefix + conversation, () => this.#work(conversation, send, isReady)).finally(() => {
+      const work = withLock(this.#prefix + conversation, () => this.#work(conversation, send, isReady));
+      const isDone = work.then(
+        () => true,
+        () => false,
+      );
+      isDone.then((isGood) => {
         this.#running.delete(conversation);
-        this.run(send, isReady); // what came at the last moment
+        if (isGood) this.run(send, isReady); // what came at the last moment
       });
     }
   }

@@ -71,7 +71,7 @@ export class Connection {
   #refused = null;
   #shown = null;
   #attempt = 0;
-  #readyAt = 0;
+  #readyAt = null;
   #refusals = 0; // of tokens, since there was a good connection
   #afterMs = null; // when to come back, if the server said so
   #reason = '';
@@ -174,7 +174,7 @@ export class Connection {
     const mine = (handler) => (event) => this.#socket === socket && handler(event);
     socket.onopen = mine(() => this.#greet());
     socket.onmessage = mine((event) => this.#heard(event.data));
-    socket.onclose = mine(() => this.#later(this.#readyAt ? 'lost' : 'unreachable'));
+    socket.onclose = mine(() => this.#later(this.#readyAt === null ? 'unreachable' : 'lost'));
   }
 
   #greet() {
@@ -307,9 +307,9 @@ export class Connection {
   #drop() {
     for (const timer of Object.values(this.#timers)) clearTimeout(timer);
     const socket = this.#socket;
-    const wasReady = this.#readyAt > 0;
+    const wasReady = this.#readyAt !== null;
     this.#socket = null;
-    this.#readyAt = 0;
+    this.#readyAt = null;
     if (socket instanceof WebSocket) socket.close();
     const asked = [...this.#pending.values(), ...this.#queue.splice(0)];
     this.#pending.clear();
@@ -322,7 +322,7 @@ export class Connection {
 
   /** Comes back later. */
   #later(reason, detail = '') {
-    const wasGood = this.#readyAt > 0 && Date.now() - this.#readyAt > GOOD_MS;
+    const wasGood = this.#readyAt !== null && Date.now() - this.#readyAt > GOOD_MS;
     if (wasGood) {
       this.#attempt = 0;
       this.#refusals = 0;

@@ -29,11 +29,13 @@ export async function record(place) {
   const dot = el('span', { class: 'recording', role: 'status', textContent: strings.media.recording });
   return new Promise((resolve) => {
     let isGivenUp = false;
+    const end = () => recorder.state !== 'inactive' && recorder.stop();
     const cancel = () => {
       isGivenUp = true;
-      recorder.stop();
+      end();
     };
-    const bar = el('div', { class: 'recorder' }, iconButton('close', strings.media.cancel, cancel), dot, timer, iconButton('send', strings.media.stop, () => recorder.stop(), 'primary'));
+    const buttons = [iconButton('close', strings.media.cancel, cancel), iconButton('send', strings.media.stop, end, 'primary')];
+    const bar = el('div', { class: 'recorder' }, buttons[0], dot, timer, buttons[1]);
     bar.addEventListener('keydown', (event) => {
       if (event.key !== 'Escape') return;
       event.stopPropagation();
@@ -41,7 +43,7 @@ export async function record(place) {
     });
     const tick = setInterval(() => {
       timer.textContent = durationText(passed());
-      if (passed() > LONGEST_MS) recorder.stop();
+      if (passed() > LONGEST_MS) end();
     }, 250);
     let durationMs = 0;
     recorder.onstop = () => {

@@ -3,7 +3,7 @@
 import { lineOf, nameOf, noteOf, peerMarks, windowOf } from './select.js';
 import { logOf } from './state.js';
 import { strings } from './strings.js';
-import { dayOf } from './text.js';
+import { dayOf, dayText } from './text.js';
 import { counts, isGroup } from './wire.js';
 
 /** Messages of one sender that follow each other so soon are shown together. */
@@ -16,13 +16,14 @@ const TOGETHER_MS = 5 * 60 * 1000;
  * @param {object[]} entries of the outbox
  * @param {number} readAt up to where the user had read when they opened it
  * @param {boolean} isStart there is nothing older
+ * @param {number} nowMs
  */
-export function rowsOf(state, open, entries, readAt, isStart) {
+export function rowsOf(state, open, entries, readAt, isStart, nowMs) {
   const { conversation, from } = open;
   const { messages, missing } = windowOf(state, conversation, from);
   const rows = isStart && (messages.length > 0 || missing.length > 0) ? [{ key: 'start', kind: 'start' }] : [];
   const marks = isGroup(conversation) ? null : peerMarks(state, conversation);
-  const frame = { rows, before: null, isUnreadShown: false, gaps: [...missing] };
+  const frame = { rows, before: null, day: -Infinity, isUnreadShown: false, gaps: [...missing], nowMs };
   for (const message of messages) {
     addGaps(frame, message.seq);
     addDay(frame, message.atMs);
@@ -54,9 +55,9 @@ function addGaps(frame, upto) {
 
 function addDay(frame, atMs) {
   const day = dayOf(atMs);
-  if (frame.day === day) return;
+  if (day <= frame.day) return; // what waits may be older than what is here
   frame.day = day;
-  frame.rows.push({ key: `day-${day}`, kind: 'day', atMs });
+  frame.rows.push({ key: `day-${day}`, kind: 'day', text: dayText(atMs, frame.nowMs) });
   frame.before = null;
 }
 

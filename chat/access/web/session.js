@@ -16,6 +16,7 @@ const TIMEOUT_MS = 20_000;
 /** Thrown when this browser is not logged in (any more). */
 export class LoggedOut extends Error {}
 
+/** Who is logged in, in all tabs. */
 export class Session {
   #store;
   #fetch;

@@ -53,7 +53,10 @@ export function withLock(name, work) {
   const locks = globalThis.navigator?.locks;
   if (locks) return locks.request(name, work);
   const done = (tails.get(name) ?? Promise.resolve()).then(work);
-  tails.set(name, done.catch(() => {}));
+  tails.set(
+    name,
+    done.catch(() => {}),
+  );
   return done;
 }
 

@@ -56,7 +56,7 @@ export function logOf(state, conversation) {
 const HANDLERS = {
   /** A delta of a sync. */
   delta(state, { delta }) {
-    const known = delta.reset ? FORGOTTEN : state.staged ?? state;
+    const known = delta.reset ? FORGOTTEN : (state.staged ?? state);
     const mine = withDelta(known, delta);
     const logs = new Map(state.logs);
     for (const json of delta.conversations ?? []) {

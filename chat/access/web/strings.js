@@ -21,6 +21,7 @@ const classes = {
   RETENTION_KEEP: 'for ever',
 };
 
+/** By where they are shown. Functions put names and numbers into texts. */
 export const strings = {
   locale: undefined, // of dates and numbers: the browser's
   app: 'kvchat',
@@ -65,7 +66,6 @@ export const strings = {
     refused: (message) => `The server ended the connection: ${message}`,
     next: (seconds) => `Next try in ${some(seconds, 'second', 'seconds')}.`,
     now: 'Try now',
-    syncing: 'Getting what is new…',
     back: 'Connected.',
   },
 

@@ -5,6 +5,7 @@ const PAUSE_MS = 5_000;
 /** Newest messages of each conversation. */
 const MESSAGES = 20;
 
+/** See above. */
 export class Syncer {
   #ask;
   #snapshot;

@@ -114,5 +114,5 @@ export const HUES = 12;
 export function hueOf(id) {
   let hash = 2166136261;
   for (const letter of id) hash = Math.imul(hash ^ letter.codePointAt(0), 16777619);
-  return ((hash >>> 0) ^ (hash >>> 15)) % HUES >>> 0;
+  return ((hash ^ (hash >>> 15)) >>> 0) % HUES;
 }

@@ -14,6 +14,7 @@ use kvsvr::local::LocalCluster;
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::TcpStream,
+    runtime::{Builder, Runtime},
     time::timeout,
 };
 use tokio_tungstenite::{
@@ -24,24 +25,70 @@ use tokio_tungstenite::{
 const PATIENCE: Duration = Duration::from_secs(20);
 
 pub(crate) struct World {
-    _cluster: LocalCluster,
+    cluster: LocalCluster,
     pub(crate) chat: Chat,
+    /// Whose end is that of a process: all tasks are gone at once.
+    process: Option<Runtime>,
+}
+
+/// A process with everything but the cluster.
+async fn process(cluster: &LocalCluster, listen: SocketAddr, name: &str) -> (Runtime, Chat) {
+    let runtime = Builder::new_multi_thread()
+        .worker_threads(2)
+        .enable_all()
+        .build()
+        .unwrap();
+    let (client, name) = (cluster.client(), name.to_owned());
+    let chat = runtime
+        .spawn(async move { chat(client, listen, name).await })
+        .await
+        .unwrap();
+    (runtime, chat)
+}
+
+async fn chat(client: kvsvr_client::Client, listen: SocketAddr, name: String) -> Chat {
+    let secrets = Secrets::new(1, BTreeMap::from([(1, vec![7; 32])])).unwrap();
+    let seams = Seams {
+        argon2: argon2::Params::new(8, 1, 1, None).unwrap(),
+        ..system_seams()
+    };
+    let mut tries = 0;
+    loop {
+        // Whoever listened there before may take a moment to be gone.
+        match Chat::start(
+            client.clone(),
+            secrets.clone(),
+            seams.clone(),
+            listen,
+            name.clone(),
+        )
+        .await
+        {
+            Ok(chat) => return chat,
+            Err(error) => assert!(tries < 1_000, "{error}"),
+        }
+        tries += 1;
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
 }
 
 impl World {
     pub(crate) async fn start() -> Self {
         let cluster = LocalCluster::start(2).await;
-        let secrets = Secrets::new(1, BTreeMap::from([(1, vec![7; 32])])).unwrap();
-        let seams = Seams {
-            argon2: argon2::Params::new(8, 1, 1, None).unwrap(),
-            ..system_seams()
-        };
         let listen = SocketAddr::from(([127, 0, 0, 1], 0));
-        let chat = Chat::start(cluster.client(), secrets, seams, listen, "test".to_owned());
+        let (process, chat) = process(&cluster, listen, "test").await;
         Self {
-            chat: chat.await.unwrap(),
-            _cluster: cluster,
+            cluster,
+            chat,
+            process: Some(process),
         }
+    }
+
+    /// Everything but the cluster dies, and another one begins at the same address.
+    pub(crate) async fn restart(&mut self, name: &str) {
+        self.process.take().unwrap().shutdown_background();
+        let (process, chat) = process(&self.cluster, self.chat.address, name).await;
+        (self.process, self.chat) = (Some(process), chat);
     }
 
     async fn http(&self, head: &str, body: &str) -> (u16, String) {
@@ -67,7 +114,7 @@ impl World {
         self.http(&format!("GET {path}"), "").await
     }
 
-    async fn tokens(&self, path: &str, name: &str) -> Tokens {
+    pub(crate) async fn tokens(&self, path: &str, name: &str) -> Tokens {
         let body = format!(r#"{{"name":"{name}","password":"correct horse","device":"a test"}}"#);
         let (status, answer) = self.post(path, &body).await;
         assert_eq!(status, 200, "{answer}");
@@ -118,6 +165,14 @@ impl World {
     pub(crate) async fn connect(&self, name: &str) -> Client {
         let tokens = self.tokens("/v1/register", name).await;
         self.with_tokens(tokens).await
+    }
+}
+
+impl Drop for World {
+    fn drop(&mut self) {
+        if let Some(process) = self.process.take() {
+            process.shutdown_background();
+        }
     }
 }
 

@@ -2,6 +2,7 @@
 #![expect(clippy::unwrap_used, reason = "tests: what does not work fails them")]
 
 mod client;
+mod devices;
 
 use std::time::Duration;
 
