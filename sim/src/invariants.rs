@@ -10,6 +10,7 @@ mod commit_quorum;
 mod committed_immutable;
 mod consumer_cursor;
 mod election_safety;
+mod followed;
 mod leader_completeness;
 mod lease_disjointness;
 mod log_matching;
