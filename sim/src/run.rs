@@ -471,7 +471,8 @@ impl<'a> World<'a> {
     }
 
     fn outcome(self, mut failures: Vec<Failure>) -> (Outcome, Record) {
-        let seen = self.seen.into_inner();
+        let mut seen = self.seen.into_inner();
+        seen.add_looks();
         let (mut sometimes, mut record) = (seen.sometimes, seen.record);
         {
             let mut traffic = self.traffic.lock();
@@ -481,8 +482,6 @@ impl<'a> World<'a> {
             }
         }
         let again = self.shadow.into_inner().committed_again();
-        sometimes.add("session_looked_at", seen.looked_at[1]);
-        sometimes.add("consumer_looked_at", seen.looked_at[2]);
         sometimes.add("retry_committed_twice_applied_once", again);
         failures.extend(look::too_seldom(
             seen.looks,

@@ -3,7 +3,8 @@
 //! Checkers count what they look at where a rule could have been broken ([`Stats`](super::Stats)). A number without a line here fails a test.
 
 /// What an invariant of the simulator counts.
-pub const MOMENTS: &str = "moments at which it looked at all replicas, and could have seen it broken";
+pub const MOMENTS: &str =
+    "moments that had something of what it looks at, so that it could have been seen broken";
 
 /// Checker, number, and what is counted.
 const COUNTED: [(&str, &str, &str); 56] = [

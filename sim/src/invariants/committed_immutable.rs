@@ -20,6 +20,11 @@ impl Invariant for CommittedImmutable {
         "committed_immutable"
     }
 
+    fn sees(&self, moment: &Moment<'_>) -> bool {
+        let mut replicas = moment.replicas.iter();
+        replicas.any(|(replica, _)| replica.committed.is_some())
+    }
+
     fn look(&mut self, moment: &Moment<'_>) -> Result<(), String> {
         for (replica, log) in &moment.replicas {
             let Some(committed) = replica.committed else {
@@ -97,5 +102,14 @@ mod tests {
         let mut world = World::new(CommittedImmutable::default());
         world.holds_with(&[committed(&[(1, 101)], 50)]);
         world.holds_with(&[committed(&[(1, 51), (2, 50)], 90)]);
+    }
+
+    #[test]
+    fn it_sees_what_is_committed() {
+        let world = World::new(CommittedImmutable::default());
+        let mut one = with_log(replica(0, 1), &[1, 1]);
+        assert!(!world.sees_with(&[one.clone()]));
+        one.0.committed = Some(0);
+        assert!(world.sees_with(&[one]));
     }
 }

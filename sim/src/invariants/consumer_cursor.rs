@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 use bytes::Bytes;
 use kvsvr_core::{rows::ConsumerRow, types::ShardId};
 
-use super::{Invariant, Moment};
+use super::{Invariant, Moment, Replica};
 
 /// The newest row that was seen of each consumer, with the index of the entry that it was seen after.
 #[derive(Default)]
@@ -20,7 +20,11 @@ impl Invariant for ConsumerCursor {
     }
 
     fn sees(&self, moment: &Moment<'_>) -> bool {
-        moment.has_contents()
+        let has_one = |replica: &Replica| {
+            let contents = replica.contents.as_ref();
+            contents.is_some_and(|contents| contents.as_ref().is_ok_and(|now| !now.consumers.is_empty()))
+        };
+        moment.replicas.iter().any(|(replica, _)| has_one(replica))
     }
 
     fn look(&mut self, moment: &Moment<'_>) -> Result<(), String> {
@@ -99,5 +103,14 @@ mod tests {
         let mut world = World::new(ConsumerCursor::default());
         world.holds(&[at(7, 9, 2, 6)]);
         world.breaks(&[at(6, 9, 3, 6)], "after entry 6");
+    }
+
+    #[test]
+    fn it_sees_consumers() {
+        let world = World::new(ConsumerCursor::default());
+        let mut none = replica(0, 1);
+        none.contents = Some(Ok(Arc::default()));
+        assert!(world.sees(&[none.clone(), at(5, 9, 1, 4)]));
+        assert!(!world.sees(&[none, replica(1, 1)]));
     }
 }

@@ -6,6 +6,7 @@
 
 use std::collections::BTreeMap;
 
+use kvsvr::wal::ShardLog;
 use kvsvr_core::types::{LogPosition, ShardId};
 
 use super::{Invariant, Moment, followed::Followed};
@@ -21,6 +22,12 @@ pub(super) struct LogMatching {
 impl Invariant for LogMatching {
     fn name(&self) -> &'static str {
         "log_matching"
+    }
+
+    fn sees(&self, moment: &Moment<'_>) -> bool {
+        // An entry that has another one before it.
+        let has_two = |log: &ShardLog| log.last.is_some_and(|last| last.index > log.first_index);
+        moment.replicas.iter().any(|(replica, _)| has_two(&replica.log))
     }
 
     fn look(&mut self, moment: &Moment<'_>) -> Result<(), String> {
@@ -90,5 +97,13 @@ mod tests {
             &[log(2, &[(1, 70), (2, 31)])],
             "index: 70, term: 2, node: 2 } follows LogPosition { index: 69, term: 2",
         );
+    }
+
+    #[test]
+    fn it_sees_entries_that_follow_one() {
+        let world = World::new(LogMatching::default());
+        assert!(world.sees_with(&[with_log(replica(0, 1), &[1, 1])]));
+        assert!(!world.sees_with(&[with_log(replica(0, 1), &[1])]));
+        assert!(!world.sees(&[replica(0, 1)]));
     }
 }
