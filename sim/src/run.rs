@@ -44,7 +44,7 @@ use crate::{
 };
 
 pub use self::seen::Record;
-use self::{look::Seen, traffic::Traffic};
+use self::{ends::Ends, look::Seen, traffic::Traffic};
 
 /// For the beginning: the cluster is made and serves.
 const SETUP: Duration = Duration::from_secs(60);
@@ -167,7 +167,7 @@ impl<'a> World<'a> {
             self.begin,
         );
         let failures = self.under(&mut faults).await;
-        faults.note_hits();
+        faults.note_what_came();
         let mut seen = self.seen.lock();
         seen.record.bands = faults.bands().to_vec();
         failures
@@ -496,8 +496,8 @@ impl<'a> World<'a> {
                 .extend(node.ended().into_iter().map(|ended| (machine, ended)));
             sometimes.add_machine(node);
         }
-        let ends = ends::unexplained(&record.bands, &record.ended);
-        failures.splice(0..0, ends);
+        let ends = Ends::of(&record.bands, &record.ended);
+        failures.splice(0..0, ends.unexplained);
         let broken = seen.watcher.broken().iter();
         failures.splice(
             0..0,
@@ -534,6 +534,7 @@ impl<'a> World<'a> {
             looks: seen.looks,
             unknown: seen.unknown,
             sometimes: sometimes.counts(),
+            excused: ends.excused,
             hash: self.net.hash(),
             history: hash_of(&record.history),
             states: hash_of(&seen.replicas),
