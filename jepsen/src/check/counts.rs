@@ -6,7 +6,7 @@
 pub const MOMENTS: &str = "moments at which it looked at all replicas, and could have seen it broken";
 
 /// Checker, number, and what is counted.
-const COUNTED: [(&str, &str, &str); 56] = [
+const COUNTED: [(&str, &str, &str); 57] = [
     ("answers", "answers", "ends of calls, whatever they were"),
     (
         "answers",
@@ -189,6 +189,11 @@ const COUNTED: [(&str, &str, &str); 56] = [
         "revisions",
         "values",
         "of the answers, those where a change of the key is known that they must not miss",
+    ),
+    (
+        "service",
+        "quiet times",
+        "times without a fault of at least 8 s in which every shard was asked: none may serve nobody for so long",
     ),
     (
         "session",
