@@ -7,7 +7,7 @@ pub const MOMENTS: &str =
     "moments that had something of what it looks at, so that it could have been seen broken";
 
 /// Checker, number, and what is counted.
-const COUNTED: [(&str, &str, &str); 56] = [
+const COUNTED: [(&str, &str, &str); 57] = [
     ("answers", "answers", "ends of calls, whatever they were"),
     (
         "answers",
@@ -190,6 +190,11 @@ const COUNTED: [(&str, &str, &str); 56] = [
         "revisions",
         "values",
         "of the answers, those where a change of the key is known that they must not miss",
+    ),
+    (
+        "service",
+        "quiet times",
+        "times without a fault of at least 8 s in which every shard was asked: none may serve nobody for so long",
     ),
     (
         "session",
