@@ -17,15 +17,18 @@ pub mod counts;
 pub(crate) mod facts;
 pub mod lease;
 pub mod linear;
+pub mod pages;
 pub mod revisions;
 pub mod service;
 pub mod session;
 pub mod set_list;
+mod states;
 mod subscriptions;
 #[cfg(test)]
 pub(crate) mod testing;
 #[cfg(test)]
 mod tests;
+pub mod txns;
 mod verdict;
 pub mod watch;
 
@@ -171,6 +174,8 @@ pub enum Workload {
     Consumer,
     /// Reads of other modes.
     Session,
+    /// Transactions of several operations, and ranges page by page.
+    Variety,
 }
 
 impl Workload {
@@ -186,6 +191,7 @@ impl Workload {
             Workload::List => &[("list", set_list::check_lists)],
             Workload::Consumer => &[("consumer", consumer::check)],
             Workload::Session => &[("session", session::check)],
+            Workload::Variety => &[("txns", txns::check), ("pages", pages::check)],
         }
     }
 }
@@ -203,9 +209,11 @@ pub fn needs(checker: &str) -> &'static [&'static str] {
         "lease" => &["absences", "expiries", "late at the end"],
         "linear" => &["keys", "operations"],
         "list" => &["appends", "list reads"],
+        "pages" => &["ranges", "continued", "backwards", "compared"],
         "revisions" => &["changes", "real time"],
         "session" => &["at least", "bounded", "bounds", "local"],
         "set_list" => &["appends", "list reads", "scans"],
+        "txns" => &["transactions"],
         "watch" => &["watches", "changes seen"],
         _ => &[],
     }
@@ -221,6 +229,7 @@ pub fn wants(checker: &str) -> &'static [&'static str] {
         "committed" => &["resolved"],
         "consumer" => &["fenced", "refused acks"],
         "lease" => &["late", "refusals"],
+        "pages" => &["states"],
         "revisions" => &[
             "after absences",
             "chained",
@@ -230,6 +239,7 @@ pub fn wants(checker: &str) -> &'static [&'static str] {
             "read at the end",
         ],
         "session" => &["ages", "monotonic"],
+        "txns" => &["ran", "refused", "of unknown outcome"],
         "watch" => &["gone at the end", "compactions"],
         _ => &[],
     }

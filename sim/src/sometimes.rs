@@ -18,7 +18,7 @@ use crate::{
 };
 
 /// Those of every sweep.
-pub const EVENTS: [&str; 66] = [
+pub const EVENTS: [&str; 68] = [
     "leader_changed",
     "two_leaders_of_different_terms",
     "deposed_leader_stepped_down",
@@ -81,9 +81,11 @@ pub const EVENTS: [&str; 66] = [
     "checked_in_full_lease",
     "checked_in_full_linear",
     "checked_in_full_list",
+    "checked_in_full_pages",
     "checked_in_full_revisions",
     "checked_in_full_session",
     "checked_in_full_set_list",
+    "checked_in_full_txns",
     "checked_in_full_watch",
 ];
 

@@ -6,7 +6,7 @@
 pub const MOMENTS: &str = "moments at which it looked at all replicas, and could have seen it broken";
 
 /// Checker, number, and what is counted.
-const COUNTED: [(&str, &str, &str); 56] = [
+const COUNTED: [(&str, &str, &str); 65] = [
     ("answers", "answers", "ends of calls, whatever they were"),
     (
         "answers",
@@ -150,6 +150,27 @@ const COUNTED: [(&str, &str, &str); 56] = [
         "reads of lists, each held against all appends",
     ),
     (
+        "pages",
+        "backwards",
+        "of the ranges in several pages, those read from the last key to the first",
+    ),
+    (
+        "pages",
+        "compared",
+        "pairs of reads at one revision, of which one came in pages: both must have found the same",
+    ),
+    ("pages", "continued", "ranges that came in several pages"),
+    (
+        "pages",
+        "ranges",
+        "ranges that were read page by page, in order and none twice",
+    ),
+    (
+        "pages",
+        "states",
+        "of the ranges, those whose state is known, and must have been found",
+    ),
+    (
         "revisions",
         "absences",
         "of the values, those where no call of unknown outcome could have deleted the key",
@@ -222,6 +243,26 @@ const COUNTED: [(&str, &str, &str); 56] = [
         "set_list",
         "scans",
         "linearizable scans, each of which must show all elements acknowledged before",
+    ),
+    (
+        "txns",
+        "of unknown outcome",
+        "changes that no acknowledged transaction made: one of unknown outcome must have, and once",
+    ),
+    (
+        "txns",
+        "ran",
+        "transactions whose conditions hold on a known state: answers and effect must be those",
+    ),
+    (
+        "txns",
+        "refused",
+        "the same of those whose conditions do not hold, and whose other list ran",
+    ),
+    (
+        "txns",
+        "transactions",
+        "answered transactions of several operations",
     ),
     (
         "watch",

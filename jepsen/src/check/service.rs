@@ -122,7 +122,8 @@ pub(crate) fn proves_service(call: &Call) -> bool {
         Call::Read { mode, .. } | Call::List { mode, .. } | Call::Scan { mode, .. } => {
             *mode == Mode::Linearizable
         }
-        Call::Watch { .. } | Call::Consume { .. } | Call::Ack { .. } => false,
+        // Between two pages the first one's revision may be compacted.
+        Call::Pages(_) | Call::Watch { .. } | Call::Consume { .. } | Call::Ack { .. } => false,
         _ => true,
     }
 }

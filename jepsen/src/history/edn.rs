@@ -21,6 +21,8 @@
 //! | Transfer | `:transfer [partition {:from a :to b :amount n}]` | bank |
 //! | Balances | `:read-all [partition nil]`, in the reply `[partition {account n ...}]` | bank, after renaming |
 //! | Scan | `:scan [partition nil]`, in the reply `[partition {key v ...}]` | |
+//! | Txn | `:transaction [partition nil]`, in words under `:does` and `:told` | |
+//! | Pages | `:pages [partition nil]`, in the reply `[partition [[key v ...] ...]]`, page by page | |
 //! | Send, Receive | `:send`, `:receive {:id i :from k :to k :amount n}` | |
 //! | Grant, KeepAlive, Revoke | `:grant`, `:keep-alive`, `:revoke {:partition p ...}`, in the reply `{:lease l :ttl ms}` | |
 //! | Watch, Consume, Ack | `:watch`, `:consume`, `:ack {...}`, in the reply `{:after r :epoch e}` or nil | |
@@ -36,7 +38,7 @@ use std::{
     io::{self, Write},
 };
 
-use super::{Call, Event, Key, Mode, Process, Reply, Seen, Step};
+use super::{AllPages, Call, Event, Key, Mode, Process, Reply, Seen, Step};
 
 /// Writes events; remembers what each process has called.
 pub struct EdnWriter<W> {
@@ -160,6 +162,8 @@ fn function(call: &Call) -> (&'static str, Option<Mode>) {
         Call::Scan { mode, .. } => ("scan", Some(*mode)),
         Call::Send { .. } => ("send", None),
         Call::Receive { .. } => ("receive", None),
+        Call::Txn(_) => ("transaction", None),
+        Call::Pages(pages) => ("pages", Some(pages.mode)),
         Call::Grant { .. } => ("grant", None),
         Call::KeepAlive { .. } => ("keep-alive", None),
         Call::Revoke { .. } => ("revoke", None),
@@ -201,6 +205,13 @@ fn value(call: &Call, reply: Option<&Reply>) -> String {
 /// Of calls that no checker of others reads.
 fn other_value(call: &Call, reply: Option<&Reply>) -> String {
     match (call, reply) {
+        (Call::Pages(of), Some(Reply::Pages(all))) => format!("[{} [{}]]", of.partition, pages(all)),
+        (Call::Pages(of), _) => format!(
+            "[{} nil] :from {} :to {} :limit {} :reverse {} :keys-only {}",
+            of.partition, of.from, of.to, of.limit, of.reverse, of.keys_only
+        ),
+        (Call::Txn(txn), Some(_)) => format!("[{} nil]", txn.partition),
+        (Call::Txn(txn), None) => format!("[{} nil] :does {}", txn.partition, Text(&txn.to_string())),
         (_, Some(Reply::Lease { lease, ttl_ms })) => format!("{{:lease {lease} :ttl {ttl_ms}}}"),
         (_, Some(Reply::Watching { after, epoch })) => format!("{{:after {after} :epoch {epoch}}}"),
         (_, Some(Reply::Acked)) => "nil".to_owned(),
@@ -238,6 +249,15 @@ fn other_value(call: &Call, reply: Option<&Reply>) -> String {
     }
 }
 
+/// Keys and values, page by page.
+fn pages(all: &AllPages) -> String {
+    let page = |rows: &Vec<super::PageRow>| {
+        let rows = rows.iter().map(|row| format!("{} {}", row.key, row.row.value));
+        format!("[{}]", joined(rows))
+    };
+    joined(all.pages.iter().map(page))
+}
+
 /// What the client was told besides the value.
 fn told(reply: &Reply) -> String {
     match reply {
@@ -261,6 +281,8 @@ fn told(reply: &Reply) -> String {
         Reply::Deleted { revision, existed } => format!(" :revision {revision} :existed {existed}"),
         Reply::Number { revision, value } => format!(" :revision {revision} :result {value}"),
         Reply::Appended { revision, seq } => format!(" :revision {revision} :seq {seq}"),
+        Reply::Txn(done) => format!(" :revision {} :told {}", done.revision, Text(&done.to_string())),
+        Reply::Pages(all) => format!(" :revision {}", all.revision),
         Reply::Lease { .. } | Reply::Watching { .. } | Reply::Acked => String::new(),
     }
 }

@@ -86,6 +86,8 @@ fn key_of(call: &Call) -> String {
         | Call::List { list: key, .. }
         | Call::Send { from: key, .. }
         | Call::Receive { from: key, .. } => key.to_string(),
+        Call::Txn(txn) => format!("partition {}", txn.partition),
+        Call::Pages(pages) => format!("partition {}", pages.partition),
         Call::Transfer { partition, .. }
         | Call::Balances { partition }
         | Call::Scan { partition, .. }
@@ -107,6 +109,8 @@ fn revision_of(reply: &Reply) -> Option<Revision> {
         | Reply::Appended { revision, .. }
         | Reply::Items { revision, .. }
         | Reply::Balances { revision, .. } => Some(*revision),
+        Reply::Txn(done) => Some(done.revision),
+        Reply::Pages(all) => Some(all.revision),
         Reply::Watching { after, .. } => Some(*after),
         Reply::Lease { .. } | Reply::Acked => None,
     }

@@ -185,6 +185,8 @@ pub fn name(call: &Call) -> &'static str {
         Call::Receive { .. } => "receive",
         Call::Balances { .. } => "balances",
         Call::Scan { .. } => "scan",
+        Call::Txn(_) => "txn",
+        Call::Pages(_) => "pages",
         Call::Grant { .. } => "grant",
         Call::KeepAlive { .. } => "keep_alive",
         Call::Revoke { .. } => "revoke",

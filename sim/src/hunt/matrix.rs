@@ -6,7 +6,7 @@ use super::Found;
 use crate::invariants;
 
 /// Checkers of histories, by the names of their verdicts.
-const CHECKERS: [&str; 13] = [
+const CHECKERS: [&str; 15] = [
     "answers",
     "bank",
     "committed",
@@ -16,9 +16,11 @@ const CHECKERS: [&str; 13] = [
     "lease",
     "linear",
     "list",
+    "pages",
     "revisions",
     "session",
     "set_list",
+    "txns",
     "watch",
 ];
 /// What else must hold.

@@ -64,9 +64,10 @@ fn changes(call: &Call) -> bool {
             | Call::Scan { .. }
             | Call::Count { .. }
             | Call::Balances { .. }
+            | Call::Pages(_)
             | Call::Watch { .. }
             | Call::Consume { .. }
-    )
+    ) && !matches!(call, Call::Txn(txn) if txn.is_read_only())
 }
 
 #[cfg(test)]
