@@ -18,6 +18,7 @@ pub(crate) mod facts;
 pub mod lease;
 pub mod linear;
 pub mod pages;
+pub mod resets;
 pub mod revisions;
 pub mod service;
 pub mod session;
@@ -31,6 +32,7 @@ mod tests;
 pub mod txns;
 mod verdict;
 pub mod watch;
+pub mod watch_keys;
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -174,7 +176,7 @@ pub enum Workload {
     Consumer,
     /// Reads of other modes.
     Session,
-    /// Transactions of several operations, and ranges page by page.
+    /// What no other one calls: transactions of several operations, ranges page by page, consumers that are reset, watches without values.
     Variety,
 }
 
@@ -191,7 +193,12 @@ impl Workload {
             Workload::List => &[("list", set_list::check_lists)],
             Workload::Consumer => &[("consumer", consumer::check)],
             Workload::Session => &[("session", session::check)],
-            Workload::Variety => &[("txns", txns::check), ("pages", pages::check)],
+            Workload::Variety => &[
+                ("txns", txns::check),
+                ("pages", pages::check),
+                ("resets", resets::check),
+                ("watch_keys", watch_keys::check),
+            ],
         }
     }
 }
@@ -210,11 +217,13 @@ pub fn needs(checker: &str) -> &'static [&'static str] {
         "linear" => &["keys", "operations"],
         "list" => &["appends", "list reads"],
         "pages" => &["ranges", "continued", "backwards", "compared"],
+        "resets" => &["begun"],
         "revisions" => &["changes", "real time"],
         "session" => &["at least", "bounded", "bounds", "local"],
         "set_list" => &["appends", "list reads", "scans"],
         "txns" => &["transactions"],
         "watch" => &["watches", "changes seen"],
+        "watch_keys" => &["bare watches", "bare changes"],
         _ => &[],
     }
 }
@@ -230,6 +239,14 @@ pub fn wants(checker: &str) -> &'static [&'static str] {
         "consumer" => &["fenced", "refused acks"],
         "lease" => &["late", "refusals"],
         "pages" => &["states"],
+        "resets" => &[
+            "taken over",
+            "resets",
+            "deletions",
+            "not found",
+            "refused acks",
+            "changes seen",
+        ],
         "revisions" => &[
             "after absences",
             "chained",
@@ -241,6 +258,7 @@ pub fn wants(checker: &str) -> &'static [&'static str] {
         "session" => &["ages", "monotonic"],
         "txns" => &["ran", "refused", "of unknown outcome"],
         "watch" => &["gone at the end", "compactions"],
+        "watch_keys" => &["held against others"],
         _ => &[],
     }
 }

@@ -221,6 +221,38 @@ pub enum Call {
         /// The consumer's name.
         name: String,
     },
+    /// As [`Call::Consume`], and one that does not exist yet begins with a revision.
+    ConsumeAt {
+        /// The shard.
+        shard: u32,
+        /// The consumer's name.
+        name: String,
+        /// The first revision that is wanted.
+        start: Revision,
+    },
+    /// Sets a consumer's cursor by hand, and fences its owner: [`Reply::Watching`] with cursor and epoch.
+    Reset {
+        /// The shard.
+        shard: u32,
+        /// The consumer's name.
+        name: String,
+        /// Everything up to here counts as done.
+        revision: Revision,
+    },
+    /// Deletes a consumer: [`Reply::Acked`], or it fails because there is none.
+    Forget {
+        /// The shard.
+        shard: u32,
+        /// The consumer's name.
+        name: String,
+    },
+    /// Opens a watch of a whole shard without values after a revision: [`Reply::Watching`]. What it sees comes as [`Seen::Keys`].
+    WatchKeys {
+        /// The shard.
+        shard: u32,
+        /// Events after this revision.
+        after: Revision,
+    },
     /// Acknowledges everything up to a revision, as the consumer's owner: [`Reply::Acked`], or it fails because another one owns it.
     Ack {
         /// The shard.
@@ -373,6 +405,13 @@ impl Change {
 pub enum Seen {
     /// Changes, in order. Everything up to `through` has been shown now.
     Changes {
+        /// The changes.
+        changes: Vec<Change>,
+        /// No later change has a revision up to this one.
+        through: Revision,
+    },
+    /// The same of a watch without values: each that is not gone is 0.
+    Keys {
         /// The changes.
         changes: Vec<Change>,
         /// No later change has a revision up to this one.

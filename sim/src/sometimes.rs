@@ -18,7 +18,7 @@ use crate::{
 };
 
 /// Those of every sweep.
-pub const EVENTS: [&str; 68] = [
+pub const EVENTS: [&str; 70] = [
     "leader_changed",
     "two_leaders_of_different_terms",
     "deposed_leader_stepped_down",
@@ -82,11 +82,13 @@ pub const EVENTS: [&str; 68] = [
     "checked_in_full_linear",
     "checked_in_full_list",
     "checked_in_full_pages",
+    "checked_in_full_resets",
     "checked_in_full_revisions",
     "checked_in_full_session",
     "checked_in_full_set_list",
     "checked_in_full_txns",
     "checked_in_full_watch",
+    "checked_in_full_watch_keys",
 ];
 
 /// Those of sweeps of nodes on RocksDB, besides.

@@ -6,7 +6,7 @@
 pub const MOMENTS: &str = "moments at which it looked at all replicas, and could have seen it broken";
 
 /// Checker, number, and what is counted.
-const COUNTED: [(&str, &str, &str); 65] = [
+const COUNTED: [(&str, &str, &str); 78] = [
     ("answers", "answers", "ends of calls, whatever they were"),
     (
         "answers",
@@ -171,6 +171,56 @@ const COUNTED: [(&str, &str, &str); 65] = [
         "of the ranges, those whose state is known, and must have been found",
     ),
     (
+        "resets",
+        "acks",
+        "acknowledgements of owners, from which the consumer goes on",
+    ),
+    (
+        "resets",
+        "begun",
+        "consumers that began at a revision, and must be right before it",
+    ),
+    (
+        "resets",
+        "changes seen",
+        "changes that owners were shown, each held against what was changed",
+    ),
+    (
+        "resets",
+        "compactions",
+        "times that an owner was told of a compaction, which must have been allowed",
+    ),
+    (
+        "resets",
+        "deletions",
+        "consumers that were deleted, and must not be there after it",
+    ),
+    (
+        "resets",
+        "fenced",
+        "owners that were told of a newer one or of a reset, which there must be",
+    ),
+    (
+        "resets",
+        "not found",
+        "calls that were refused because there is no consumer: there must be none",
+    ),
+    (
+        "resets",
+        "refused acks",
+        "acknowledgements that were refused to who is not the owner: it must be another one",
+    ),
+    (
+        "resets",
+        "resets",
+        "resets: cursor and epoch must be those that follow",
+    ),
+    (
+        "resets",
+        "taken over",
+        "consumers that were taken over: cursor and epoch must be those that follow",
+    ),
+    (
         "revisions",
         "absences",
         "of the values, those where no call of unknown outcome could have deleted the key",
@@ -283,6 +333,21 @@ const COUNTED: [(&str, &str, &str); 65] = [
         "watch",
         "watches",
         "watches, each followed from its start to its end",
+    ),
+    (
+        "watch_keys",
+        "bare changes",
+        "changes that watches without values were shown",
+    ),
+    (
+        "watch_keys",
+        "bare watches",
+        "watches of whole shards without values, each followed from its start to its end",
+    ),
+    (
+        "watch_keys",
+        "held against others",
+        "of these changes, those that the log or another subscription has, and must be the same",
     ),
 ];
 

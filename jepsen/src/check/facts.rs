@@ -238,8 +238,22 @@ pub(crate) fn partition(call: &Call) -> Option<u32> {
         | Call::KeepAlive { .. }
         | Call::Revoke { .. }
         | Call::Watch { .. }
+        | Call::WatchKeys { .. }
         | Call::Consume { .. }
+        | Call::ConsumeAt { .. }
+        | Call::Reset { .. }
+        | Call::Forget { .. }
         | Call::Ack { .. } => None,
+    }
+}
+
+/// The consumer that a call takes from its owner: shard and name.
+pub(crate) fn taken(call: &Call) -> Option<(u32, &str)> {
+    match call {
+        Call::Consume { shard, name }
+        | Call::ConsumeAt { shard, name, .. }
+        | Call::Reset { shard, name, .. } => Some((*shard, name)),
+        _ => None,
     }
 }
 

@@ -123,7 +123,14 @@ pub(crate) fn proves_service(call: &Call) -> bool {
             *mode == Mode::Linearizable
         }
         // Between two pages the first one's revision may be compacted.
-        Call::Pages(_) | Call::Watch { .. } | Call::Consume { .. } | Call::Ack { .. } => false,
+        Call::Pages(_)
+        | Call::Watch { .. }
+        | Call::WatchKeys { .. }
+        | Call::Consume { .. }
+        | Call::ConsumeAt { .. }
+        | Call::Reset { .. }
+        | Call::Forget { .. }
+        | Call::Ack { .. } => false,
         _ => true,
     }
 }

@@ -147,7 +147,7 @@ impl<'a> Truth<'a> {
                 Seen::Ended { code, revision } => {
                     self.ended(what, &at, *place, (code, *revision), findings);
                 }
-                Seen::Resumed => {}
+                Seen::Resumed | Seen::Keys { .. } => {}
             }
             at.place = Some(*place);
         }

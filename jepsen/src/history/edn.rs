@@ -25,7 +25,7 @@
 //! | Pages | `:pages [partition nil]`, in the reply `[partition [[key v ...] ...]]`, page by page | |
 //! | Send, Receive | `:send`, `:receive {:id i :from k :to k :amount n}` | |
 //! | Grant, KeepAlive, Revoke | `:grant`, `:keep-alive`, `:revoke {:partition p ...}`, in the reply `{:lease l :ttl ms}` | |
-//! | Watch, Consume, Ack | `:watch`, `:consume`, `:ack {...}`, in the reply `{:after r :epoch e}` or nil | |
+//! | Watch, WatchKeys, Consume, ConsumeAt, Reset, Forget, Ack | `:watch`, `:watch-keys`, `:consume`, `:consume-at`, `:reset`, `:forget`, `:ack {...}`, in the reply `{:after r :epoch e}` or nil | |
 //!
 //! Reads that are not linearizable have `-weak` at the end of `:f` and their mode under `:mode`, so that no checker takes them for
 //! linearizable ones. What watches and consumers see is `:info` of `:seen`, of a process `:seen-N` that is not a number. Jepsen takes these
@@ -169,6 +169,10 @@ fn function(call: &Call) -> (&'static str, Option<Mode>) {
         Call::Revoke { .. } => ("revoke", None),
         Call::Watch { .. } => ("watch", None),
         Call::Consume { .. } => ("consume", None),
+        Call::ConsumeAt { .. } => ("consume-at", None),
+        Call::Reset { .. } => ("reset", None),
+        Call::Forget { .. } => ("forget", None),
+        Call::WatchKeys { .. } => ("watch-keys", None),
         Call::Ack { .. } => ("ack", None),
     }
 }
@@ -233,6 +237,19 @@ fn other_value(call: &Call, reply: Option<&Reply>) -> String {
         }
         (Call::Watch { partition, after }, _) => format!("{{:partition {partition} :after {after}}}"),
         (Call::Consume { shard, name }, _) => format!("{{:shard {shard} :name {}}}", Text(name)),
+        (Call::ConsumeAt { shard, name, start }, _) => {
+            format!("{{:shard {shard} :name {} :start {start}}}", Text(name))
+        }
+        (
+            Call::Reset {
+                shard,
+                name,
+                revision,
+            },
+            _,
+        ) => format!("{{:shard {shard} :name {} :revision {revision}}}", Text(name)),
+        (Call::Forget { shard, name }, _) => format!("{{:shard {shard} :name {}}}", Text(name)),
+        (Call::WatchKeys { shard, after }, _) => format!("{{:shard {shard} :after {after}}}"),
         (
             Call::Ack {
                 shard,
@@ -289,7 +306,7 @@ fn told(reply: &Reply) -> String {
 
 fn seen_value(seen: &Seen) -> String {
     match seen {
-        Seen::Changes { changes, through } => {
+        Seen::Changes { changes, through } | Seen::Keys { changes, through } => {
             let changes = changes.iter().map(|change| {
                 let value = change.value.map_or("nil".to_owned(), |value| value.to_string());
                 let expired = if change.expired { " :expired" } else { "" };

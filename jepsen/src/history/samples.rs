@@ -199,7 +199,27 @@ fn other_calls() -> Vec<(Call, Reply)> {
         ttl_ms: 900,
     };
     let watch = Call::Watch { partition, after: 10 };
+    let (reset, at) = (
+        Call::Reset {
+            shard,
+            name: name.clone(),
+            revision: 10,
+        },
+        Call::ConsumeAt {
+            shard,
+            name: name.clone(),
+            start: 11,
+        },
+    );
+    let forget = Call::Forget {
+        shard,
+        name: name.clone(),
+    };
     vec![
+        (at, watching(1)),
+        (reset, watching(2)),
+        (forget, Reply::Acked),
+        (Call::WatchKeys { shard, after: 10 }, watching(0)),
         (grant, lease.clone()),
         (Call::KeepAlive { partition, lease: 4 }, lease.clone()),
         (Call::Revoke { partition, lease: 4 }, lease),
@@ -246,6 +266,16 @@ pub(crate) fn one_of_each() -> Vec<Event> {
     };
     let changes = vec![change, gone];
     let seen = |seen| Step::Seen { seen };
+    push(
+        1,
+        seen(Seen::Keys {
+            changes: vec![Change {
+                value: Some(0),
+                ..change
+            }],
+            through: 11,
+        }),
+    );
     push(1, seen(Seen::Changes { changes, through: 12 }));
     push(1, seen(Seen::Resumed));
     push(1, seen(Seen::Compacted { resumed_after: 15 }));

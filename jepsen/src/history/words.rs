@@ -60,6 +60,16 @@ impl fmt::Display for Call {
             Call::Revoke { partition, lease } => write!(f, "revoke lease {lease} of {partition}"),
             Call::Watch { partition, after } => write!(f, "watch {partition} after {after}"),
             Call::Consume { shard, name } => write!(f, "consume shard {shard} as {name}"),
+            Call::ConsumeAt { shard, name, start } => {
+                write!(f, "consume shard {shard} as {name} from revision {start} on")
+            }
+            Call::Reset {
+                shard,
+                name,
+                revision,
+            } => write!(f, "reset {name} of shard {shard} to {revision}"),
+            Call::Forget { shard, name } => write!(f, "delete {name} of shard {shard}"),
+            Call::WatchKeys { shard, after } => write!(f, "watch the keys of shard {shard} after {after}"),
             Call::Ack {
                 shard,
                 name,
@@ -237,7 +247,7 @@ impl fmt::Display for Change {
 impl fmt::Display for Seen {
     fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
         match self {
-            Seen::Changes { changes, through } => {
+            Seen::Changes { changes, through } | Seen::Keys { changes, through } => {
                 write_list(f, changes, |f, change| write!(f, "{change}"))?;
                 write!(f, " through {through}")
             }

@@ -95,7 +95,12 @@ fn key_of(call: &Call) -> String {
         | Call::KeepAlive { partition, .. }
         | Call::Revoke { partition, .. }
         | Call::Watch { partition, .. } => format!("partition {partition}"),
-        Call::Consume { shard, .. } | Call::Ack { shard, .. } => format!("shard {shard}"),
+        Call::WatchKeys { shard, .. }
+        | Call::Consume { shard, .. }
+        | Call::ConsumeAt { shard, .. }
+        | Call::Reset { shard, .. }
+        | Call::Forget { shard, .. }
+        | Call::Ack { shard, .. } => format!("shard {shard}"),
     }
 }
 

@@ -266,6 +266,7 @@ fn is_read(call: &Call) -> bool {
             | Call::Scan { .. }
             | Call::Pages(_)
             | Call::Watch { .. }
+            | Call::WatchKeys { .. }
     ) || matches!(call, Call::Txn(txn) if txn.is_read_only())
 }
 

@@ -14,6 +14,7 @@ mod counter;
 mod join;
 mod keys;
 mod lease;
+mod mover;
 pub mod names;
 mod near;
 mod owner;

@@ -51,9 +51,13 @@ pub(super) async fn perform(client: &Client, call: &Call) -> Result<Reply> {
         Call::Txn(call) => txn::run(client, call).await,
         Call::Pages(pages) => txn::pages(client, pages).await,
         Call::Grant { .. } | Call::KeepAlive { .. } | Call::Revoke { .. } => lease(client, call).await,
-        Call::Watch { .. } | Call::Consume { .. } | Call::Ack { .. } => {
-            Err(Error::definite(Code::Invalid, "streams are opened elsewhere").into())
-        }
+        Call::Watch { .. }
+        | Call::WatchKeys { .. }
+        | Call::Consume { .. }
+        | Call::ConsumeAt { .. }
+        | Call::Reset { .. }
+        | Call::Forget { .. }
+        | Call::Ack { .. } => Err(Error::definite(Code::Invalid, "streams are opened elsewhere").into()),
         Call::Write { .. }
         | Call::Cas { .. }
         | Call::Delete { .. }

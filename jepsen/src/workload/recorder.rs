@@ -192,6 +192,10 @@ pub fn name(call: &Call) -> &'static str {
         Call::Revoke { .. } => "revoke",
         Call::Watch { .. } => "watch",
         Call::Consume { .. } => "consume",
+        Call::ConsumeAt { .. } => "consume_at",
+        Call::Reset { .. } => "reset",
+        Call::Forget { .. } => "forget",
+        Call::WatchKeys { .. } => "watch_keys",
         Call::Ack { .. } => "ack",
     }
 }

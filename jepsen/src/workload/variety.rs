@@ -1,5 +1,6 @@
 //! Variety: what the other programs do not call. Transactions of several operations with conditions of all kinds, ranges page by page,
-//! forwards and backwards, with values and without, at the newest revision and at older ones.
+//! forwards and backwards, with values and without, at the newest revision and at older ones; consumers that begin at a revision, are
+//! reset and deleted; watches of whole shards without values beside those of partitions.
 //!
 //! Only transactions change its keys, and each list of operations that changes something puts a value that nobody else puts: so what
 //! becomes of a transaction can be told from the values that it left. Each range is read again as a whole at the same revision.
@@ -13,6 +14,7 @@ use super::{
     Load, Place,
     caller::Caller,
     join::join_all,
+    mover::Mover,
     perform::Result,
     place::Ends,
     random::Random,
@@ -26,6 +28,8 @@ use crate::{
 
 /// Streams of chance of those that are not clients begin here.
 const WATCHERS: u32 = 1_000;
+const KEY_WATCHERS: u32 = 2_000;
+const MOVERS: u32 = 3_000;
 /// How far back a read of an older revision looks at most.
 const BACK: u64 = 60;
 
@@ -40,6 +44,8 @@ pub struct Program {
     pub keys: u32,
     /// Mean microseconds between two operations of a client.
     pub pause_us: u64,
+    /// Mean milliseconds between the lives of two consumers of a shard.
+    pub move_ms: u64,
     /// Weights of transactions and of ranges.
     pub mix: [u32; 2],
 }
@@ -51,6 +57,7 @@ impl Default for Program {
             partitions: 2,
             keys: 9,
             pause_us: 15_000,
+            move_ms: 500,
             mix: [70, 30],
         }
     }
@@ -64,6 +71,7 @@ impl Program {
             partitions: random.range(1, 4) as u32,
             keys: random.range(3, 14) as u32,
             pause_us: random.range(4_000, 50_000),
+            move_ms: random.range(100, 3_000),
             mix: [random.range(30, 90) as u32, random.range(10, 60) as u32],
         }
     }
@@ -79,6 +87,9 @@ pub(super) struct Running {
     program: Program,
     place: Place,
     watchers: Vec<(u32, Watcher)>,
+    /// By shard.
+    key_watchers: Vec<(u32, Watcher)>,
+    movers: Vec<Mover>,
 }
 
 impl Running {
@@ -93,8 +104,26 @@ impl Running {
             let random = place.random(number);
             (partition, Watcher::new(&place.env, partition, manner, random, 0))
         });
+        let shard_of = &place.env.shard_of;
+        // A partition of each shard.
+        let shards: BTreeMap<u32, u32> = place
+            .partitions(program.partitions)
+            .map(|partition| (shard_of(partition), partition))
+            .collect();
+        let key_watchers = shards.keys().zip(KEY_WATCHERS..);
+        let key_watchers = key_watchers.map(|(shard, number)| {
+            let random = place.random(number);
+            (*shard, Watcher::keys(&place.env, *shard, manner, random))
+        });
+        let pause = Duration::from_millis(program.move_ms);
+        let movers = shards.values().zip(0..).map(|(partition, number)| {
+            let random = place.random(MOVERS + number);
+            Mover::new(&place.env, (place.index(), number), *partition, random, pause)
+        });
         Self {
             watchers: watchers.collect(),
+            key_watchers: key_watchers.collect(),
+            movers: movers.collect(),
             program,
             place,
         }
@@ -103,7 +132,9 @@ impl Running {
 
 impl Load for Running {
     fn work<'a>(&'a mut self, stop: &'a Stop) -> BoxFuture<'a, ()> {
-        let (program, place, watchers) = (&self.program, &self.place, &mut self.watchers);
+        let (program, place) = (&self.program, &self.place);
+        let watchers = self.watchers.iter_mut().chain(&mut self.key_watchers);
+        let movers = self.movers.iter_mut();
         Box::pin(async move {
             let clients = (0..program.clients).map(|number| {
                 let client = Client {
@@ -115,15 +146,19 @@ impl Load for Running {
                 };
                 Box::pin(client.work(stop))
             });
-            let watchers = watchers
-                .iter_mut()
-                .map(|(_, watcher)| Box::pin(watcher.work(stop)));
-            futures::join!(join_all(clients), join_all(watchers));
+            let watchers = watchers.map(|(_, watcher)| Box::pin(watcher.work(stop)));
+            let movers = movers.map(|mover| Box::pin(mover.work(stop)));
+            futures::join!(join_all(clients), join_all(watchers), join_all(movers));
         })
     }
 
     fn finals(&mut self) -> BoxFuture<'_, ()> {
-        Box::pin(self.place.read_all(self.program.partitions))
+        Box::pin(async move {
+            for mover in &mut self.movers {
+                mover.finish().await;
+            }
+            self.place.read_all(self.program.partitions).await;
+        })
     }
 
     fn mark(&mut self) -> BoxFuture<'_, Ends> {
@@ -134,6 +169,9 @@ impl Load for Running {
         Box::pin(async move {
             for (partition, watcher) in &mut self.watchers {
                 watcher.drain(ends.partition(*partition)).await;
+            }
+            for (shard, watcher) in &mut self.key_watchers {
+                watcher.drain(ends.shard(*shard)).await;
             }
         })
     }

@@ -66,6 +66,7 @@ fn changes(call: &Call) -> bool {
             | Call::Balances { .. }
             | Call::Pages(_)
             | Call::Watch { .. }
+            | Call::WatchKeys { .. }
             | Call::Consume { .. }
     ) && !matches!(call, Call::Txn(txn) if txn.is_read_only())
 }
