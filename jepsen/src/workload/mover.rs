@@ -80,7 +80,7 @@ impl Mover {
             self.lives += 1;
             let name = names::moved(self.program, self.number, self.lives);
             self.left.push(name.clone());
-            if self.life(&name, stop).await.is_ok() {
+            if Box::pin(self.life(&name, stop)).await.is_ok() {
                 self.left.pop();
             }
         }
