@@ -19,7 +19,7 @@ use crate::{
 };
 
 /// Those of every sweep.
-pub const EVENTS: [&str; 80] = [
+pub const EVENTS: [&str; 84] = [
     "leader_changed",
     "two_leaders_of_different_terms",
     "deposed_leader_stepped_down",
@@ -82,9 +82,12 @@ pub const EVENTS: [&str; 80] = [
     "checked_in_full_lease",
     "checked_in_full_linear",
     "checked_in_full_list",
+    "checked_in_full_pages",
+    "checked_in_full_resets",
     "checked_in_full_revisions",
     "checked_in_full_session",
     "checked_in_full_set_list",
+    "checked_in_full_txns",
     "checked_in_full_watch",
     "held_against_append_durability",
     "held_against_commit_quorum",
@@ -100,6 +103,7 @@ pub const EVENTS: [&str; 80] = [
     "held_against_session_window",
     "held_against_state_machine_safety",
     "held_against_vote_durability",
+    "checked_in_full_watch_keys",
 ];
 
 /// Those of sweeps of nodes on RocksDB, besides.

@@ -7,7 +7,7 @@ pub const MOMENTS: &str =
     "moments that had something of what it looks at, so that it could have been seen broken";
 
 /// Checker, number, and what is counted.
-const COUNTED: [(&str, &str, &str); 57] = [
+const COUNTED: [(&str, &str, &str); 79] = [
     ("answers", "answers", "ends of calls, whatever they were"),
     (
         "answers",
@@ -151,6 +151,77 @@ const COUNTED: [(&str, &str, &str); 57] = [
         "reads of lists, each held against all appends",
     ),
     (
+        "pages",
+        "backwards",
+        "of the ranges in several pages, those read from the last key to the first",
+    ),
+    (
+        "pages",
+        "compared",
+        "pairs of reads at one revision, of which one came in pages: both must have found the same",
+    ),
+    ("pages", "continued", "ranges that came in several pages"),
+    (
+        "pages",
+        "ranges",
+        "ranges that were read page by page, in order and none twice",
+    ),
+    (
+        "pages",
+        "states",
+        "of the ranges, those whose state is known, and must have been found",
+    ),
+    (
+        "resets",
+        "acks",
+        "acknowledgements of owners, from which the consumer goes on",
+    ),
+    (
+        "resets",
+        "begun",
+        "consumers that began at a revision, and must be right before it",
+    ),
+    (
+        "resets",
+        "changes seen",
+        "changes that owners were shown, each held against what was changed",
+    ),
+    (
+        "resets",
+        "compactions",
+        "times that an owner was told of a compaction, which must have been allowed",
+    ),
+    (
+        "resets",
+        "deletions",
+        "consumers that were deleted, and must not be there after it",
+    ),
+    (
+        "resets",
+        "fenced",
+        "owners that were told of a newer one or of a reset, which there must be",
+    ),
+    (
+        "resets",
+        "not found",
+        "calls that were refused because there is no consumer: there must be none",
+    ),
+    (
+        "resets",
+        "refused acks",
+        "acknowledgements that were refused to who is not the owner: it must be another one",
+    ),
+    (
+        "resets",
+        "resets",
+        "resets: cursor and epoch must be those that follow",
+    ),
+    (
+        "resets",
+        "taken over",
+        "consumers that were taken over: cursor and epoch must be those that follow",
+    ),
+    (
         "revisions",
         "absences",
         "of the values, those where no call of unknown outcome could have deleted the key",
@@ -230,6 +301,26 @@ const COUNTED: [(&str, &str, &str); 57] = [
         "linearizable scans, each of which must show all elements acknowledged before",
     ),
     (
+        "txns",
+        "of unknown outcome",
+        "changes that no acknowledged transaction made: one of unknown outcome must have, and once",
+    ),
+    (
+        "txns",
+        "ran",
+        "transactions whose conditions hold on a known state: answers and effect must be those",
+    ),
+    (
+        "txns",
+        "refused",
+        "the same of those whose conditions do not hold, and whose other list ran",
+    ),
+    (
+        "txns",
+        "transactions",
+        "answered transactions of several operations",
+    ),
+    (
         "watch",
         "changes seen",
         "changes that watches were shown, each held against what was changed",
@@ -248,6 +339,21 @@ const COUNTED: [(&str, &str, &str); 57] = [
         "watch",
         "watches",
         "watches, each followed from its start to its end",
+    ),
+    (
+        "watch_keys",
+        "bare changes",
+        "changes that watches without values were shown",
+    ),
+    (
+        "watch_keys",
+        "bare watches",
+        "watches of whole shards without values, each followed from its start to its end",
+    ),
+    (
+        "watch_keys",
+        "held against others",
+        "of these changes, those that the log or another subscription has, and must be the same",
     ),
 ];
 

@@ -173,7 +173,15 @@ pub(crate) fn proves_service(call: &Call) -> bool {
         Call::Read { mode, .. } | Call::List { mode, .. } | Call::Scan { mode, .. } => {
             *mode == Mode::Linearizable
         }
-        Call::Watch { .. } | Call::Consume { .. } | Call::Ack { .. } => false,
+        // Between two pages the first one's revision may be compacted.
+        Call::Pages(_)
+        | Call::Watch { .. }
+        | Call::WatchKeys { .. }
+        | Call::Consume { .. }
+        | Call::ConsumeAt { .. }
+        | Call::Reset { .. }
+        | Call::Forget { .. }
+        | Call::Ack { .. } => false,
         _ => true,
     }
 }

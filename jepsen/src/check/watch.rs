@@ -24,6 +24,7 @@ use self::compaction::Heads;
 use super::{
     Context, History,
     facts::{self, Fact, Facts},
+    states,
     subscriptions::{Shown, Subscription, shown, subscriptions},
     verdict::{Findings, Verdict, Witness, describe},
 };
@@ -146,7 +147,7 @@ impl<'a> Truth<'a> {
                 Seen::Ended { code, revision } => {
                     self.ended(what, &at, *place, (code, *revision), findings);
                 }
-                Seen::Resumed => {}
+                Seen::Resumed | Seen::Keys { .. } => {}
             }
             at.place = Some(*place);
         }
@@ -343,6 +344,9 @@ impl<'a> Truth<'a> {
     fn may_be_unknown(&self, key: Key, value: Option<u64>, place: usize) -> bool {
         self.facts.unknown(key).iter().any(|id| {
             let operation = &self.history.operations[*id];
+            if let Call::Txn(txn) = &operation.call {
+                return states::may_leave(txn, key, value) && operation.first < place;
+            }
             let fits = match (facts::written_value(&operation.call), value) {
                 (Some((_, written)), Some(value)) => written == value,
                 (Some(_), None) => false,

@@ -11,7 +11,7 @@ use super::{
     },
     Followed, Position, Truth,
 };
-use crate::history::{Call, End, Reply, Revision, Seen};
+use crate::history::{End, Reply, Revision, Seen};
 
 /// How the codes of these errors are spelt.
 const COMPACTED: &str = "compacted";
@@ -144,18 +144,18 @@ impl Truth<'_> {
     /// Somebody may have become the owner after it, before a place in the history.
     fn has_newer_owner(&self, what: &Followed<'_>, place: usize) -> bool {
         let owner = what.subscription;
-        let Call::Consume { shard, name } = &owner.operation.call else {
+        let consumer = facts::taken(&owner.operation.call);
+        if consumer.is_none() {
             return false;
-        };
+        }
         let newer = |end: &End| match end {
             End::Ok(_, Reply::Watching { epoch, .. }) => *epoch > owner.epoch,
             End::Unknown => true,
             _ => false,
         };
-        self.history.operations.iter().any(|other| {
-            matches!(&other.call, Call::Consume { shard: of, name: its } if of == shard && its == name)
-                && other.first < place
-                && newer(&other.end)
-        })
+        self.history
+            .operations
+            .iter()
+            .any(|other| facts::taken(&other.call) == consumer && other.first < place && newer(&other.end))
     }
 }
