@@ -220,7 +220,7 @@ pub fn wants(checker: &str) -> &'static [&'static str] {
         "bank" => &["balances shown"],
         "committed" => &["resolved"],
         "consumer" => &["fenced", "refused acks"],
-        "lease" => &["late", "refusals"],
+        "lease" => &["late", "refusals", "after revocations", "reads after revocations"],
         "revisions" => &[
             "after absences",
             "chained",

@@ -6,7 +6,7 @@
 pub const MOMENTS: &str = "moments at which it looked at all replicas, and could have seen it broken";
 
 /// Checker, number, and what is counted.
-const COUNTED: [(&str, &str, &str); 56] = [
+const COUNTED: [(&str, &str, &str); 59] = [
     ("answers", "answers", "ends of calls, whatever they were"),
     (
         "answers",
@@ -114,6 +114,11 @@ const COUNTED: [(&str, &str, &str); 56] = [
     ),
     (
         "lease",
+        "after revocations",
+        "calls after the end of their lease's revocation: all must have been refused",
+    ),
+    (
+        "lease",
         "expiries",
         "events that say that a key expired: its time must have been up",
     ),
@@ -125,8 +130,18 @@ const COUNTED: [(&str, &str, &str); 56] = [
     ("lease", "late at the end", "the same after the final recovery"),
     (
         "lease",
+        "late calls",
+        "calls in quiet times with leases whose time was up: all must have been refused",
+    ),
+    (
+        "lease",
         "reads",
         "linearizable reads of keys that have had a TTL or a lease",
+    ),
+    (
+        "lease",
+        "reads after revocations",
+        "reads of keys put with a lease that had been revoked: that value must be gone",
     ),
     (
         "lease",

@@ -52,7 +52,7 @@ impl Mutant {
 }
 
 /// All of them, by name.
-pub const MUTANTS: [Mutant; 60] = [
+pub const MUTANTS: [Mutant; 61] = [
     Mutant {
         name: "ack-before-fsync",
         breaks: "The log acknowledges blocks that are in the page cache only.",
@@ -412,6 +412,12 @@ pub const MUTANTS: [Mutant; 60] = [
         breaks: "A second try is sent as a write of its own.",
         origin: "jetcd 0.8.2 (Jepsen 2024), etcd issue 14890: a retried write was applied twice.",
         expected: &["counter", "linear", "revisions", "set_list", "bank", "committed"],
+    },
+    Mutant {
+        name: "revoke-leaves-keys",
+        breaks: "A lease that is revoked is gone, and its keys stay as if they had none.",
+        origin: "The rule that a lease takes its keys with it, whoever ends it.",
+        expected: &["lease"],
     },
     Mutant {
         name: "row-cache-ignores-deletes",
