@@ -212,7 +212,7 @@ pub fn needs(checker: &str) -> &'static [&'static str] {
 }
 
 /// What `revisions` needs besides where there are registers.
-const OF_REGISTERS: [&str; 4] = ["chained", "values", "absences", "read at the end"];
+const OF_REGISTERS: [&str; 5] = ["chained", "values", "states", "absences", "read at the end"];
 
 /// What it must have counted besides in some of many runs: not every workload has it, or only trouble brings it about.
 pub fn wants(checker: &str) -> &'static [&'static str] {
@@ -225,6 +225,7 @@ pub fn wants(checker: &str) -> &'static [&'static str] {
             "after absences",
             "chained",
             "values",
+            "states",
             "absences",
             "older",
             "read at the end",

@@ -6,7 +6,7 @@
 pub const MOMENTS: &str = "moments at which it looked at all replicas, and could have seen it broken";
 
 /// Checker, number, and what is counted.
-const COUNTED: [(&str, &str, &str); 59] = [
+const COUNTED: [(&str, &str, &str); 60] = [
     ("answers", "answers", "ends of calls, whatever they were"),
     (
         "answers",
@@ -199,6 +199,11 @@ const COUNTED: [(&str, &str, &str); 59] = [
         "revisions",
         "real time",
         "answers with a revision, each held against all that was told before the call",
+    ),
+    (
+        "revisions",
+        "states",
+        "states of keys at a revision that answers showed, each held against the one before",
     ),
     (
         "revisions",
