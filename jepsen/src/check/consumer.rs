@@ -32,6 +32,7 @@ pub fn check(history: &History<'_>, context: &Context<'_>) -> Verdict {
             consumers.entry((*shard, name)).or_default().push(owner);
         }
     }
+    truth.twice(&mut findings);
     for ((shard, name), mut owners) in consumers {
         findings.count("owners", owners.len() as u64);
         owners.sort_by_key(|owner| owner.epoch);

@@ -6,7 +6,7 @@
 pub const MOMENTS: &str = "moments at which it looked at all replicas, and could have seen it broken";
 
 /// Checker, number, and what is counted.
-const COUNTED: [(&str, &str, &str); 60] = [
+const COUNTED: [(&str, &str, &str); 62] = [
     ("answers", "answers", "ends of calls, whatever they were"),
     (
         "answers",
@@ -89,6 +89,11 @@ const COUNTED: [(&str, &str, &str); 60] = [
         "consumer",
         "refused acks",
         "acknowledgements that were refused after another owner had begun",
+    ),
+    (
+        "consumer",
+        "shown of unknown outcome",
+        "changes shown that nobody acknowledged: as many calls of unknown outcome must explain them",
     ),
     (
         "consumer",
@@ -257,6 +262,11 @@ const COUNTED: [(&str, &str, &str); 60] = [
         "watch",
         "gone at the end",
         "keys gone at the end, whose removal a watch must have been shown",
+    ),
+    (
+        "watch",
+        "shown of unknown outcome",
+        "changes shown that nobody acknowledged: as many calls of unknown outcome must explain them",
     ),
     (
         "watch",
