@@ -6,7 +6,7 @@
 pub const MOMENTS: &str = "moments at which it looked at all replicas, and could have seen it broken";
 
 /// Checker, number, and what is counted.
-const COUNTED: [(&str, &str, &str); 62] = [
+const COUNTED: [(&str, &str, &str); 65] = [
     ("answers", "answers", "ends of calls, whatever they were"),
     (
         "answers",
@@ -82,6 +82,11 @@ const COUNTED: [(&str, &str, &str); 62] = [
     ),
     (
         "consumer",
+        "kept for consumers",
+        "of these, those where no consumer of the shard may have needed what is gone",
+    ),
+    (
+        "consumer",
         "owners",
         "times that somebody became the owner of a consumer",
     ),
@@ -94,6 +99,11 @@ const COUNTED: [(&str, &str, &str); 62] = [
         "consumer",
         "shown of unknown outcome",
         "changes shown that nobody acknowledged: as many calls of unknown outcome must explain them",
+    ),
+    (
+        "consumer",
+        "starts",
+        "consumers whose first owner must not begin beyond what the shard had then",
     ),
     (
         "consumer",
@@ -262,6 +272,11 @@ const COUNTED: [(&str, &str, &str); 62] = [
         "watch",
         "gone at the end",
         "keys gone at the end, whose removal a watch must have been shown",
+    ),
+    (
+        "watch",
+        "kept for consumers",
+        "of these, those where no consumer of the shard may have needed what is gone",
     ),
     (
         "watch",

@@ -14,7 +14,8 @@
 //! - **removal**: with [`Context::drained`], a key that the final reads do not find has a deletion or an expiry after its last put, which
 //!   was shown where all revisions since were.
 //! - **compaction**: where it is told that changes are gone, they can be: with [`Context::keep_revisions`] the shard had as many revisions
-//!   after those that are gone. It never goes back by that. Whoever is told that there is a newer owner is an owner, and there is one.
+//!   after those that are gone, and each consumer of the shard may have acknowledged them. It never goes back by that. Whoever is told that
+//!   there is a newer owner is an owner, and there is one.
 
 mod compaction;
 mod removals;
@@ -24,7 +25,7 @@ mod twice;
 
 use std::collections::BTreeSet;
 
-use self::compaction::Heads;
+use self::compaction::{Cursors, Heads};
 use super::{
     Context, History,
     facts::{self, Fact, Facts},
@@ -82,6 +83,7 @@ pub(super) struct Truth<'a> {
     /// Partitions in which sends keep rows of their own.
     outboxes: BTreeSet<u32>,
     heads: Heads,
+    cursors: Cursors<'a>,
 }
 
 /// Revisions that are to be shown next.
@@ -123,6 +125,7 @@ impl<'a> Truth<'a> {
             changed,
             outboxes,
             heads,
+            cursors: Cursors::new(history),
         }
     }
 

@@ -52,7 +52,7 @@ impl Mutant {
 }
 
 /// All of them, by name.
-pub const MUTANTS: [Mutant; 61] = [
+pub const MUTANTS: [Mutant; 62] = [
     Mutant {
         name: "ack-before-fsync",
         breaks: "The log acknowledges blocks that are in the page cache only.",
@@ -155,6 +155,12 @@ pub const MUTANTS: [Mutant; 61] = [
         breaks: "Once a shard has a floor, versions above it are dropped too.",
         origin: "etcd issues 18089 and 19179: compaction dropped events that could still be watched.",
         expected: &["service", "watch", "consumer", "revisions"],
+    },
+    Mutant {
+        name: "compaction-ignores-consumers",
+        breaks: "History is compacted though a consumer has not acknowledged it.",
+        origin: "The rule of retention: what a consumer has not acknowledged is kept for it.",
+        expected: &["consumer"],
     },
     Mutant {
         name: "compare-on-stale-state",
