@@ -210,7 +210,14 @@ pub fn needs(checker: &str) -> &'static [&'static str] {
         "answers" => &["answers"],
         "bank" => &["reads of all accounts", "payments", "sends", "arrivals", "totals"],
         "committed" => &["commits", "acknowledged"],
-        "consumer" => &["owners", "acks", "changes seen", "cursors", "successions"],
+        "consumer" => &[
+            "owners",
+            "starts",
+            "acks",
+            "changes seen",
+            "cursors",
+            "successions",
+        ],
         "convergence" => &["compared"],
         "counter" => &["increments", "counts", "finals"],
         "lease" => &["absences", "expiries", "late at the end"],
@@ -229,7 +236,7 @@ pub fn needs(checker: &str) -> &'static [&'static str] {
 }
 
 /// What `revisions` needs besides where there are registers.
-const OF_REGISTERS: [&str; 4] = ["chained", "values", "absences", "read at the end"];
+const OF_REGISTERS: [&str; 5] = ["chained", "values", "states", "absences", "read at the end"];
 
 /// What it must have counted besides in some of many runs: not every workload has it, or only trouble brings it about.
 pub fn wants(checker: &str) -> &'static [&'static str] {
@@ -237,12 +244,13 @@ pub fn wants(checker: &str) -> &'static [&'static str] {
         "bank" => &["balances shown"],
         "committed" => &["resolved"],
         "consumer" => &["fenced", "refused acks"],
-        "lease" => &["late", "refusals"],
+        "lease" => &["late", "refusals", "after revocations", "reads after revocations"],
         "pages" => &["states"],
         "resets" => &[
             "taken over",
             "resets",
             "deletions",
+            "after deletions",
             "not found",
             "refused acks",
             "changes seen",
@@ -251,6 +259,7 @@ pub fn wants(checker: &str) -> &'static [&'static str] {
             "after absences",
             "chained",
             "values",
+            "states",
             "absences",
             "older",
             "read at the end",

@@ -7,7 +7,7 @@ pub const MOMENTS: &str =
     "moments that had something of what it looks at, so that it could have been seen broken";
 
 /// Checker, number, and what is counted.
-const COUNTED: [(&str, &str, &str); 79] = [
+const COUNTED: [(&str, &str, &str); 89] = [
     ("answers", "answers", "ends of calls, whatever they were"),
     (
         "answers",
@@ -83,6 +83,11 @@ const COUNTED: [(&str, &str, &str); 79] = [
     ),
     (
         "consumer",
+        "kept for consumers",
+        "of these, those where no consumer of the shard may have needed what is gone",
+    ),
+    (
+        "consumer",
         "owners",
         "times that somebody became the owner of a consumer",
     ),
@@ -90,6 +95,16 @@ const COUNTED: [(&str, &str, &str); 79] = [
         "consumer",
         "refused acks",
         "acknowledgements that were refused after another owner had begun",
+    ),
+    (
+        "consumer",
+        "shown of unknown outcome",
+        "changes shown that nobody acknowledged: as many calls of unknown outcome must explain them",
+    ),
+    (
+        "consumer",
+        "starts",
+        "consumers whose first owner must not begin beyond what the shard had then",
     ),
     (
         "consumer",
@@ -115,6 +130,11 @@ const COUNTED: [(&str, &str, &str); 79] = [
     ),
     (
         "lease",
+        "after revocations",
+        "calls after the end of their lease's revocation: all must have been refused",
+    ),
+    (
+        "lease",
         "expiries",
         "events that say that a key expired: its time must have been up",
     ),
@@ -126,8 +146,18 @@ const COUNTED: [(&str, &str, &str); 79] = [
     ("lease", "late at the end", "the same after the final recovery"),
     (
         "lease",
+        "late calls",
+        "calls in quiet times with leases whose time was up: all must have been refused",
+    ),
+    (
+        "lease",
         "reads",
         "linearizable reads of keys that have had a TTL or a lease",
+    ),
+    (
+        "lease",
+        "reads after revocations",
+        "reads of keys put with a lease that had been revoked: that value must be gone",
     ),
     (
         "lease",
@@ -170,6 +200,11 @@ const COUNTED: [(&str, &str, &str); 79] = [
         "pages",
         "states",
         "of the ranges, those whose state is known, and must have been found",
+    ),
+    (
+        "resets",
+        "after deletions",
+        "consumers that began after another one of the shard was deleted: their epochs must be greater",
     ),
     (
         "resets",
@@ -259,6 +294,11 @@ const COUNTED: [(&str, &str, &str); 79] = [
     ),
     (
         "revisions",
+        "states",
+        "states of keys at a revision that answers showed, each held against the one before",
+    ),
+    (
+        "revisions",
         "values",
         "of the answers, those where a change of the key is known that they must not miss",
     ),
@@ -334,6 +374,16 @@ const COUNTED: [(&str, &str, &str); 79] = [
         "watch",
         "gone at the end",
         "keys gone at the end, whose removal a watch must have been shown",
+    ),
+    (
+        "watch",
+        "kept for consumers",
+        "of these, those where no consumer of the shard may have needed what is gone",
+    ),
+    (
+        "watch",
+        "shown of unknown outcome",
+        "changes shown that nobody acknowledged: as many calls of unknown outcome must explain them",
     ),
     (
         "watch",

@@ -6,7 +6,7 @@
 //!   reset it begins right after that revision.
 //! - **cursor**: a new consumer is right before the revision that was asked for, one that was reset at its revision, one that is taken over where its
 //!   owner's acknowledgements have brought it.
-//! - **epoch**: the first owner has 1, each later one and each reset one more.
+//! - **epoch**: each later owner and each reset has one more; the first owner more than any consumer of the shard had that was deleted before.
 //! - **fencing**: acknowledgements are carried out for the owner and refused to who was it before.
 //! - **deleted**: what is deleted is not there for anybody, and what is there is.
 
@@ -51,10 +51,55 @@ pub fn check(history: &History<'_>, context: &Context<'_>) -> Verdict {
         let mut calls = calls.iter();
         calls.any(|operation| matches!(operation.call, Call::ConsumeAt { .. }))
     };
+    let mut epochs = Epochs::default();
     for calls in consumers.values().filter(|calls| is_begun(calls)) {
-        life(calls, &mut findings);
+        life(calls, &mut epochs, &mut findings);
     }
+    epochs.check(&mut findings);
     findings.verdict()
+}
+
+/// Of consumers that began and that were deleted.
+#[derive(Default)]
+struct Epochs<'a> {
+    /// The first openings.
+    begun: Vec<(&'a Operation, u64)>,
+    /// By shard: when its deletion was answered, and its last epoch.
+    deleted: BTreeMap<u32, Vec<(usize, u64)>>,
+}
+
+impl<'a> Epochs<'a> {
+    /// A call that was carried out.
+    fn note(&mut self, operation: &'a Operation, before: Option<At>, after: Option<At>) {
+        match (&operation.call, before, after) {
+            (Call::ConsumeAt { .. }, None, Some(at)) => self.begun.push((operation, at.epoch)),
+            (Call::Forget { shard, .. }, Some(at), None) => {
+                let deleted = self.deleted.entry(*shard).or_default();
+                deleted.push((operation.last, at.epoch));
+            }
+            _ => {}
+        }
+    }
+
+    fn check(&self, findings: &mut Findings) {
+        for (operation, epoch) in &self.begun {
+            let shard = place(&operation.call).map(|(shard, _)| shard);
+            let deleted = shard.and_then(|shard| self.deleted.get(&shard));
+            let before = deleted.into_iter().flatten();
+            let before = before.filter(|(last, _)| *last < operation.first);
+            let Some(greatest) = before.map(|(_, epoch)| *epoch).max() else {
+                continue;
+            };
+            findings.count("after deletions", 1);
+            if *epoch <= greatest {
+                let text = format!(
+                    "{} begins with an epoch that one had which was deleted before: {greatest}",
+                    describe(operation)
+                );
+                findings.push(Witness::new("epoch", text).operations([operation.id]));
+            }
+        }
+    }
 }
 
 fn place(call: &Call) -> Option<(u32, &str)> {
@@ -74,13 +119,16 @@ struct At {
     cursor: Revision,
 }
 
-fn life(calls: &[&Operation], findings: &mut Findings) {
+fn life<'a>(calls: &[&'a Operation], epochs: &mut Epochs<'a>, findings: &mut Findings) {
     let mut now: Option<At> = None;
     for operation in calls {
         match &operation.end {
             End::Unknown => return,
             End::Ok(_, reply) => match carried_out(operation, reply, now, findings) {
-                Ok(next) => now = next,
+                Ok(next) => {
+                    epochs.note(operation, now, next);
+                    now = next;
+                }
                 Err((rule, what)) => {
                     let text = format!("{} {what}; it was {now:?}", describe(operation));
                     findings.push(Witness::new(rule, text).operations([operation.id]));
@@ -104,7 +152,7 @@ fn carried_out(
     let next = match (&operation.call, now) {
         (Call::ConsumeAt { start, .. }, None) => {
             findings.count("begun", 1);
-            begin(*start)
+            begin(*start, reply)
         }
         (Call::ConsumeAt { .. }, Some(at)) => {
             findings.count("taken over", 1);
@@ -139,9 +187,13 @@ fn carried_out(
     }
 }
 
-fn begin(start: Revision) -> At {
+fn begin(start: Revision, reply: &Reply) -> At {
+    let epoch = match reply {
+        Reply::Watching { epoch, .. } => *epoch,
+        _ => 1,
+    };
     At {
-        epoch: 1,
+        epoch,
         cursor: start.saturating_sub(1),
     }
 }

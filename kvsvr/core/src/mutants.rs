@@ -53,7 +53,7 @@ impl Mutant {
 }
 
 /// All of them, by name.
-pub const MUTANTS: [Mutant; 60] = [
+pub const MUTANTS: [Mutant; 62] = [
     Mutant {
         name: "ack-before-fsync",
         breaks: "The log acknowledges blocks that are in the page cache only.",
@@ -153,6 +153,12 @@ pub const MUTANTS: [Mutant; 60] = [
         origin: "etcd issues 18089 and 19179: compaction dropped events that could still be watched.",
         // `service`: who follows a shard waits for events that are gone, and shows nothing wrong.
         expected: &["service", "watch", "consumer", "revisions"],
+    },
+    Mutant {
+        name: "compaction-ignores-consumers",
+        breaks: "History is compacted though a consumer has not acknowledged it.",
+        origin: "The rule of retention: what a consumer has not acknowledged is kept for it.",
+        expected: &["consumer"],
     },
     Mutant {
         name: "compare-on-stale-state",
@@ -404,6 +410,12 @@ pub const MUTANTS: [Mutant; 60] = [
         breaks: "A second try is sent as a write of its own.",
         origin: "jetcd 0.8.2 (Jepsen 2024), etcd issue 14890: a retried write was applied twice.",
         expected: &["counter", "linear", "revisions", "set_list", "bank", "committed"],
+    },
+    Mutant {
+        name: "revoke-leaves-keys",
+        breaks: "A lease that is revoked is gone, and its keys stay as if they had none.",
+        origin: "The rule that a lease takes its keys with it, whoever ends it.",
+        expected: &["lease"],
     },
     Mutant {
         name: "row-cache-ignores-deletes",

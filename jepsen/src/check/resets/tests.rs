@@ -58,7 +58,34 @@ fn a_new_one_is_right_before_the_revision_that_it_begins_with() {
     valid(begun().check(check));
     broken("cursor", Script::new().ok(1, (1, 2), open(5, 5, 1)).check(check));
     broken("cursor", Script::new().ok(1, (1, 2), open(5, 3, 1)).check(check));
-    broken("epoch", Script::new().ok(1, (1, 2), open(5, 4, 2)).check(check));
+}
+
+#[test]
+fn an_epoch_of_a_deleted_one_is_not_used_again() {
+    let another = |shard, epoch| {
+        let call = Call::ConsumeAt {
+            shard,
+            name: "another".into(),
+            start: 5,
+        };
+        (call, Reply::Watching { after: 4, epoch })
+    };
+    let deleted = || {
+        let taken_over = begun().ok(1, (5, 6), open(5, 7, 2));
+        taken_over.ok(2, (7, 8), (call_forget(), Reply::Acked))
+    };
+    valid(deleted().ok(1, (9, 10), another(1, 3)).check(check));
+    valid(deleted().ok(1, (9, 10), another(1, 9)).check(check));
+    broken("epoch", deleted().ok(1, (9, 10), another(1, 2)).check(check));
+    broken("epoch", deleted().ok(1, (9, 10), another(1, 1)).check(check));
+    // Of another shard, and while it is deleted.
+    valid(deleted().ok(1, (9, 10), another(2, 1)).check(check));
+    valid(
+        begun()
+            .ok(3, (5, 7), another(1, 1))
+            .ok(2, (6, 8), (call_forget(), Reply::Acked))
+            .check(check),
+    );
 }
 
 #[test]
