@@ -17,17 +17,22 @@ pub mod counts;
 pub(crate) mod facts;
 pub mod lease;
 pub mod linear;
+pub mod pages;
+pub mod resets;
 pub mod revisions;
 pub mod service;
 pub mod session;
 pub mod set_list;
+mod states;
 mod subscriptions;
 #[cfg(test)]
 pub(crate) mod testing;
 #[cfg(test)]
 mod tests;
+pub mod txns;
 mod verdict;
 pub mod watch;
+pub mod watch_keys;
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -171,6 +176,8 @@ pub enum Workload {
     Consumer,
     /// Reads of other modes.
     Session,
+    /// What no other one calls: transactions of several operations, ranges page by page, consumers that are reset, watches without values.
+    Variety,
 }
 
 impl Workload {
@@ -186,6 +193,12 @@ impl Workload {
             Workload::List => &[("list", set_list::check_lists)],
             Workload::Consumer => &[("consumer", consumer::check)],
             Workload::Session => &[("session", session::check)],
+            Workload::Variety => &[
+                ("txns", txns::check),
+                ("pages", pages::check),
+                ("resets", resets::check),
+                ("watch_keys", watch_keys::check),
+            ],
         }
     }
 }
@@ -197,22 +210,33 @@ pub fn needs(checker: &str) -> &'static [&'static str] {
         "answers" => &["answers"],
         "bank" => &["reads of all accounts", "payments", "sends", "arrivals", "totals"],
         "committed" => &["commits", "acknowledged"],
-        "consumer" => &["owners", "acks", "changes seen", "cursors", "successions"],
+        "consumer" => &[
+            "owners",
+            "starts",
+            "acks",
+            "changes seen",
+            "cursors",
+            "successions",
+        ],
         "convergence" => &["compared"],
         "counter" => &["increments", "counts", "finals"],
         "lease" => &["absences", "expiries", "late at the end"],
         "linear" => &["keys", "operations"],
         "list" => &["appends", "list reads"],
+        "pages" => &["ranges", "continued", "backwards", "compared"],
+        "resets" => &["begun"],
         "revisions" => &["changes", "real time"],
         "session" => &["at least", "bounded", "bounds", "local"],
         "set_list" => &["appends", "list reads", "scans"],
+        "txns" => &["transactions"],
         "watch" => &["watches", "changes seen"],
+        "watch_keys" => &["bare watches", "bare changes"],
         _ => &[],
     }
 }
 
 /// What `revisions` needs besides where there are registers.
-const OF_REGISTERS: [&str; 4] = ["chained", "values", "absences", "read at the end"];
+const OF_REGISTERS: [&str; 5] = ["chained", "values", "states", "absences", "read at the end"];
 
 /// What it must have counted besides in some of many runs: not every workload has it, or only trouble brings it about.
 pub fn wants(checker: &str) -> &'static [&'static str] {
@@ -220,17 +244,30 @@ pub fn wants(checker: &str) -> &'static [&'static str] {
         "bank" => &["balances shown"],
         "committed" => &["resolved"],
         "consumer" => &["fenced", "refused acks"],
-        "lease" => &["late", "refusals"],
+        "lease" => &["late", "refusals", "after revocations", "reads after revocations"],
+        "pages" => &["states"],
+        "resets" => &[
+            "taken over",
+            "resets",
+            "deletions",
+            "after deletions",
+            "not found",
+            "refused acks",
+            "changes seen",
+        ],
         "revisions" => &[
             "after absences",
             "chained",
             "values",
+            "states",
             "absences",
             "older",
             "read at the end",
         ],
         "session" => &["ages", "monotonic"],
+        "txns" => &["ran", "refused", "of unknown outcome"],
         "watch" => &["gone at the end", "compactions"],
+        "watch_keys" => &["held against others"],
         _ => &[],
     }
 }

@@ -9,11 +9,18 @@
 
 pub mod edn;
 pub mod jsonl;
+mod operation;
 #[cfg(test)]
 mod samples;
+mod txn;
 mod words;
 
 use serde::{Deserialize, Serialize};
+
+pub use self::{
+    operation::{End, Operation, paired},
+    txn::{Action, AllPages, Answer, Condition, Is, PageRow, Pages, Side, Txn, TxnDone},
+};
 
 /// Nanoseconds since the run began, on the one clock of all clients.
 pub type Nanos = u64;
@@ -175,6 +182,10 @@ pub enum Call {
         /// How fresh.
         mode: Mode,
     },
+    /// A transaction: [`Reply::Txn`].
+    Txn(Txn),
+    /// Reads a range of keys page by page, all of one state: [`Reply::Pages`].
+    Pages(Pages),
     /// Opens a lease: [`Reply::Lease`]. Its id is unique within the shard of the partition.
     Grant {
         /// A partition of the shard.
@@ -209,6 +220,38 @@ pub enum Call {
         shard: u32,
         /// The consumer's name.
         name: String,
+    },
+    /// As [`Call::Consume`], and one that does not exist yet begins with a revision.
+    ConsumeAt {
+        /// The shard.
+        shard: u32,
+        /// The consumer's name.
+        name: String,
+        /// The first revision that is wanted.
+        start: Revision,
+    },
+    /// Sets a consumer's cursor by hand, and fences its owner: [`Reply::Watching`] with cursor and epoch.
+    Reset {
+        /// The shard.
+        shard: u32,
+        /// The consumer's name.
+        name: String,
+        /// Everything up to here counts as done.
+        revision: Revision,
+    },
+    /// Deletes a consumer: [`Reply::Acked`], or it fails because there is none.
+    Forget {
+        /// The shard.
+        shard: u32,
+        /// The consumer's name.
+        name: String,
+    },
+    /// Opens a watch of a whole shard without values after a revision: [`Reply::Watching`]. What it sees comes as [`Seen::Keys`].
+    WatchKeys {
+        /// The shard.
+        shard: u32,
+        /// Events after this revision.
+        after: Revision,
     },
     /// Acknowledges everything up to a revision, as the consumer's owner: [`Reply::Acked`], or it fails because another one owns it.
     Ack {
@@ -283,6 +326,10 @@ pub enum Reply {
         /// Money by account.
         balances: Vec<(u32, i64)>,
     },
+    /// What a transaction did and found.
+    Txn(TxnDone),
+    /// The pages of a range.
+    Pages(AllPages),
     /// A lease.
     Lease {
         /// Its id.
@@ -363,6 +410,13 @@ pub enum Seen {
         /// No later change has a revision up to this one.
         through: Revision,
     },
+    /// The same of a watch without values: each that is not gone is 0.
+    Keys {
+        /// The changes.
+        changes: Vec<Change>,
+        /// No later change has a revision up to this one.
+        through: Revision,
+    },
     /// What it asked for is compacted; it goes on after `resumed_after`.
     Compacted {
         /// It goes on after this revision.
@@ -426,69 +480,4 @@ pub struct Event {
     /// What.
     #[serde(flatten)]
     pub step: Step,
-}
-
-/// How a call ended.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum End {
-    /// Carried out between invocation and this time.
-    Ok(Nanos, Reply),
-    /// Not carried out.
-    Fail(Nanos, String),
-    /// Carried out at any time since the invocation, or later, or never.
-    Unknown,
-}
-
-/// A call and its end.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Operation {
-    /// Its number in the history, by invocation.
-    pub id: usize,
-    /// Who called.
-    pub process: Process,
-    /// When.
-    pub invoked: Nanos,
-    /// Place of its invocation in the history.
-    pub first: usize,
-    /// Place of its end in the history; `usize::MAX` if the outcome is unknown. A call that ended before another's invocation has the
-    /// smaller `last` than the other's `first`.
-    pub last: usize,
-    /// What.
-    pub call: Call,
-    /// What came of it.
-    pub end: End,
-}
-
-/// The calls of a history with their ends, by invocation. A call without an end is unknown.
-pub fn paired(history: &[Event]) -> Vec<Operation> {
-    let mut operations: Vec<Operation> = Vec::new();
-    let mut open = std::collections::BTreeMap::new();
-    for (place, event) in history.iter().enumerate() {
-        let end = match &event.step {
-            Step::Invoke { call } => {
-                open.insert(event.process, operations.len());
-                operations.push(Operation {
-                    id: operations.len(),
-                    process: event.process,
-                    invoked: event.time,
-                    first: place,
-                    last: usize::MAX,
-                    call: call.clone(),
-                    end: End::Unknown,
-                });
-                continue;
-            }
-            Step::Seen { .. } => continue,
-            Step::Ok { reply } => End::Ok(event.time, reply.clone()),
-            Step::Fail { error } => End::Fail(event.time, error.clone()),
-            Step::Info { .. } | Step::Strange { .. } => End::Unknown,
-        };
-        if let Some(at) = open.remove(&event.process) {
-            if end != End::Unknown {
-                operations[at].last = place;
-            }
-            operations[at].end = end;
-        }
-    }
-    operations
 }

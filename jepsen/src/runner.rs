@@ -36,11 +36,11 @@ pub mod service;
 pub mod summary;
 pub mod world;
 
-use std::{fmt, fs, io, thread, time::Duration};
+use std::{fmt, fs, io, thread};
 
 use self::{
     cluster::Cluster,
-    judge::{About, Evidence, Problem, judge},
+    judge::{Evidence, judge},
     life::{Life, Outcome},
     options::{Options, Prepared},
     progress::Progress,
@@ -49,12 +49,7 @@ use self::{
     summary::Summary,
     world::{Wish, World},
 };
-use crate::{
-    check::service::{Gap, gaps},
-    history::paired,
-    os::capabilities::probe,
-    workload::Stop,
-};
+use crate::{history::paired, os::capabilities::probe, workload::Stop};
 
 /// Version and commit of this program.
 pub const VERSION: &str = env!("KVSVR_BUILD");
@@ -125,9 +120,6 @@ pub fn run(options: &Options, interrupt: &Stop, progress: &mut Progress) -> Resu
     conclude(options, &prepared, outcome, not_covered, &files, progress)
 }
 
-/// While no fault is under way, no shard may serve nobody for so long.
-const UNSERVED: Duration = Duration::from_secs(20);
-
 /// Lives on a thread of its own, which is where clients are; takes the cluster down after it.
 fn live(life: Life, cluster: Cluster, progress: &mut Progress) -> (io::Result<Outcome>, io::Result<()>) {
     let cluster = std::sync::Arc::new(cluster);
@@ -160,8 +152,6 @@ fn conclude(
     let facts = outcome.facts(plan);
     files.history(&outcome.events, &facts, outcome.log.as_deref().ok())?;
     let verdicts = facts.check(&outcome.events, outcome.log.as_deref().ok());
-    let mut problems = outcome.problems.clone();
-    problems.extend(unserved(&outcome, &facts));
     let judged = judge(&Evidence {
         required: &plan.modes(),
         injected: &outcome.injected,
@@ -172,7 +162,7 @@ fn conclude(
         least_ok: options.least_ok(plan),
         most_unknown: options.most_unknown,
         verdicts: &verdicts,
-        problems: &problems,
+        problems: &outcome.problems,
         interrupted: outcome.interrupted,
     });
     let recoveries = recoveries(&outcome.injected, &service_of(&outcome, &facts));
@@ -185,26 +175,12 @@ fn conclude(
         planted: options
             .mutant
             .as_ref()
-            .map(|mutant| mutant.found(&outcome.events, outcome.load.0, &problems, &verdicts)),
+            .map(|mutant| mutant.found(&outcome.events, outcome.load.0, &outcome.problems, &verdicts)),
         not_covered,
         report: &options.report,
     });
     files.report(plan, &options.command, &outcome, &verdicts, &summary)?;
     Ok(summary)
-}
-
-/// Times in which a shard served nobody, though no fault was under way.
-fn unserved(outcome: &Outcome, facts: &Facts) -> Vec<Problem> {
-    let faults = outcome.injected.iter().filter(|one| one.touched);
-    let faults: Vec<_> = faults.map(|one| (one.from, one.to)).collect();
-    let shard_of = |partition: u32| facts.shards.get(&partition).copied().unwrap_or(0);
-    let gaps = gaps(&paired(&outcome.events), &faults, &shard_of, UNSERVED);
-    let problem = |gap: Gap| Problem {
-        about: About::Service,
-        time: gap.from,
-        text: gap.to_string(),
-    };
-    gaps.into_iter().map(problem).collect()
 }
 
 fn service_of(outcome: &Outcome, facts: &Facts) -> Service {

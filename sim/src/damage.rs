@@ -15,7 +15,7 @@ use crate::{node::SimNode, random::Stream};
 const SEGMENT_EPOCH: usize = 40;
 
 /// What is damaged.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Target {
     /// A segment of the log.

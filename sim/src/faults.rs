@@ -4,6 +4,7 @@
 //! link is cut as long as one of them cuts it, a process is down as long as one of them keeps it down. A process that ended by itself
 //! is started again after a while, as a supervisor would, unless a fault keeps it down.
 
+mod came;
 mod links;
 
 use std::{
@@ -18,14 +19,15 @@ use madsim::runtime::{Handle, NodeHandle};
 use openraft_rt::WatchReceiver as _;
 use tokio::time::{Instant, sleep, sleep_until};
 
+use self::came::Met;
 use crate::{
     damage::{self, Damage},
     disk::{self, Atlas, DiskSpec},
-    failpoint::Action,
     net::SimNet,
     node::SimNode,
     plan::{DiskOperation, Fault, Knobs, Plan, Victims, What},
     random::Stream,
+    trouble::Trouble,
 };
 
 /// Hosts of the workloads' clients.
@@ -42,16 +44,13 @@ pub struct Band {
     pub kind: &'static str,
     /// The machines that it was for.
     pub nodes: BTreeSet<usize>,
-    /// Those of them at which it came to something that may end a process.
-    pub hit: BTreeSet<usize>,
+    /// What it came to, that may end a process, at which of them.
+    pub came: BTreeMap<usize, BTreeSet<Trouble>>,
     /// Since the simulation began.
     pub from: Duration,
     /// Since then; not yet over if `None`.
     pub until: Option<Duration>,
 }
-
-/// What machines had met before a fault began: operations that were to fail, points that had fired.
-type Before = BTreeMap<usize, (u64, usize)>;
 
 /// The machines, their network, and what is wrong with them.
 pub struct Faults {
@@ -78,7 +77,8 @@ struct Active {
     victims: BTreeSet<usize>,
     /// What it damaged, and whose.
     damage: Vec<(usize, Damage)>,
-    before: Before,
+    /// What its victims had met before it began.
+    before: BTreeMap<usize, Met>,
 }
 
 impl Faults {
@@ -214,7 +214,7 @@ impl Faults {
             fault: number,
             kind: fault.what.kind(),
             nodes: victims.clone(),
-            hit: BTreeSet::new(),
+            came: BTreeMap::new(),
             from: self.begin.elapsed(),
             until: None,
         });
@@ -235,53 +235,6 @@ impl Faults {
             before,
         });
         self.settle();
-    }
-
-    fn met(&self, machines: &BTreeSet<usize>) -> Before {
-        let met = |number: &usize| {
-            let node = &self.nodes[*number];
-            (
-                *number,
-                (node.disk_control().struck(), node.failpoints().fired().len()),
-            )
-        };
-        machines.iter().map(met).collect()
-    }
-
-    /// Notes where faults that are under way have come to something.
-    pub fn note_hits(&mut self) {
-        for active in &self.active {
-            let hit = self.hit(active);
-            self.bands[active.band].hit.extend(hit);
-        }
-    }
-
-    /// The machines at which a fault has come to something that may end a process there.
-    fn hit(&self, active: &Active) -> BTreeSet<usize> {
-        let has_met = |number: &&usize| {
-            let node = &self.nodes[**number];
-            let Some((before, fired)) = active.before.get(*number) else {
-                return false;
-            };
-            match &active.what {
-                // That there is no room is seen without an operation that fails.
-                What::DiskFull { .. } | What::EmptyDisk { .. } => true,
-                What::DiskError { .. } => node.disk_control().struck() > *before,
-                What::Failpoint { point, .. } => {
-                    let since = node.failpoints().fired();
-                    since[*fired..].contains(&(*point, Action::Error))
-                }
-                _ => false,
-            }
-        };
-        let damaged = active.damage.iter().map(|(victim, _)| *victim);
-        active
-            .victims
-            .iter()
-            .filter(has_met)
-            .copied()
-            .chain(damaged)
-            .collect()
     }
 
     fn is_damaged(&self, machine: usize) -> bool {
@@ -326,8 +279,7 @@ impl Faults {
             return;
         };
         let ended = self.active.remove(place);
-        let hit = self.hit(&ended);
-        self.bands[ended.band].hit.extend(hit);
+        self.note_what_came_of(&ended);
         self.bands[ended.band].until = Some(self.begin.elapsed());
         for victim in &ended.victims {
             self.nodes[*victim].failpoints().disarm(number);

@@ -10,6 +10,7 @@ mod commit_quorum;
 mod committed_immutable;
 mod consumer_cursor;
 mod election_safety;
+mod followed;
 mod leader_completeness;
 mod lease_disjointness;
 mod log_matching;
@@ -20,7 +21,7 @@ mod order_of_indexes;
 mod session_window;
 mod state_machine_safety;
 #[cfg(test)]
-mod testing;
+pub(crate) mod testing;
 mod vote_durability;
 
 use std::{
@@ -211,15 +212,6 @@ pub struct Moment<'a> {
     pub replicas: Vec<(Replica, &'a dyn Log)>,
 }
 
-impl Moment<'_> {
-    /// States were looked into, which takes longer than to look at replicas.
-    fn has_contents(&self) -> bool {
-        self.replicas
-            .iter()
-            .any(|(replica, _)| replica.contents.is_some())
-    }
-}
-
 /// What is broken.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Broken {
@@ -242,10 +234,9 @@ pub trait Invariant {
     /// As in the file's name.
     fn name(&self) -> &'static str;
 
-    /// Whether a moment has what it looks at.
-    fn sees(&self, moment: &Moment<'_>) -> bool {
-        !moment.replicas.is_empty()
-    }
+    /// Whether a moment has what it looks at, so that it could be seen broken, before it has looked. Where nothing of it is there, that it is
+    /// not broken says nothing.
+    fn sees(&self, moment: &Moment<'_>) -> bool;
 
     /// Looks at a moment that is not earlier than the last one.
     ///
@@ -335,6 +326,12 @@ impl Watcher {
             Judgement::of_invariant(name, watched.moments, broken.map(|failure| failure.text.as_str()))
         };
         self.invariants.iter().map(judgement).collect()
+    }
+
+    /// Those that have seen something of what they look at.
+    pub fn have_seen(&self) -> impl Iterator<Item = &'static str> {
+        let have_seen = self.invariants.iter().filter(|watched| watched.moments > 0);
+        have_seen.map(|watched| watched.invariant.name())
     }
 
     /// What was broken, oldest first.

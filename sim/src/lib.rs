@@ -30,6 +30,7 @@ pub mod shrink;
 pub mod sometimes;
 pub mod sweep;
 pub mod timeline;
+pub mod trouble;
 
 /// Version and commit of this program.
 pub const VERSION: &str = env!("KVSVR_BUILD");

@@ -327,6 +327,12 @@ fn report(summary: &Summary, missing: &[&str]) {
     for (event, (times, seeds)) in &summary.sometimes {
         say!("  {event:40} {times:9} times in {seeds} seeds");
     }
+    if !summary.excused.is_empty() {
+        say!("ends of processes that faults explain:");
+    }
+    for (why, (times, seeds)) in &summary.excused {
+        say!("  {why:50} {times:9} times in {seeds} seeds");
+    }
     for (seed, unknown) in &summary.unknown {
         say!("UNKNOWN in seed {seed}: {unknown}");
     }

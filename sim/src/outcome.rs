@@ -32,6 +32,9 @@ pub struct Outcome {
     pub unknown: Vec<String>,
     /// How often each event happened that must happen in a sweep.
     pub sometimes: BTreeMap<String, u64>,
+    /// How many processes ended by themselves, or could not stop in order, because of which fault, and how.
+    #[serde(default)]
+    pub excused: BTreeMap<String, u64>,
     /// One number for all that the network did: equal plans have equal ones.
     pub hash: u64,
     /// One number for what clients saw.
@@ -137,6 +140,9 @@ impl fmt::Display for Outcome {
         for (event, count) in happened {
             writeln!(f, "event        {event}: {count}")?;
         }
+        for (why, count) in &self.excused {
+            writeln!(f, "excused      {why}: {count}")?;
+        }
         writeln!(f, "looks        {}", self.looks)?;
         self.verdicts.iter().try_for_each(|verdict| told(f, verdict))?;
         for unknown in &self.unknown {
@@ -182,11 +188,13 @@ mod tests {
         let outcome = Outcome {
             verdicts: vec![valid, holds, broken, blind],
             version: "0.1.0 (commit 1234567)".into(),
+            excused: [("damage: cannot start, a damaged log".to_owned(), 3)].into(),
             ..Outcome::default()
         };
         let text = outcome.to_string();
         for line in [
             "version      0.1.0 (commit 1234567)",
+            "excused      damage: cannot start, a damaged log: 3",
             "checker      linear               valid keys=2",
             "invariant    log_matching         valid moments=900",
             "invariant    monotonic            violated",

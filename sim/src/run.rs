@@ -44,7 +44,7 @@ use crate::{
 };
 
 pub use self::seen::Record;
-use self::{look::Seen, traffic::Traffic};
+use self::{ends::Ends, look::Seen, traffic::Traffic};
 
 /// For the beginning: the cluster is made and serves.
 const SETUP: Duration = Duration::from_secs(60);
@@ -167,7 +167,7 @@ impl<'a> World<'a> {
             self.begin,
         );
         let failures = self.under(&mut faults).await;
-        faults.note_hits();
+        faults.note_what_came();
         let mut seen = self.seen.lock();
         seen.record.bands = faults.bands().to_vec();
         failures
@@ -471,7 +471,8 @@ impl<'a> World<'a> {
     }
 
     fn outcome(self, mut failures: Vec<Failure>) -> (Outcome, Record) {
-        let seen = self.seen.into_inner();
+        let mut seen = self.seen.into_inner();
+        seen.add_looks();
         let (mut sometimes, mut record) = (seen.sometimes, seen.record);
         {
             let mut traffic = self.traffic.lock();
@@ -481,8 +482,6 @@ impl<'a> World<'a> {
             }
         }
         let again = self.shadow.into_inner().committed_again();
-        sometimes.add("session_looked_at", seen.looked_at[1]);
-        sometimes.add("consumer_looked_at", seen.looked_at[2]);
         sometimes.add("retry_committed_twice_applied_once", again);
         failures.extend(look::too_seldom(
             seen.looks,
@@ -497,8 +496,8 @@ impl<'a> World<'a> {
                 .extend(node.ended().into_iter().map(|ended| (machine, ended)));
             sometimes.add_machine(node);
         }
-        let ends = ends::unexplained(&record.bands, &record.ended);
-        failures.splice(0..0, ends);
+        let ends = Ends::of(&record.bands, &record.ended);
+        failures.splice(0..0, ends.unexplained);
         let broken = seen.watcher.broken().iter();
         failures.splice(
             0..0,
@@ -535,6 +534,7 @@ impl<'a> World<'a> {
             looks: seen.looks,
             unknown: seen.unknown,
             sometimes: sometimes.counts(),
+            excused: ends.excused,
             hash: self.net.hash(),
             history: hash_of(&record.history),
             states: hash_of(&seen.replicas),

@@ -1,6 +1,7 @@
 //! Events that must happen in a sweep: a search that never met them has not looked where the faults are.
 //!
-//! They are counted from outside, from what the simulated parts see and what replicas say of themselves at each look.
+//! They are counted from outside, from what the simulated parts see and what replicas say of themselves at each look. What lasts counts when it
+//! begins. Only those called `looks_at_...` count looks.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -18,7 +19,7 @@ use crate::{
 };
 
 /// Those of every sweep.
-pub const EVENTS: [&str; 66] = [
+pub const EVENTS: [&str; 84] = [
     "leader_changed",
     "two_leaders_of_different_terms",
     "deposed_leader_stepped_down",
@@ -70,8 +71,8 @@ pub const EVENTS: [&str; 66] = [
     "retry_committed_twice_applied_once",
     "committed_log_known",
     "session_closed",
-    "session_looked_at",
-    "consumer_looked_at",
+    "looks_at_sessions",
+    "looks_at_consumers",
     "checked_in_full_answers",
     "checked_in_full_bank",
     "checked_in_full_committed",
@@ -81,10 +82,28 @@ pub const EVENTS: [&str; 66] = [
     "checked_in_full_lease",
     "checked_in_full_linear",
     "checked_in_full_list",
+    "checked_in_full_pages",
+    "checked_in_full_resets",
     "checked_in_full_revisions",
     "checked_in_full_session",
     "checked_in_full_set_list",
+    "checked_in_full_txns",
     "checked_in_full_watch",
+    "held_against_append_durability",
+    "held_against_commit_quorum",
+    "held_against_committed_immutable",
+    "held_against_consumer_cursor",
+    "held_against_election_safety",
+    "held_against_leader_completeness",
+    "held_against_lease_disjointness",
+    "held_against_log_matching",
+    "held_against_map_epochs",
+    "held_against_monotonic",
+    "held_against_order_of_indexes",
+    "held_against_session_window",
+    "held_against_state_machine_safety",
+    "held_against_vote_durability",
+    "checked_in_full_watch_keys",
 ];
 
 /// Those of sweeps of nodes on RocksDB, besides.
@@ -100,8 +119,9 @@ const ROCKS_EVENTS: [&str; 5] = [
 pub const OPERATOR: &str = "simulator";
 
 /// Those of sweeps with operators, besides.
-const MEMBER_EVENTS: [&str; 10] = [
+const MEMBER_EVENTS: [&str; 11] = [
     "change_of_members_taken_back",
+    "held_against_membership",
     "joint_configuration_inherited",
     "learner_promoted",
     "members_changed",
@@ -142,6 +162,10 @@ pub struct Sometimes {
     highest_term: BTreeMap<u32, u64>,
     quorum_lost: bool,
     all_down: bool,
+    /// Shards with two leaders.
+    two_leaders: BTreeSet<u32>,
+    /// Replicas that need a snapshot: shard and machine.
+    behind: BTreeSet<(u32, usize)>,
 }
 
 impl Sometimes {
@@ -172,6 +196,18 @@ impl Sometimes {
         match events.find(|event| event.strip_prefix("checked_in_full_") == Some(checker)) {
             Some(event) => self.count(event),
             None => panic!("no event says that {checker} is checked in full"),
+        }
+    }
+
+    /// An invariant had something to look at in this run, so that it could have been seen broken: one that never has in a sweep is blind.
+    ///
+    /// # Panics
+    /// It is not in the lists of events.
+    pub fn held_against(&mut self, invariant: &str) {
+        let mut events = EVENTS.iter().chain(&MEMBER_EVENTS);
+        match events.find(|event| event.strip_prefix("held_against_") == Some(invariant)) {
+            Some(event) => self.count(event),
+            None => panic!("no event says that {invariant} has seen something"),
         }
     }
 
@@ -262,16 +298,25 @@ impl Sometimes {
                 .filter(|r| r.role == Role::Leader)
                 .map(|r| r.term)
                 .collect();
-            if leaders.len() > 1 {
+            if leaders.len() < 2 {
+                self.two_leaders.remove(&shard);
+            } else if self.two_leaders.insert(shard) {
                 self.count("two_leaders_of_different_terms");
             }
             let purged = of_it()
                 .filter(|r| r.role == Role::Leader)
                 .filter_map(|r| r.log.purged)
                 .max();
-            let last = |r: &Replica| r.log.last.map(|position| position.index);
-            if of_it().any(|r| r.role != Role::Leader && last(r) < purged.map(|position| position.index)) {
-                self.count("replica_behind_the_purged_log");
+            // Without a leader nobody is behind it, nor has anybody caught up.
+            let Some(purged) = purged else { continue };
+            for replica in of_it() {
+                let key = (shard, replica.machine);
+                let last = replica.log.last.map(|position| position.index);
+                if replica.role == Role::Leader || last >= Some(purged.index) {
+                    self.behind.remove(&key);
+                } else if self.behind.insert(key) {
+                    self.count("replica_behind_the_purged_log");
+                }
             }
         }
     }
@@ -428,3 +473,6 @@ impl Sometimes {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

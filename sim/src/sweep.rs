@@ -144,6 +144,8 @@ pub struct Summary {
     pub unknown: Vec<(u64, String)>,
     /// How often each event happened, in how many seeds.
     pub sometimes: BTreeMap<String, (u64, u64)>,
+    /// How many ends of processes faults have explained, in how many seeds, by fault and reason.
+    pub excused: BTreeMap<String, (u64, u64)>,
 }
 
 impl Summary {
@@ -199,10 +201,15 @@ impl Summary {
         for (sum, count) in self.operations.iter_mut().zip(outcome.operations) {
             *sum += count;
         }
-        for (event, count) in &outcome.sometimes {
-            let (times, seeds) = self.sometimes.entry(event.clone()).or_default();
-            *times += count;
-            *seeds += u64::from(*count > 0);
+        for (sums, counts) in [
+            (&mut self.sometimes, &outcome.sometimes),
+            (&mut self.excused, &outcome.excused),
+        ] {
+            for (name, count) in counts {
+                let (times, seeds) = sums.entry(name.clone()).or_default();
+                *times += count;
+                *seeds += u64::from(*count > 0);
+            }
         }
         let unknown = outcome.unknown.iter().cloned();
         self.unknown.extend(unknown.map(|text| (outcome.seed, text)));

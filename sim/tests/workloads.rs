@@ -327,6 +327,19 @@ workload!(
     ]
 );
 
+workload!(
+    variety,
+    ["variety"],
+    [
+        ("txn", 500),
+        ("pages", 200),
+        ("consume_at", 6),
+        ("reset", 2),
+        ("forget", 2),
+        ("watch_keys", 2)
+    ]
+);
+
 #[test]
 fn all_side_by_side() {
     let names = kvsvr_jepsen::workload::Program::NAMES;

@@ -5,8 +5,10 @@
 //! - **epoch**: each owner has a number of its own, greater than those of all before.
 //! - **fencing**: an acknowledgement of an owner fails once a newer one has begun.
 //! - **cursor**: it never goes back behind what was acknowledged, so nothing acknowledged is forgotten.
-//! - **lost**: it never is beyond what somebody asked to acknowledge, so that nothing is passed over. With the first rule this makes
-//!   delivery at least once.
+//! - **lost**: it never is beyond what somebody asked to acknowledge, so that nothing is passed over; the first owner's, who begins now, not beyond
+//!   what the shard can have had when it was opened. With the first rule this makes delivery at least once.
+//! - **compaction**: nobody is told that what the consumer has not acknowledged is gone, nor refused for that. (After 1 GiB it may be; no run writes
+//!   that.)
 
 #[cfg(test)]
 mod tests;
@@ -32,6 +34,10 @@ pub fn check(history: &History<'_>, context: &Context<'_>) -> Verdict {
             consumers.entry((*shard, name)).or_default().push(owner);
         }
     }
+    truth.twice(&mut findings);
+    for operation in &history.operations {
+        refused(operation, &mut findings);
+    }
     for ((shard, name), mut owners) in consumers {
         findings.count("owners", owners.len() as u64);
         owners.sort_by_key(|owner| owner.epoch);
@@ -50,11 +56,46 @@ pub fn check(history: &History<'_>, context: &Context<'_>) -> Verdict {
         findings.count("refused acks", after_another.count() as u64);
         let acks: Vec<_> = tried.into_iter().filter(|ack| !ack.is_refused()).collect();
         findings.count("acks", acks.len() as u64);
+        if let Some(first) = owners.first() {
+            start(first, &truth, &mut findings);
+        }
         epochs(&owners, &mut findings);
         fencing(&owners, &acks, &mut findings);
         cursors(&owners, &acks, &mut findings);
     }
     findings.verdict()
+}
+
+/// How the error begins that says that a consumer's events are gone.
+const COMPACTED: &str = "compacted";
+
+/// Nobody is refused to be the owner because events are gone.
+fn refused(operation: &Operation, findings: &mut Findings) {
+    if let (Call::Consume { .. }, End::Fail(_, error)) = (&operation.call, &operation.end)
+        && error.starts_with(COMPACTED)
+    {
+        let text = format!(
+            "{}, but what a consumer has not acknowledged is kept",
+            describe(operation)
+        );
+        findings.push(Witness::new("compaction", text).operations([operation.id]));
+    }
+}
+
+/// The first owner begins at what the shard had then, or before.
+fn start(first: &Subscription<'_>, truth: &Truth<'_>, findings: &mut Findings) {
+    let Some(most) = truth.most(first.shard, first.operation.last) else {
+        return;
+    };
+    findings.count("starts", 1);
+    if first.after > most {
+        let text = format!(
+            "{} begins after revision {}, but the shard had {most} at most then",
+            describe(first.operation),
+            first.after
+        );
+        findings.push(Witness::new("lost", text).operations([first.operation.id]));
+    }
 }
 
 /// An acknowledgement.

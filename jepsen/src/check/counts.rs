@@ -3,10 +3,11 @@
 //! Checkers count what they look at where a rule could have been broken ([`Stats`](super::Stats)). A number without a line here fails a test.
 
 /// What an invariant of the simulator counts.
-pub const MOMENTS: &str = "moments at which it looked at all replicas, and could have seen it broken";
+pub const MOMENTS: &str =
+    "moments that had something of what it looks at, so that it could have been seen broken";
 
 /// Checker, number, and what is counted.
-const COUNTED: [(&str, &str, &str); 56] = [
+const COUNTED: [(&str, &str, &str); 89] = [
     ("answers", "answers", "ends of calls, whatever they were"),
     (
         "answers",
@@ -82,6 +83,11 @@ const COUNTED: [(&str, &str, &str); 56] = [
     ),
     (
         "consumer",
+        "kept for consumers",
+        "of these, those where no consumer of the shard may have needed what is gone",
+    ),
+    (
+        "consumer",
         "owners",
         "times that somebody became the owner of a consumer",
     ),
@@ -89,6 +95,16 @@ const COUNTED: [(&str, &str, &str); 56] = [
         "consumer",
         "refused acks",
         "acknowledgements that were refused after another owner had begun",
+    ),
+    (
+        "consumer",
+        "shown of unknown outcome",
+        "changes shown that nobody acknowledged: as many calls of unknown outcome must explain them",
+    ),
+    (
+        "consumer",
+        "starts",
+        "consumers whose first owner must not begin beyond what the shard had then",
     ),
     (
         "consumer",
@@ -114,6 +130,11 @@ const COUNTED: [(&str, &str, &str); 56] = [
     ),
     (
         "lease",
+        "after revocations",
+        "calls after the end of their lease's revocation: all must have been refused",
+    ),
+    (
+        "lease",
         "expiries",
         "events that say that a key expired: its time must have been up",
     ),
@@ -125,8 +146,18 @@ const COUNTED: [(&str, &str, &str); 56] = [
     ("lease", "late at the end", "the same after the final recovery"),
     (
         "lease",
+        "late calls",
+        "calls in quiet times with leases whose time was up: all must have been refused",
+    ),
+    (
+        "lease",
         "reads",
         "linearizable reads of keys that have had a TTL or a lease",
+    ),
+    (
+        "lease",
+        "reads after revocations",
+        "reads of keys put with a lease that had been revoked: that value must be gone",
     ),
     (
         "lease",
@@ -148,6 +179,82 @@ const COUNTED: [(&str, &str, &str); 56] = [
         "list",
         "list reads",
         "reads of lists, each held against all appends",
+    ),
+    (
+        "pages",
+        "backwards",
+        "of the ranges in several pages, those read from the last key to the first",
+    ),
+    (
+        "pages",
+        "compared",
+        "pairs of reads at one revision, of which one came in pages: both must have found the same",
+    ),
+    ("pages", "continued", "ranges that came in several pages"),
+    (
+        "pages",
+        "ranges",
+        "ranges that were read page by page, in order and none twice",
+    ),
+    (
+        "pages",
+        "states",
+        "of the ranges, those whose state is known, and must have been found",
+    ),
+    (
+        "resets",
+        "after deletions",
+        "consumers that began after another one of the shard was deleted: their epochs must be greater",
+    ),
+    (
+        "resets",
+        "acks",
+        "acknowledgements of owners, from which the consumer goes on",
+    ),
+    (
+        "resets",
+        "begun",
+        "consumers that began at a revision, and must be right before it",
+    ),
+    (
+        "resets",
+        "changes seen",
+        "changes that owners were shown, each held against what was changed",
+    ),
+    (
+        "resets",
+        "compactions",
+        "times that an owner was told of a compaction, which must have been allowed",
+    ),
+    (
+        "resets",
+        "deletions",
+        "consumers that were deleted, and must not be there after it",
+    ),
+    (
+        "resets",
+        "fenced",
+        "owners that were told of a newer one or of a reset, which there must be",
+    ),
+    (
+        "resets",
+        "not found",
+        "calls that were refused because there is no consumer: there must be none",
+    ),
+    (
+        "resets",
+        "refused acks",
+        "acknowledgements that were refused to who is not the owner: it must be another one",
+    ),
+    (
+        "resets",
+        "resets",
+        "resets: cursor and epoch must be those that follow",
+    ),
+    (
+        "resets",
+        "taken over",
+        "consumers that were taken over: cursor and epoch must be those that follow",
     ),
     (
         "revisions",
@@ -187,8 +294,18 @@ const COUNTED: [(&str, &str, &str); 56] = [
     ),
     (
         "revisions",
+        "states",
+        "states of keys at a revision that answers showed, each held against the one before",
+    ),
+    (
+        "revisions",
         "values",
         "of the answers, those where a change of the key is known that they must not miss",
+    ),
+    (
+        "service",
+        "quiet times",
+        "times without a fault of at least 8 s in which every shard was asked: none may serve nobody for so long",
     ),
     (
         "session",
@@ -224,6 +341,26 @@ const COUNTED: [(&str, &str, &str); 56] = [
         "linearizable scans, each of which must show all elements acknowledged before",
     ),
     (
+        "txns",
+        "of unknown outcome",
+        "changes that no acknowledged transaction made: one of unknown outcome must have, and once",
+    ),
+    (
+        "txns",
+        "ran",
+        "transactions whose conditions hold on a known state: answers and effect must be those",
+    ),
+    (
+        "txns",
+        "refused",
+        "the same of those whose conditions do not hold, and whose other list ran",
+    ),
+    (
+        "txns",
+        "transactions",
+        "answered transactions of several operations",
+    ),
+    (
         "watch",
         "changes seen",
         "changes that watches were shown, each held against what was changed",
@@ -240,8 +377,33 @@ const COUNTED: [(&str, &str, &str); 56] = [
     ),
     (
         "watch",
+        "kept for consumers",
+        "of these, those where no consumer of the shard may have needed what is gone",
+    ),
+    (
+        "watch",
+        "shown of unknown outcome",
+        "changes shown that nobody acknowledged: as many calls of unknown outcome must explain them",
+    ),
+    (
+        "watch",
         "watches",
         "watches, each followed from its start to its end",
+    ),
+    (
+        "watch_keys",
+        "bare changes",
+        "changes that watches without values were shown",
+    ),
+    (
+        "watch_keys",
+        "bare watches",
+        "watches of whole shards without values, each followed from its start to its end",
+    ),
+    (
+        "watch_keys",
+        "held against others",
+        "of these changes, those that the log or another subscription has, and must be the same",
     ),
 ];
 

@@ -5,7 +5,9 @@
 use std::collections::BTreeMap;
 
 use super::{Context, History};
-use crate::history::{Call, Change, End, Key, Mode, Operation, Reply, Revision};
+use crate::history::{
+    Action, Answer, Call, Change, End, Key, Mode, Operation, Reply, Revision, Txn, TxnDone,
+};
 
 /// What a change left at its key.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -148,8 +150,37 @@ pub(crate) fn changes(operation: &Operation, reply: &Reply) -> Option<(Revision,
             let facts = keys.into_iter().map(|key| fact(key, Effect::Some, None));
             (*revision, facts.collect())
         }
+        (Call::Txn(txn), Reply::Txn(done)) => {
+            let effects = txn_effects(txn, done);
+            if effects.is_empty() {
+                return None;
+            }
+            let effects = effects.into_iter();
+            let facts = effects.map(|(key, effect, version)| fact(key, effect, version));
+            (done.revision, facts.collect())
+        }
         _ => return None,
     })
+}
+
+/// What the answers of a transaction say that it left at its keys, and their versions.
+fn txn_effects(txn: &Txn, done: &TxnDone) -> Vec<(Key, Effect, Option<u64>)> {
+    let of = |(action, answer): (&Action, &Answer)| {
+        let key = Key {
+            partition: txn.partition,
+            key: action.changes()?,
+        };
+        match (action, answer) {
+            (Action::Put { value, .. }, Answer::Put { version }) => {
+                Some((key, Effect::Value(*value), Some(*version)))
+            }
+            (Action::Add { .. }, Answer::Sum { value }) => Some((key, Effect::Value(*value as u64), None)),
+            (Action::Delete { .. }, Answer::Deleted { deleted: 1.. }) => Some((key, Effect::Gone, None)),
+            _ => None,
+        }
+    };
+    let ran = txn.branch(done.succeeded).iter().zip(&done.answers);
+    ran.filter_map(of).collect()
 }
 
 /// Keys that the call changes if it is carried out.
@@ -170,6 +201,7 @@ pub(crate) fn changed_keys(call: &Call) -> Vec<Key> {
             .to_vec(),
         Call::Send { from, .. } => vec![*from],
         Call::Receive { to, .. } => vec![*to],
+        Call::Txn(txn) => txn.changed_keys(),
         _ => Vec::new(),
     }
 }
@@ -200,12 +232,28 @@ pub(crate) fn partition(call: &Call) -> Option<u32> {
         Call::Transfer { partition, .. } | Call::Balances { partition } | Call::Scan { partition, .. } => {
             Some(*partition)
         }
+        Call::Txn(txn) => Some(txn.partition),
+        Call::Pages(pages) => Some(pages.partition),
         Call::Grant { .. }
         | Call::KeepAlive { .. }
         | Call::Revoke { .. }
         | Call::Watch { .. }
+        | Call::WatchKeys { .. }
         | Call::Consume { .. }
+        | Call::ConsumeAt { .. }
+        | Call::Reset { .. }
+        | Call::Forget { .. }
         | Call::Ack { .. } => None,
+    }
+}
+
+/// The consumer that a call takes from its owner: shard and name.
+pub(crate) fn taken(call: &Call) -> Option<(u32, &str)> {
+    match call {
+        Call::Consume { shard, name }
+        | Call::ConsumeAt { shard, name, .. }
+        | Call::Reset { shard, name, .. } => Some((*shard, name)),
+        _ => None,
     }
 }
 
@@ -220,6 +268,8 @@ pub(crate) fn revision(reply: &Reply) -> Option<Revision> {
         | Reply::Appended { revision, .. }
         | Reply::Items { revision, .. }
         | Reply::Balances { revision, .. } => Some(*revision),
+        Reply::Txn(done) => Some(done.revision),
+        Reply::Pages(all) => Some(all.revision),
         Reply::Lease { .. } | Reply::Watching { .. } | Reply::Acked => None,
     }
 }
@@ -228,6 +278,7 @@ pub(crate) fn revision(reply: &Reply) -> Option<Revision> {
 pub(crate) fn mode(call: &Call) -> Mode {
     match call {
         Call::Read { mode, .. } | Call::List { mode, .. } | Call::Scan { mode, .. } => *mode,
+        Call::Pages(pages) => pages.mode,
         _ => Mode::Linearizable,
     }
 }

@@ -6,14 +6,18 @@
 //! - **early**: a linearizable read that finds nothing, an event that a key expired, or a call that is refused because its lease has ended
 //!   does not come before the earliest time at which the key or the lease can have ended. Where a deletion, a revocation or an unknown
 //!   outcome can explain it, nothing is said.
+//! - **revoked**: what began after a revocation had ended finds the lease gone: no keep-alive, no write with it and no other revocation is
+//!   carried out, and no linearizable read finds a value that was put with it. An id is not used again.
 //! - **late**: a linearizable read in a quiet time does not find a key that must have ended more than [`Context::expiry_delay`] before the
 //!   read began, counted from the beginning of that time at the earliest. Quiet is what comes after the cluster has recovered for good, and
 //!   any time that begins [`Context::recovery`] after the last of [`Context::disturbed`]: a leader looks for what is due every 200 ms and
 //!   removes it through the log, and until it has, reads show it. Where a clock was wrong before, the TTL may have begun to run only when
-//!   it got quiet: a shard's time never goes back, but it may have lagged, or have been ahead when the key was written.
+//!   it got quiet: a shard's time never goes back, but it may have lagged, or have been ahead when the key was written. The same is so of calls
+//!   that a lease which must have ended would have refused.
 
 #[cfg(test)]
 mod tests;
+mod used;
 
 use std::collections::BTreeMap;
 
@@ -34,12 +38,14 @@ pub fn check(history: &History<'_>, context: &Context<'_>) -> Verdict {
     let ends = Ends::new(history, context);
     for operation in &history.operations {
         ends.refused(operation, &mut findings);
+        ends.used(operation, &mut findings);
         if let (Call::Read { key, mode }, End::Ok(time, Reply::Row { row, .. })) =
             (&operation.call, &operation.end)
             && *mode == Mode::Linearizable
             && let Some(mortal) = ends.keys.get(key)
         {
             findings.count("reads", 1);
+            ends.read_after_revocation(*key, mortal, operation, row.as_ref(), &mut findings);
             match row {
                 None => ends.absent(*key, mortal, operation, *time, &mut findings),
                 Some(row) => ends.present(*key, mortal, operation, row.mod_rev, &mut findings),
@@ -232,25 +238,39 @@ impl<'a> Ends<'a> {
         end.saturating_sub(early.saturating_add(self.context.clock_error))
     }
 
-    /// The latest time at which it ends by itself, told in a quiet time; `None` if it need not, or it cannot be said.
-    fn latest(&self, key: Key, mortal: &Mortal<'a>, revision: Revision, quiet_since: Nanos) -> Option<Nanos> {
+    /// The latest time at which it ends by itself, told in a quiet time to this read; `None` if it need not, or it cannot be said.
+    fn latest(
+        &self,
+        key: Key,
+        mortal: &Mortal<'a>,
+        revision: Revision,
+        (read, quiet_since): (&Operation, Nanos),
+    ) -> Option<Nanos> {
         let (put, ttl, lease) = self.terms(mortal, revision)?;
+        match (ttl, lease) {
+            (0, 0) => None,
+            (ttl, 0) => self.greatest_end(put, ttl, quiet_since),
+            (_, id) => self.lease_latest((self.context.shard(key), id), read, quiet_since),
+        }
+    }
+
+    /// The same of a lease, by what can have renewed it before the call ended, which itself does not count.
+    fn lease_latest(&self, lease: (u32, u64), call: &Operation, quiet_since: Nanos) -> Option<Nanos> {
+        let lease = self.leases.get(&lease)?;
+        let is_before = |renewal: &Operation| renewal.first < call.last && renewal.id != call.id;
+        if lease.unknown.iter().any(|renewal| is_before(renewal)) {
+            return None;
+        }
+        let renewals = lease.renewals.iter().filter(|(renewal, _)| is_before(renewal));
+        let ends = renewals.map(|(renewal, ttl)| self.greatest_end(renewal, *ttl, quiet_since));
+        ends.max()?
+    }
+
+    /// The latest end of what this operation gave so much time.
+    fn greatest_end(&self, operation: &Operation, ttl: Nanos, quiet_since: Nanos) -> Option<Nanos> {
         let was_wrong = self.context.clocks().any_before(quiet_since);
         let begins = if was_wrong { quiet_since } else { 0 };
-        let end_of =
-            |operation: &Operation, ttl: Nanos| Some(ended(operation)?.max(begins).saturating_add(ttl));
-        let end = match (ttl, lease) {
-            (0, 0) => return None,
-            (ttl, 0) => end_of(put, ttl)?,
-            (_, id) => {
-                let lease = self.leases.get(&(self.context.shard(key), id))?;
-                if !lease.unknown.is_empty() {
-                    return None;
-                }
-                let ends = lease.renewals.iter().map(|(renewal, ttl)| end_of(renewal, *ttl));
-                ends.max()??
-            }
-        };
+        let end = ended(operation)?.max(begins).saturating_add(ttl);
         Some(end.saturating_add(self.context.clock_error))
     }
 
@@ -263,9 +283,13 @@ impl<'a> Ends<'a> {
         read: &Operation,
     ) -> Option<Nanos> {
         let since = self.context.quiet_since((read.invoked, ended(read)?))?;
-        let end = self.latest(key, mortal, revision, since)?;
-        let due = end.max(since).saturating_add(self.context.expiry_delay);
-        (read.invoked > due).then_some(end)
+        let end = self.latest(key, mortal, revision, (read, since))?;
+        self.is_past(end, since, read).then_some(end)
+    }
+
+    /// The call began when what has ended must have been gone for good.
+    fn is_past(&self, end: Nanos, quiet_since: Nanos, call: &Operation) -> bool {
+        call.invoked > end.max(quiet_since).saturating_add(self.context.expiry_delay)
     }
 
     fn count_late(&self, read: &Operation, findings: &mut Findings) {

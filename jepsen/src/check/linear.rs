@@ -1,8 +1,8 @@
 //! Linearizability of each key, from outside: revisions are not looked at.
 //!
 //! Linearizability is local (Herlihy and Wing 1990, theorem 1), so each key is searched by itself. Takes part: writes, cas, deletes,
-//! linearizable reads, increments and counts. Does not: weaker reads, scans, and keys that a TTL, a lease, a list, a transfer or a send
-//! changes; other checkers have those.
+//! linearizable reads, increments and counts. Does not: weaker reads, scans, and keys that a TTL, a lease, a list, a transfer, a send or a
+//! transaction of several operations changes; other checkers have those.
 
 mod search;
 #[cfg(test)]
@@ -70,6 +70,7 @@ fn excluded(operations: &[Operation]) -> BTreeSet<Key> {
                 partition: *partition,
                 key,
             })),
+            Call::Txn(txn) => keys.extend(txn.changed_keys()),
             Call::Send { from, to, .. } | Call::Receive { from, to, .. } => keys.extend([*from, *to]),
             _ => {}
         }

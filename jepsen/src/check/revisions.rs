@@ -9,14 +9,17 @@
 //!   are unknown outcomes and no more.
 //! - **value**: what a read, a scan, a cas or a delete saw at a revision is what the newest change up to it left. Nothing is read that was
 //!   not written, or is older than an acknowledged change that the revision includes.
+//! - **states**: what answers showed at one revision after the other follows from known changes and from unknown outcomes, each of which happens
+//!   once at most. What one of those was shown to have done is there at all later revisions, until something changes it.
 //! - **absence**: a key that was written and not deleted is not absent. A deletion explains an absence only if the shard can have come to its revision by then.
 //! - **comeback**: what a linearizable read has found to be gone no later one finds, also if it goes by itself.
 //! - **durability**: the final reads cover all keys with an acknowledged change; the rules above then say that nothing of it is lost.
 //!
-//! The other four are for registers. Keys with a TTL or a lease may vanish at any time; `lease` looks at that.
+//! The other five are for registers. Keys with a TTL or a lease may vanish at any time; `lease` looks at that.
 
 mod keys;
 mod order;
+mod states;
 #[cfg(test)]
 mod tests;
 mod values;
@@ -46,6 +49,7 @@ pub fn check(history: &History<'_>, context: &Context<'_>) -> Verdict {
     keys.chains(&mut findings);
     let ceilings = order::Ceilings::new(history, context);
     values::check(&keys, &ceilings, context, &mut findings);
+    states::check(&keys, &mut findings);
     order::comebacks(history, &mut findings);
     durability(&keys, context, &mut findings);
     findings.verdict()

@@ -6,7 +6,9 @@
 //!   many as there are unknown outcomes.
 //! - **lost**: a read shows every append up to its revision, and a linearizable one every append acknowledged before it, at its place.
 //! - **phantom**: it shows nothing else but what unknown outcomes may have appended.
-//! - **order**: what two reads show at one place is the same.
+//! - **order**: what two reads show at one place is the same, and one of a later revision does not show less, nor one of the same revision
+//!   more. A linearizable one does not show less than any that had ended before it began. An append has a place after all that any read of a
+//!   revision before it shows.
 //!
 //! A set is the keys of a partition that one plain write and nothing else ever changes. A linearizable scan shows all elements that were
 //! acknowledged before it or shown by a scan before it (**lost**), and only what somebody wrote (**phantom**).
@@ -45,6 +47,7 @@ fn all_lists(history: &History<'_>, context: &Context<'_>, findings: &mut Findin
     for (key, list) in lists(history, context) {
         list.places(key, findings);
         list.reads(key, findings);
+        list.growth(key, findings);
         if context.final_from.is_some() && !list.appends.is_empty() && !list.read_at_end {
             findings.unknown(format!("no final linearizable read of list {key} was answered"));
         }
@@ -208,6 +211,68 @@ impl List<'_> {
             }
         }
     }
+}
+
+impl<'a> List<'a> {
+    /// Lists only grow: by revision, and in real time.
+    fn growth(&self, key: Key, findings: &mut Findings) {
+        let mut by_revision: Vec<_> = self.reads.iter().collect();
+        by_revision.sort_by_key(|read| (read.revision, read.items.len(), read.operation.id));
+        for pair in by_revision.windows(2) {
+            let [one, other] = [pair[0], pair[1]];
+            let is_same = one.revision == other.revision;
+            if other.items.len() < one.items.len() || is_same && other.items.len() != one.items.len() {
+                findings.push(differ(key, one, other));
+            }
+        }
+        for append in &self.appends {
+            let before = by_revision.partition_point(|read| read.revision < append.revision);
+            if let Some(read) = before.checked_sub(1).map(|at| by_revision[at])
+                && read.items.len() as u64 >= append.seq
+            {
+                let (who, other) = (describe(append.operation), describe(read.operation));
+                let text = format!("list {key}: {who} has a place that {other} had shown before");
+                let ids = [append.operation.id, read.operation.id];
+                findings.push(Witness::new("order", text).operations(ids));
+            }
+        }
+        for (before, read) in self.longest_before() {
+            if before.items.len() > read.items.len() {
+                findings.push(differ(key, before, read));
+            }
+        }
+    }
+
+    /// Each linearizable read with the longest of those that had ended before it began.
+    fn longest_before(&self) -> Vec<(&ListRead<'a>, &ListRead<'a>)> {
+        let mut by_end: Vec<_> = self.reads.iter().collect();
+        by_end.sort_by_key(|read| read.operation.last);
+        let mut ended = by_end.into_iter().peekable();
+        let mut longest: Option<&ListRead<'_>> = None;
+        let mut pairs = Vec::new();
+        // They come by invocation.
+        for read in self.reads.iter().filter(|read| read.is_fresh) {
+            while let Some(other) = ended.next_if(|other| other.operation.last < read.operation.first) {
+                if longest.is_none_or(|longest| longest.items.len() < other.items.len()) {
+                    longest = Some(other);
+                }
+            }
+            pairs.extend(longest.map(|longest| (longest, read)));
+        }
+        pairs
+    }
+}
+
+/// One of two reads shows what the other one must not leave out.
+fn differ(key: Key, before: &ListRead<'_>, read: &ListRead<'_>) -> Witness {
+    let text = format!(
+        "list {key}: {} shows {} items, but {} shows {}",
+        describe(read.operation),
+        read.items.len(),
+        describe(before.operation),
+        before.items.len()
+    );
+    Witness::new("order", text).operations([before.operation.id, read.operation.id])
 }
 
 /// A read by itself.

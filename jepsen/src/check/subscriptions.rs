@@ -64,7 +64,8 @@ pub(crate) fn subscriptions<'a>(history: &'a History<'_>, context: &Context<'_>)
             let (shard, after) = match &operation.call {
                 // What was asked for, so that a watch that begins later has a gap.
                 Call::Watch { partition, after } => ((context.shard_of)(*partition), *after),
-                Call::Consume { shard, .. } => (*shard, after),
+                Call::WatchKeys { shard, after } => (*shard, *after),
+                Call::Consume { shard, .. } | Call::ConsumeAt { shard, .. } => (*shard, after),
                 _ => continue,
             };
             if let Some(before) = open.insert(event.process, all.len()) {

@@ -8,22 +8,28 @@
 //! - **gap**: no known change between start and end is left out; and none at the end, if [`Context::drained`].
 //! - **content**: a change is what was asked for at that revision, nothing is shown that nobody asked for, or before it was asked for. (Keys
 //!   that no operation changes are left out in partitions with sends: these keep rows there.)
+//! - **twice**: what is shown at different revisions and no acknowledged operation has done needs an operation of unknown outcome each: as many
+//!   as write that value, delete that key (if it cannot end by itself), or add to that number; where all changes of a number in between were
+//!   shown, as many as add that much.
 //! - **removal**: with [`Context::drained`], a key that the final reads do not find has a deletion or an expiry after its last put, which
 //!   was shown where all revisions since were.
 //! - **compaction**: where it is told that changes are gone, they can be: with [`Context::keep_revisions`] the shard had as many revisions
-//!   after those that are gone. It never goes back by that. Whoever is told that there is a newer owner is an owner, and there is one.
+//!   after those that are gone, and each consumer of the shard may have acknowledged them. It never goes back by that. Whoever is told that
+//!   there is a newer owner is an owner, and there is one.
 
 mod compaction;
 mod removals;
 #[cfg(test)]
 mod tests;
+mod twice;
 
 use std::collections::BTreeSet;
 
-use self::compaction::Heads;
+use self::compaction::{Cursors, Heads};
 use super::{
     Context, History,
     facts::{self, Fact, Facts},
+    states,
     subscriptions::{Shown, Subscription, shown, subscriptions},
     verdict::{Findings, Verdict, Witness, describe},
 };
@@ -45,6 +51,7 @@ pub fn check(history: &History<'_>, context: &Context<'_>) -> Verdict {
             truth.follow(&what, &mut findings);
         }
     }
+    truth.twice(&mut findings);
     truth.removals(&watches, &mut findings);
     findings.verdict()
 }
@@ -77,6 +84,7 @@ pub(super) struct Truth<'a> {
     /// Partitions in which sends keep rows of their own.
     outboxes: BTreeSet<u32>,
     heads: Heads,
+    cursors: Cursors<'a>,
 }
 
 /// Revisions that are to be shown next.
@@ -118,6 +126,7 @@ impl<'a> Truth<'a> {
             changed,
             outboxes,
             heads,
+            cursors: Cursors::new(history),
         }
     }
 
@@ -146,7 +155,7 @@ impl<'a> Truth<'a> {
                 Seen::Ended { code, revision } => {
                     self.ended(what, &at, *place, (code, *revision), findings);
                 }
-                Seen::Resumed => {}
+                Seen::Resumed | Seen::Keys { .. } => {}
             }
             at.place = Some(*place);
         }
@@ -343,6 +352,9 @@ impl<'a> Truth<'a> {
     fn may_be_unknown(&self, key: Key, value: Option<u64>, place: usize) -> bool {
         self.facts.unknown(key).iter().any(|id| {
             let operation = &self.history.operations[*id];
+            if let Call::Txn(txn) = &operation.call {
+                return states::may_leave(txn, key, value) && operation.first < place;
+            }
             let fits = match (facts::written_value(&operation.call), value) {
                 (Some((_, written)), Some(value)) => written == value,
                 (Some(_), None) => false,

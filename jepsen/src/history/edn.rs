@@ -21,9 +21,11 @@
 //! | Transfer | `:transfer [partition {:from a :to b :amount n}]` | bank |
 //! | Balances | `:read-all [partition nil]`, in the reply `[partition {account n ...}]` | bank, after renaming |
 //! | Scan | `:scan [partition nil]`, in the reply `[partition {key v ...}]` | |
+//! | Txn | `:transaction [partition nil]`, in words under `:does` and `:told` | |
+//! | Pages | `:pages [partition nil]`, in the reply `[partition [[key v ...] ...]]`, page by page | |
 //! | Send, Receive | `:send`, `:receive {:id i :from k :to k :amount n}` | |
 //! | Grant, KeepAlive, Revoke | `:grant`, `:keep-alive`, `:revoke {:partition p ...}`, in the reply `{:lease l :ttl ms}` | |
-//! | Watch, Consume, Ack | `:watch`, `:consume`, `:ack {...}`, in the reply `{:after r :epoch e}` or nil | |
+//! | Watch, WatchKeys, Consume, ConsumeAt, Reset, Forget, Ack | `:watch`, `:watch-keys`, `:consume`, `:consume-at`, `:reset`, `:forget`, `:ack {...}`, in the reply `{:after r :epoch e}` or nil | |
 //!
 //! Reads that are not linearizable have `-weak` at the end of `:f` and their mode under `:mode`, so that no checker takes them for
 //! linearizable ones. What watches and consumers see is `:info` of `:seen`, of a process `:seen-N` that is not a number. Jepsen takes these
@@ -36,7 +38,7 @@ use std::{
     io::{self, Write},
 };
 
-use super::{Call, Event, Key, Mode, Process, Reply, Seen, Step};
+use super::{AllPages, Call, Event, Key, Mode, Process, Reply, Seen, Step};
 
 /// Writes events; remembers what each process has called.
 pub struct EdnWriter<W> {
@@ -160,11 +162,17 @@ fn function(call: &Call) -> (&'static str, Option<Mode>) {
         Call::Scan { mode, .. } => ("scan", Some(*mode)),
         Call::Send { .. } => ("send", None),
         Call::Receive { .. } => ("receive", None),
+        Call::Txn(_) => ("transaction", None),
+        Call::Pages(pages) => ("pages", Some(pages.mode)),
         Call::Grant { .. } => ("grant", None),
         Call::KeepAlive { .. } => ("keep-alive", None),
         Call::Revoke { .. } => ("revoke", None),
         Call::Watch { .. } => ("watch", None),
         Call::Consume { .. } => ("consume", None),
+        Call::ConsumeAt { .. } => ("consume-at", None),
+        Call::Reset { .. } => ("reset", None),
+        Call::Forget { .. } => ("forget", None),
+        Call::WatchKeys { .. } => ("watch-keys", None),
         Call::Ack { .. } => ("ack", None),
     }
 }
@@ -201,6 +209,13 @@ fn value(call: &Call, reply: Option<&Reply>) -> String {
 /// Of calls that no checker of others reads.
 fn other_value(call: &Call, reply: Option<&Reply>) -> String {
     match (call, reply) {
+        (Call::Pages(of), Some(Reply::Pages(all))) => format!("[{} [{}]]", of.partition, pages(all)),
+        (Call::Pages(of), _) => format!(
+            "[{} nil] :from {} :to {} :limit {} :reverse {} :keys-only {}",
+            of.partition, of.from, of.to, of.limit, of.reverse, of.keys_only
+        ),
+        (Call::Txn(txn), Some(_)) => format!("[{} nil]", txn.partition),
+        (Call::Txn(txn), None) => format!("[{} nil] :does {}", txn.partition, Text(&txn.to_string())),
         (_, Some(Reply::Lease { lease, ttl_ms })) => format!("{{:lease {lease} :ttl {ttl_ms}}}"),
         (_, Some(Reply::Watching { after, epoch })) => format!("{{:after {after} :epoch {epoch}}}"),
         (_, Some(Reply::Acked)) => "nil".to_owned(),
@@ -222,6 +237,19 @@ fn other_value(call: &Call, reply: Option<&Reply>) -> String {
         }
         (Call::Watch { partition, after }, _) => format!("{{:partition {partition} :after {after}}}"),
         (Call::Consume { shard, name }, _) => format!("{{:shard {shard} :name {}}}", Text(name)),
+        (Call::ConsumeAt { shard, name, start }, _) => {
+            format!("{{:shard {shard} :name {} :start {start}}}", Text(name))
+        }
+        (
+            Call::Reset {
+                shard,
+                name,
+                revision,
+            },
+            _,
+        ) => format!("{{:shard {shard} :name {} :revision {revision}}}", Text(name)),
+        (Call::Forget { shard, name }, _) => format!("{{:shard {shard} :name {}}}", Text(name)),
+        (Call::WatchKeys { shard, after }, _) => format!("{{:shard {shard} :after {after}}}"),
         (
             Call::Ack {
                 shard,
@@ -236,6 +264,15 @@ fn other_value(call: &Call, reply: Option<&Reply>) -> String {
         ),
         _ => "nil".to_owned(),
     }
+}
+
+/// Keys and values, page by page.
+fn pages(all: &AllPages) -> String {
+    let page = |rows: &Vec<super::PageRow>| {
+        let rows = rows.iter().map(|row| format!("{} {}", row.key, row.row.value));
+        format!("[{}]", joined(rows))
+    };
+    joined(all.pages.iter().map(page))
 }
 
 /// What the client was told besides the value.
@@ -261,13 +298,15 @@ fn told(reply: &Reply) -> String {
         Reply::Deleted { revision, existed } => format!(" :revision {revision} :existed {existed}"),
         Reply::Number { revision, value } => format!(" :revision {revision} :result {value}"),
         Reply::Appended { revision, seq } => format!(" :revision {revision} :seq {seq}"),
+        Reply::Txn(done) => format!(" :revision {} :told {}", done.revision, Text(&done.to_string())),
+        Reply::Pages(all) => format!(" :revision {}", all.revision),
         Reply::Lease { .. } | Reply::Watching { .. } | Reply::Acked => String::new(),
     }
 }
 
 fn seen_value(seen: &Seen) -> String {
     match seen {
-        Seen::Changes { changes, through } => {
+        Seen::Changes { changes, through } | Seen::Keys { changes, through } => {
             let changes = changes.iter().map(|change| {
                 let value = change.value.map_or("nil".to_owned(), |value| value.to_string());
                 let expired = if change.expired { " :expired" } else { "" };

@@ -96,6 +96,68 @@ fn data_calls() -> Vec<(Call, Reply)> {
     ]
 }
 
+fn range_calls() -> Vec<(Call, Reply)> {
+    let row = |value| Row {
+        value,
+        create_rev: 3,
+        mod_rev: 4,
+        version: 2,
+    };
+    let condition = |side, is| Condition {
+        key: 2,
+        side,
+        is,
+        number: 4,
+    };
+    let txn = Txn {
+        partition: 1,
+        conditions: vec![
+            condition(Side::Value, Is::Equal),
+            condition(Side::Version, Is::Other),
+            condition(Side::CreateRev, Is::Less),
+            condition(Side::ModRev, Is::Greater),
+            condition(Side::Exists, Is::Equal),
+        ],
+        then: vec![Action::Put { key: 2, value: 9 }, Action::Get { key: 3 }],
+        or_else: vec![Action::Delete { key: 3 }, Action::Add { key: 2, delta: -1 }],
+    };
+    let done = |succeeded, answers| {
+        Reply::Txn(TxnDone {
+            revision: 5,
+            succeeded,
+            answers,
+        })
+    };
+    let found = Answer::Row { row: Some(row(7)) };
+    let then = done(
+        true,
+        vec![Answer::Put { version: 3 }, found, Answer::Row { row: None }],
+    );
+    let or_else = done(
+        false,
+        vec![Answer::Deleted { deleted: 1 }, Answer::Sum { value: -2 }],
+    );
+    let pages = Pages {
+        partition: 1,
+        from: 0,
+        to: 9,
+        limit: 1,
+        reverse: true,
+        keys_only: false,
+        mode: Mode::At(6),
+    };
+    let page = |key, value| vec![PageRow { key, row: row(value) }];
+    let all = AllPages {
+        revision: 6,
+        pages: vec![page(2, 9), page(1, 7)],
+    };
+    vec![
+        (Call::Txn(txn.clone()), then),
+        (Call::Txn(txn), or_else),
+        (Call::Pages(pages), Reply::Pages(all)),
+    ]
+}
+
 fn money_calls() -> Vec<(Call, Reply)> {
     let (from, to) = (key(1, 1), key(2, 1));
     let (amount, id) = (10, 77);
@@ -137,7 +199,27 @@ fn other_calls() -> Vec<(Call, Reply)> {
         ttl_ms: 900,
     };
     let watch = Call::Watch { partition, after: 10 };
+    let (reset, at) = (
+        Call::Reset {
+            shard,
+            name: name.clone(),
+            revision: 10,
+        },
+        Call::ConsumeAt {
+            shard,
+            name: name.clone(),
+            start: 11,
+        },
+    );
+    let forget = Call::Forget {
+        shard,
+        name: name.clone(),
+    };
     vec![
+        (at, watching(1)),
+        (reset, watching(2)),
+        (forget, Reply::Acked),
+        (Call::WatchKeys { shard, after: 10 }, watching(0)),
         (grant, lease.clone()),
         (Call::KeepAlive { partition, lease: 4 }, lease.clone()),
         (Call::Revoke { partition, lease: 4 }, lease),
@@ -155,7 +237,12 @@ pub(crate) fn one_of_each() -> Vec<Event> {
         time += 10;
         history.push(event(time, process, step));
     };
-    for (call, reply) in data_calls().into_iter().chain(money_calls()).chain(other_calls()) {
+    for (call, reply) in data_calls()
+        .into_iter()
+        .chain(range_calls())
+        .chain(money_calls())
+        .chain(other_calls())
+    {
         push(1, Step::Invoke { call });
         push(1, Step::Ok { reply });
     }
@@ -179,6 +266,16 @@ pub(crate) fn one_of_each() -> Vec<Event> {
     };
     let changes = vec![change, gone];
     let seen = |seen| Step::Seen { seen };
+    push(
+        1,
+        seen(Seen::Keys {
+            changes: vec![Change {
+                value: Some(0),
+                ..change
+            }],
+            through: 11,
+        }),
+    );
     push(1, seen(Seen::Changes { changes, through: 12 }));
     push(1, seen(Seen::Resumed));
     push(1, seen(Seen::Compacted { resumed_after: 15 }));

@@ -4,7 +4,7 @@
 
 use std::fmt::{self, Formatter};
 
-use super::{Call, Change, Mode, Reply, Seen};
+use super::{Action, Answer, Call, Change, Condition, Is, Mode, Pages, Reply, Seen, Side, Txn, TxnDone};
 
 /// Most items of a list that are spelt out.
 const MAX_ITEMS: usize = 12;
@@ -53,11 +53,23 @@ impl fmt::Display for Call {
             Call::Receive { from, to, amount, id } => {
                 write!(f, "receive {amount} from {from} to {to} as {id}")
             }
+            Call::Txn(txn) => txn.fmt(f),
+            Call::Pages(pages) => pages.fmt(f),
             Call::Grant { partition, ttl_ms } => write!(f, "grant a lease of {ttl_ms} ms in {partition}"),
             Call::KeepAlive { partition, lease } => write!(f, "keep lease {lease} of {partition} alive"),
             Call::Revoke { partition, lease } => write!(f, "revoke lease {lease} of {partition}"),
             Call::Watch { partition, after } => write!(f, "watch {partition} after {after}"),
             Call::Consume { shard, name } => write!(f, "consume shard {shard} as {name}"),
+            Call::ConsumeAt { shard, name, start } => {
+                write!(f, "consume shard {shard} as {name} from revision {start} on")
+            }
+            Call::Reset {
+                shard,
+                name,
+                revision,
+            } => write!(f, "reset {name} of shard {shard} to {revision}"),
+            Call::Forget { shard, name } => write!(f, "delete {name} of shard {shard}"),
+            Call::WatchKeys { shard, after } => write!(f, "watch the keys of shard {shard} after {after}"),
             Call::Ack {
                 shard,
                 name,
@@ -65,6 +77,86 @@ impl fmt::Display for Call {
                 revision,
             } => write!(f, "ack shard {shard} as {name} up to {revision} in epoch {epoch}"),
         }
+    }
+}
+
+impl fmt::Display for Condition {
+    fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
+        let side = match self.side {
+            Side::Value => "value",
+            Side::Version => "version",
+            Side::CreateRev => "creation",
+            Side::ModRev => "revision",
+            Side::Exists => "presence",
+        };
+        let is = match self.is {
+            Is::Equal => "=",
+            Is::Other => "!=",
+            Is::Less => "<",
+            Is::Greater => ">",
+        };
+        write!(f, "{side} of {} {is} {}", self.key, self.number)
+    }
+}
+
+impl fmt::Display for Action {
+    fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
+        match self {
+            Action::Get { key } => write!(f, "get {key}"),
+            Action::Put { key, value } => write!(f, "put {key} = {value}"),
+            Action::Delete { key } => write!(f, "delete {key}"),
+            Action::Add { key, delta } => write!(f, "add {delta} to {key}"),
+        }
+    }
+}
+
+impl fmt::Display for Txn {
+    fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
+        write!(f, "transaction in {} if ", self.partition)?;
+        write_list(f, &self.conditions, |f, one| one.fmt(f))?;
+        f.write_str(" then ")?;
+        write_list(f, &self.then, |f, one| one.fmt(f))?;
+        f.write_str(" else ")?;
+        write_list(f, &self.or_else, |f, one| one.fmt(f))
+    }
+}
+
+impl fmt::Display for Answer {
+    fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
+        match self {
+            Answer::Row { row: None } => f.write_str("nothing"),
+            Answer::Row { row: Some(row) } => {
+                write!(
+                    f,
+                    "{} of revision {} and version {}",
+                    row.value, row.mod_rev, row.version
+                )
+            }
+            Answer::Put { version } => write!(f, "version {version}"),
+            Answer::Deleted { deleted } => write!(f, "{deleted} deleted"),
+            Answer::Sum { value } => write!(f, "sum {value}"),
+        }
+    }
+}
+
+impl fmt::Display for TxnDone {
+    fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
+        f.write_str(if self.succeeded { "then " } else { "else " })?;
+        write_list(f, &self.answers, |f, one| one.fmt(f))?;
+        write!(f, " at revision {}", self.revision)
+    }
+}
+
+impl fmt::Display for Pages {
+    fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
+        write!(
+            f,
+            "pages of {} from {} to {} {}",
+            self.partition, self.from, self.to, self.mode
+        )?;
+        write_unless_zero(f, ", ", u64::from(self.limit), " each")?;
+        f.write_str(if self.reverse { ", backwards" } else { "" })?;
+        f.write_str(if self.keys_only { ", without values" } else { "" })
     }
 }
 
@@ -113,6 +205,12 @@ impl fmt::Display for Reply {
                 write_list(f, balances, |f, (account, money)| write!(f, "{account}={money}"))?;
                 write!(f, " at revision {revision}")
             }
+            Reply::Txn(done) => done.fmt(f),
+            Reply::Pages(all) => {
+                let rows: Vec<_> = all.rows().collect();
+                write_list(f, &rows, |f, row| write!(f, "{}={}", row.key, row.row.value))?;
+                write!(f, " in {} pages at revision {}", all.pages.len(), all.revision)
+            }
             Reply::Lease { lease, ttl_ms } => write!(f, "lease {lease} for {ttl_ms} ms"),
             Reply::Watching { after, epoch } => {
                 write!(f, "from revision {after} on")?;
@@ -149,7 +247,7 @@ impl fmt::Display for Change {
 impl fmt::Display for Seen {
     fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
         match self {
-            Seen::Changes { changes, through } => {
+            Seen::Changes { changes, through } | Seen::Keys { changes, through } => {
                 write_list(f, changes, |f, change| write!(f, "{change}"))?;
                 write!(f, " through {through}")
             }

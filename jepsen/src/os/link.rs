@@ -1,6 +1,6 @@
 //! What a nemesis may do to the network, whatever carries it: hosts, directed links, and the rules of each.
 
-use std::{collections::BTreeMap, fmt, net::Ipv4Addr, time::Duration};
+use std::{collections::BTreeMap, fmt, net::Ipv4Addr, ops::Add, time::Duration};
 
 /// A host: a node by its id, or where clients are.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -108,8 +108,33 @@ pub struct LinkStats {
     pub cut: u64,
     /// Sent once more by chance.
     pub duplicated: u64,
+    /// Sent while there was a least time of travel.
+    pub delayed: u64,
+    /// Sent while something by chance was added to it.
+    pub jittered: u64,
+    /// Arrive before one that was sent earlier; the proxy lets nothing do that.
+    pub overtaking: u64,
     /// Lost because too much was under way, or the receiver's device took no more.
     pub overflowed: u64,
+}
+
+impl Add for LinkStats {
+    type Output = Self;
+
+    /// Of two links together.
+    fn add(self, other: Self) -> Self {
+        Self {
+            delivered: self.delivered + other.delivered,
+            delivered_bytes: self.delivered_bytes + other.delivered_bytes,
+            lost: self.lost + other.lost,
+            cut: self.cut + other.cut,
+            duplicated: self.duplicated + other.duplicated,
+            delayed: self.delayed + other.delayed,
+            jittered: self.jittered + other.jittered,
+            overtaking: self.overtaking + other.overtaking,
+            overflowed: self.overflowed + other.overflowed,
+        }
+    }
 }
 
 /// What carries the links of a cluster.

@@ -47,6 +47,20 @@ pub struct Launch<'a> {
     pub namespace: Option<&'a Namespace>,
 }
 
+/// SIGKILL of several, as near to one moment as can be: all are stopped, and none goes on before all are dead. Waits for their ends; those
+/// that have ended are left.
+pub fn kill_together(processes: &mut [&mut Process]) -> io::Result<()> {
+    let all = |processes: &mut [&mut Process], act: fn(&mut Process) -> io::Result<()>| {
+        let acted = processes.iter_mut().map(|process| act(process));
+        // All of them, also after an error.
+        acted.fold(Ok(()), io::Result::and)
+    };
+    let stopped = all(processes, Process::pause);
+    let killed = all(processes, |process| process.signal(Signal::KILL));
+    let ended = all(processes, |process| process.kill().map(drop));
+    stopped.and(killed).and(ended)
+}
+
 /// How a process ended that was asked to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Ended {
@@ -326,6 +340,22 @@ mod tests {
         assert_eq!(process.kill().unwrap().signal(), Some(9));
         process.pause().unwrap();
         assert_eq!(state(process.pid()), None);
+    }
+
+    #[test]
+    fn of_those_that_are_killed_together_none_sees_the_end_of_another() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut first = Process::start(&shell("exec sleep 1000", &dir)).unwrap();
+        let script = format!("while kill -0 {}; do :; done; echo survived", first.pid());
+        let mut second = Process::start(&shell(&script, &dir)).unwrap();
+        let mut ended = Process::start(&shell("exit 3", &dir)).unwrap();
+        ended.wait(PATIENCE).unwrap();
+        kill_together(&mut [&mut ended, &mut first, &mut second]).unwrap();
+        for process in [&mut first, &mut second] {
+            assert_eq!(process.status().unwrap().unwrap().signal(), Some(9));
+        }
+        assert_eq!(ended.status().unwrap().unwrap().code(), Some(3));
+        assert_eq!(fs::read_to_string(dir.path().join("log")).unwrap(), "");
     }
 
     #[test]

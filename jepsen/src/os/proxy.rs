@@ -94,7 +94,10 @@ impl Shared {
             state.stats.lost += 1;
             return Decision::Break;
         }
-        Decision::Arrive(now + state.rules.delay + state.rules.jitter.mul_f64(jitter))
+        let jitter = state.rules.jitter.mul_f64(jitter);
+        state.stats.delayed += u64::from(!state.rules.delay.is_zero());
+        state.stats.jittered += u64::from(!jitter.is_zero());
+        Decision::Arrive(now + state.rules.delay + jitter)
     }
 
     /// Waits until the link is not cut.

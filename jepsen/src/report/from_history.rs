@@ -86,6 +86,8 @@ fn key_of(call: &Call) -> String {
         | Call::List { list: key, .. }
         | Call::Send { from: key, .. }
         | Call::Receive { from: key, .. } => key.to_string(),
+        Call::Txn(txn) => format!("partition {}", txn.partition),
+        Call::Pages(pages) => format!("partition {}", pages.partition),
         Call::Transfer { partition, .. }
         | Call::Balances { partition }
         | Call::Scan { partition, .. }
@@ -93,7 +95,12 @@ fn key_of(call: &Call) -> String {
         | Call::KeepAlive { partition, .. }
         | Call::Revoke { partition, .. }
         | Call::Watch { partition, .. } => format!("partition {partition}"),
-        Call::Consume { shard, .. } | Call::Ack { shard, .. } => format!("shard {shard}"),
+        Call::WatchKeys { shard, .. }
+        | Call::Consume { shard, .. }
+        | Call::ConsumeAt { shard, .. }
+        | Call::Reset { shard, .. }
+        | Call::Forget { shard, .. }
+        | Call::Ack { shard, .. } => format!("shard {shard}"),
     }
 }
 
@@ -107,6 +114,8 @@ fn revision_of(reply: &Reply) -> Option<Revision> {
         | Reply::Appended { revision, .. }
         | Reply::Items { revision, .. }
         | Reply::Balances { revision, .. } => Some(*revision),
+        Reply::Txn(done) => Some(done.revision),
+        Reply::Pages(all) => Some(all.revision),
         Reply::Watching { after, .. } => Some(*after),
         Reply::Lease { .. } | Reply::Acked => None,
     }

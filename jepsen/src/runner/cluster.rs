@@ -4,6 +4,7 @@
 //! starts a node again that is down while no fault holds it, as an init system would. Calls block; what the cluster serves is not looked
 //! at here ([`service`](super::service) does).
 
+mod claims;
 mod state;
 
 use std::{
@@ -29,7 +30,7 @@ use crate::{
     os::{
         disk::Disk,
         link::HostId,
-        process::{Launch, Process},
+        process::{self, Launch, Process},
         shim::{DiskFaults, Shim},
     },
     report::Mark,
@@ -160,11 +161,6 @@ impl Cluster {
         found.ok_or_else(|| io::Error::other(format!("there is no node {id}")))
     }
 
-    /// How many nodes may be held at a time so that a majority is left.
-    fn minority(&self) -> usize {
-        (self.nodes.len().saturating_sub(1) / 2).max(1)
-    }
-
     /// The machines' world.
     pub fn world(&self) -> &World {
         &self.world
@@ -211,46 +207,6 @@ impl Cluster {
     /// What makes the run invalid so far.
     pub fn problems(&self) -> Vec<Problem> {
         self.problems.lock().clone()
-    }
-
-    /// Takes a node for a fault: the one that is wanted, or another that runs and that nobody has. `None` if there is none, or no majority
-    /// would be left.
-    pub fn claim(&self, fault: usize, wanted: Option<u64>) -> Option<&Node> {
-        let mut states: Vec<_> = self.nodes.iter().map(|node| (node, node.state())).collect();
-        let held = states.iter().filter(|(_, state)| state.holder.is_some());
-        if held.count() >= self.minority() {
-            return None;
-        }
-        let is_free = |(_, state): &(&Node, MutexGuard<'_, State>)| state.holder.is_none() && state.runs();
-        let at = states
-            .iter()
-            .position(|one| Some(one.0.id) == wanted && is_free(one))
-            .or_else(|| states.iter().position(is_free))?;
-        let (node, state) = &mut states[at];
-        state.holder = Some(fault);
-        Some(node)
-    }
-
-    /// Takes all nodes for a fault, if nobody has one of them.
-    pub fn claim_all(&self, fault: usize) -> bool {
-        let mut states: Vec<_> = self.nodes.iter().map(Node::state).collect();
-        if states.iter().any(|state| state.holder.is_some()) {
-            return false;
-        }
-        for state in &mut states {
-            state.holder = Some(fault);
-        }
-        true
-    }
-
-    /// Gives the nodes back that a fault has. They are started again if they are down.
-    pub fn release(&self, fault: usize) {
-        for node in &self.nodes {
-            let mut state = node.state();
-            if state.holder == Some(fault) {
-                state.holder = None;
-            }
-        }
     }
 
     /// Starts a node that is down.
@@ -310,6 +266,25 @@ impl Cluster {
         if let Some(mut process) = state.process.take() {
             process.kill()?;
             self.is_down(node, "killed");
+        }
+        Ok(())
+    }
+
+    /// SIGKILL of all nodes at once.
+    ///
+    /// # Errors
+    /// Those of the system.
+    pub fn kill_together(&self) -> io::Result<()> {
+        let mut states: Vec<_> = self.nodes.iter().map(Node::state).collect();
+        let mut processes: Vec<_> = states
+            .iter_mut()
+            .filter_map(|state| state.process.as_mut())
+            .collect();
+        process::kill_together(&mut processes)?;
+        for (node, state) in self.nodes.iter().zip(&mut states) {
+            if state.process.take().is_some() {
+                self.is_down(node, "killed");
+            }
         }
         Ok(())
     }

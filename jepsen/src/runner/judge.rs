@@ -10,8 +10,10 @@ use std::{
 use serde::Serialize;
 
 use super::{
+    life::DEMANDING_MS,
     nemesis::{Injected, Outcome},
     plan::Mode,
+    recheck::SERVICE,
 };
 use crate::{check::Verdict, history::Nanos};
 
@@ -203,6 +205,11 @@ fn weaknesses(evidence: &Evidence<'_>) -> Vec<String> {
             weak.push(format!("{mode} never happened: {}", why.join("; ")));
         }
     }
+    if evidence.load_ms >= DEMANDING_MS && !evidence.verdicts.contains_key(SERVICE) {
+        weak.push(
+            "no time without a fault was long enough to judge whether everything is served then".into(),
+        );
+    }
     for (call, counts) in evidence.calls {
         let tried = counts.ok + counts.fail + counts.info;
         if counts.ok == 0 && tried >= MANY_CALLS {
@@ -266,7 +273,8 @@ mod tests {
 
     fn verdicts(verdict: Verdict) -> BTreeMap<String, Verdict> {
         let valid = Verdict::Valid { stats: Stats::new() };
-        BTreeMap::from([("linear".to_owned(), valid), ("bank".to_owned(), verdict)])
+        let all = [("linear", valid.clone()), ("service", valid), ("bank", verdict)];
+        all.map(|(name, verdict)| (name.to_owned(), verdict)).into()
     }
 
     fn valid() -> BTreeMap<String, Verdict> {
@@ -339,6 +347,21 @@ mod tests {
         let mut vague = good(&happened, &valid);
         vague.counts.info = 6;
         assert_eq!(ruling(&vague, "5.7 %"), Ruling::Rejected);
+    }
+
+    #[test]
+    fn a_run_of_a_minute_without_a_quiet_time_is_rejected() {
+        let (happened, mut verdicts) = ([injected(Nemesis::Kill, Outcome::Installed)], valid());
+        verdicts.remove("service");
+        let mut evidence = good(&happened, &verdicts);
+        evidence.seen = None;
+        evidence.load_ms = 60_000;
+        assert_eq!(
+            ruling(&evidence, "no time without a fault was long enough"),
+            Ruling::Rejected
+        );
+        evidence.load_ms -= 1;
+        assert_eq!(ruling(&evidence, ""), Ruling::Passed);
     }
 
     #[test]

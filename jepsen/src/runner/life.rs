@@ -49,7 +49,7 @@ const PARTITIONS: u32 = 100;
 /// By how much a clock of this machine may be off against itself, over the spans that are checked, and the rounding of milliseconds.
 const CLOCK_ERROR_MS: u64 = 20;
 /// In a load of so many milliseconds every rule of every checker meets something to look at.
-const DEMANDING_MS: u64 = 60_000;
+pub(super) const DEMANDING_MS: u64 = 60_000;
 /// Clients of the library that the programs' clients share. Each has connections of its own to all nodes.
 const CLIENTS: usize = 8;
 
@@ -108,6 +108,7 @@ impl Outcome {
             clock_error: CLOCK_ERROR_MS * 1_000_000,
             wrong_clocks: self.wrong_clocks(plan),
             disturbed: Some(self.disturbed()),
+            faults: Some(self.faults()),
             keep_revisions: Some(KEEP_REVISIONS),
             demanding: plan.load_ms >= DEMANDING_MS,
             replicas: self.replicas.iter().map(replica).collect(),
@@ -127,6 +128,12 @@ impl Outcome {
         let faults = self.injected.iter().filter(done).map(fault);
         let marks = self.marks.iter().map(|mark| (mark.time, mark.time));
         faults.chain(marks).collect()
+    }
+
+    /// When faults were under way.
+    fn faults(&self) -> Vec<(Nanos, Nanos)> {
+        let done = self.injected.iter().filter(|one| one.touched);
+        done.map(|one| (one.from, one.to)).collect()
     }
 
     /// When clocks were wrong. A fault that may not have been undone holds for ever.

@@ -9,7 +9,7 @@ use std::{
 use parking_lot::Mutex;
 
 use super::plan::{CLIENTS, Cut};
-use crate::os::link::{HostId, Link, LinkControl, LinkRules};
+use crate::os::link::{HostId, Link, LinkControl, LinkRules, LinkStats};
 
 /// A host by its number in a plan.
 ///
@@ -102,14 +102,11 @@ impl Links {
         }
     }
 
-    /// What became so far of what was sent over these links: lost since they are cut, and all.
-    pub fn carried(&self, links: &[Link]) -> (u64, u64) {
+    /// What became so far of all that was sent over these links.
+    pub fn stats(&self, links: &[Link]) -> LinkStats {
         let stats = self.control.stats();
         let of = links.iter().filter_map(|link| stats.get(link));
-        of.fold((0, 0), |(cut, all), one| {
-            let sent = one.delivered + one.lost + one.cut + one.overflowed;
-            (cut + one.cut, all + sent)
-        })
+        of.fold(LinkStats::default(), |all, one| all + *one)
     }
 
     /// What carries them.
@@ -152,7 +149,6 @@ mod tests {
     use std::time::Duration;
 
     use super::*;
-    use crate::os::link::LinkStats;
 
     #[derive(Default, Clone)]
     struct Fake(Arc<Mutex<BTreeMap<Link, LinkRules>>>);

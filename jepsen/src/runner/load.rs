@@ -54,6 +54,7 @@ fn sized(mut program: Program, clients: u32, pause: u64) -> Program {
             one.sessions = clients - one.others;
         }
         Program::Lease(one) => (one.clients, one.pause_us) = (clients, pause),
+        Program::Variety(one) => (one.clients, one.pause_us) = (clients, pause),
     }
     program
 }

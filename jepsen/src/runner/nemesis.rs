@@ -12,6 +12,7 @@ pub(super) mod members;
 mod network;
 mod power;
 mod process;
+mod victims;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -32,12 +33,14 @@ use tokio::{
 use super::{
     cluster::{Cluster, Node},
     observe::Observer,
-    plan::{Action, Mode, Nemesis, Plan, Planned, Victim},
+    plan::{Action, Mode, Nemesis, Plan, Planned},
 };
 use crate::{history::Nanos, report, workload::Stop};
 
-/// How often a fault that must have all nodes looks whether it can.
+/// How often a fault that must have all nodes, or a leader, looks whether it can.
 const CLAIM_PAUSE: Duration = Duration::from_millis(100);
+/// Time that one look at a node, or one try to write, may take.
+const LOOK: Duration = Duration::from_millis(500);
 
 /// Time that a node may take to read its files, on a slow machine too.
 const START: Duration = Duration::from_secs(30);
@@ -71,7 +74,7 @@ pub struct Injected {
     pub text: String,
     /// Where.
     pub place: report::Place,
-    /// When it began, on the history's clock.
+    /// When the first of it was about to be done, on the history's clock; if nothing was, when it was to begin.
     pub from: Nanos,
     /// When it had been undone.
     pub to: Nanos,
@@ -123,6 +126,8 @@ pub struct Arsenal {
     /// Ends all faults early.
     pub stop: Stop,
     active: Mutex<BTreeMap<usize, Nemesis>>,
+    /// When something was done for a fault that is under way.
+    begun: Mutex<BTreeMap<usize, Nanos>>,
     injected: Mutex<Vec<Injected>>,
     /// A node has lost its disk, and no other one has its place yet.
     lost: AtomicBool,
@@ -186,6 +191,7 @@ impl Arsenal {
             handle,
             stop,
             active: Mutex::default(),
+            begun: Mutex::default(),
             injected: Mutex::default(),
             lost: AtomicBool::new(false),
         }
@@ -204,7 +210,7 @@ impl Arsenal {
     }
 
     /// Carries out a plan whose load began at `begun`. What never happened in one of its ways, since others were in its way, is tried again
-    /// when all the others are over. Returns when all faults are.
+    /// when all the others are over and the load would be, so that the last quiet time is one. Returns when all faults are over.
     pub async fn carry_out(self: &Arc<Self>, plan: &Plan, begun: Instant) {
         let mut under_way = JoinSet::new();
         for (number, planned) in plan.faults.iter().enumerate() {
@@ -217,9 +223,10 @@ impl Arsenal {
             under_way.spawn_blocking(move || arsenal.run(number, &planned, until));
         }
         while under_way.join_next().await.is_some() {}
+        let planned_end = begun + Duration::from_millis(plan.load_ms);
         for _ in 0..MORE_TRIES {
             for number in never_happened(plan, &self.injected()) {
-                if self.stop.is_set() {
+                if self.stop.or(sleep_until(planned_end)).await.is_none() {
                     return;
                 }
                 let (arsenal, planned) = (Arc::clone(self), plan.faults[number].clone());
@@ -260,8 +267,8 @@ impl Arsenal {
             number,
             until,
         };
-        let from = self.cluster.time();
-        let (mut text, place, touched, outcome) = match fault.install(&planned.action) {
+        let planned_from = self.cluster.time();
+        let (mut text, place, outcome) = match fault.install(&planned.action) {
             Ok(Installed {
                 place,
                 mut text,
@@ -275,14 +282,11 @@ impl Arsenal {
                         Err(trouble) => outcome = trouble.into(),
                     }
                 }
-                (text, place, true, outcome)
+                (text, place, outcome)
             }
-            Err(trouble) => {
-                let touched = matches!(trouble, Trouble::Indeterminate(_));
-                let text = nemesis.name().to_owned();
-                (text, report::Place::All, touched, trouble.into())
-            }
+            Err(trouble) => (nemesis.name().to_owned(), report::Place::All, trouble.into()),
         };
+        let begun = self.begun.lock().remove(&number);
         self.cluster.release(number);
         self.active.lock().remove(&number);
         if self.stop.is_set() {
@@ -294,9 +298,9 @@ impl Arsenal {
             way: way.to_owned(),
             text,
             place,
-            from,
+            from: begun.unwrap_or(planned_from),
             to: self.cluster.time(),
-            touched,
+            touched: begun.is_some(),
             outcome,
         });
     }
@@ -324,6 +328,12 @@ impl<'a> Fault<'a> {
         }
     }
 
+    /// From now on something is done for it.
+    fn begins(&self) {
+        let mut begun = self.arsenal.begun.lock();
+        begun.entry(self.number).or_insert_with(|| self.cluster().time());
+    }
+
     fn cluster(&self) -> &'a Cluster {
         &self.arsenal.cluster
     }
@@ -338,40 +348,6 @@ impl<'a> Fault<'a> {
     /// Waits until its end, or until all are to end.
     fn hold(&self) {
         self.pause(self.until.saturating_duration_since(Instant::now()));
-    }
-
-    /// This node, when it runs: it is not taken.
-    fn running(&self, id: u64) -> Result<&'a Node, Trouble> {
-        let node = self.cluster().node(id)?;
-        while !node.state().runs() {
-            if !self.pause(CLAIM_PAUSE) {
-                return Err(Trouble::Skipped(format!("{} was down all the time", node.host)));
-            }
-        }
-        Ok(node)
-    }
-
-    /// A node of its own.
-    fn claim(&self, wanted: Option<u64>) -> Result<&'a Node, Trouble> {
-        let claimed = self.cluster().claim(self.number, wanted);
-        claimed.ok_or_else(|| Trouble::Skipped("no node is free, or no majority would be left".into()))
-    }
-
-    fn claim_victim(&self, victim: &Victim) -> Result<&'a Node, Trouble> {
-        self.claim(match victim {
-            Victim::Node(node) => Some(*node),
-            Victim::Leader(shard) => self.arsenal.observer.leader(*shard),
-        })
-    }
-
-    /// All nodes; waits for them as long as it may.
-    fn claim_all(&self) -> Result<&'a [Node], Trouble> {
-        while !self.cluster().claim_all(self.number) {
-            if !self.pause(CLAIM_PAUSE) {
-                return Err(Trouble::Skipped("other faults held nodes all the time".into()));
-            }
-        }
-        Ok(self.cluster().nodes())
     }
 }
 

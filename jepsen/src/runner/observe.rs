@@ -67,6 +67,12 @@ impl Observer {
         self.0.lock().leaders.get(&shard).map(|(_, node)| *node)
     }
 
+    /// The data shards that somebody was seen to lead.
+    pub fn shards(&self) -> Vec<u32> {
+        let known = self.0.lock();
+        known.leaders.keys().copied().filter(|shard| *shard > 0).collect()
+    }
+
     /// The node answered in the last round.
     pub fn answers(&self, node: &Node) -> bool {
         self.0.lock().answering.contains(&node.id)
@@ -218,6 +224,7 @@ mod tests {
         assert_eq!((observer.leader(1), observer.elections()), (Some(2), 1));
         learn(2, "follower", 5);
         assert_eq!(observer.leader(1), Some(2), "nobody else is known");
+        assert_eq!(observer.shards(), [1]);
     }
 
     #[test]

@@ -8,7 +8,7 @@ use std::{
 
 use super::{
     load,
-    plan::{Nemesis, Plan, draw},
+    plan::{Nemesis, Plan, draw, modes},
     planted::Planted,
     world,
 };
@@ -76,6 +76,9 @@ impl Options {
         let here = world::Here::new(capabilities, self.proxy);
         if let Some(plan) = &self.plan {
             require(&plan.nemeses, here)?;
+            if let Some(mode) = plan.modes().into_iter().find(|mode| !here.can(*mode)) {
+                return Err(format!("the plan has {mode}, which needs the switch"));
+            }
             within_load(plan)?;
             return Ok(Prepared {
                 left_out: left_out(&plan.nemeses, here),
@@ -94,13 +97,15 @@ impl Options {
         }
         let load_ms = self.load.as_millis() as u64;
         let left_out = left_out(&nemeses, here);
+        let mut possible = modes(&nemeses, self.nodes);
+        possible.retain(|mode| here.can(*mode));
         let plan = Plan {
             seed: self.seed,
             nodes: self.nodes,
             shards: self.shards,
             load_ms,
             workload: load::spec(&self.workloads, self.clients, self.rate)?,
-            faults: draw(self.seed, self.nodes, self.shards, load_ms, &nemeses)?,
+            faults: draw(self.seed, self.nodes, self.shards, load_ms, &possible)?,
             nemeses,
         };
         Ok(Prepared { plan, left_out })
@@ -251,6 +256,30 @@ mod tests {
                 Nemesis::Replace
             ]
         );
+        let links = options(&["link"]);
+        let ways = |options: &Options| {
+            options
+                .prepare(&without(Mechanism::Shim))
+                .unwrap()
+                .plan
+                .modes()
+                .len()
+        };
+        proxied.nemeses = vec!["link".into()];
+        (proxied.load, proxied.proxy) = (Duration::from_secs(600), true);
+        let switched = Options {
+            load: proxied.load,
+            ..links
+        };
+        assert_eq!(
+            (ways(&switched), ways(&proxied)),
+            (5, 3),
+            "it repeats and reorders nothing"
+        );
+        let plan = switched.prepare(&without(Mechanism::Shim)).unwrap().plan;
+        proxied.plan = Some(plan);
+        let error = proxied.prepare(&without(Mechanism::Shim)).unwrap_err();
+        assert!(error.contains("which needs the switch"), "{error}");
         let mut unprivileged = without(Mechanism::PeerLookup);
         unprivileged[0].missing = Some("no root".into());
         assert!(options(&["link"]).prepare(&unprivileged).is_err());

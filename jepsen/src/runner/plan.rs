@@ -1,207 +1,72 @@
 //! What a run does to its cluster, as data: a schedule of faults that is drawn from a seed, kept as `plan.json`, and can be run again.
 //!
 //! Pure. What a plan cannot know (who leads a shard at that time, which node another fault holds) is decided when the fault is carried
-//! out; the plan names whom it would like to hurt. Drawing is in `plan/draw.rs`.
+//! out; the plan names whom it would like to hurt. Kinds of faults and their ways are in `plan/kinds.rs`, drawing in `plan/draw.rs`.
 
 mod draw;
+mod kinds;
 #[cfg(test)]
 mod tests;
 
-use std::{collections::BTreeSet, fmt, str::FromStr};
+use std::collections::BTreeSet;
 
 use serde::{Deserialize, Serialize};
 
-pub use self::draw::draw;
-use crate::{check::WrongClock, history::Nanos, os::capabilities::Mechanism, workload::Spec};
+pub use self::{
+    draw::draw,
+    kinds::{Mode, Nemesis, modes},
+};
+use crate::{check::WrongClock, history::Nanos, workload::Spec};
 
 /// The host that clients are on, where a plan names hosts by number.
 pub const CLIENTS: u64 = 0;
 
-/// A kind of fault, as the command line names it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum Nemesis {
-    /// SIGKILL of some nodes or of a leader.
-    Kill,
-    /// SIGKILL of all nodes at once.
-    KillAll,
-    /// SIGSTOP of some nodes or of a leader.
-    Pause,
-    /// Links are cut.
-    Partition,
-    /// Links are slow, lose and repeat packets.
-    Link,
-    /// All nodes lose power at once.
-    Power,
-    /// Clocks jump or drift.
-    Clock,
-    /// Syncs are slow.
-    DiskSlow,
-    /// A disk is full.
-    DiskFull,
-    /// Reads, writes or syncs fail.
-    DiskError,
-    /// Bits of a stopped node's files are flipped.
-    Corrupt,
-    /// SIGTERM of one node after another.
-    Rolling,
-    /// Leaderships are handed over.
-    Transfer,
-    /// Members are drained, and kept from leading.
-    Members,
-    /// A node loses its disk, and another one gets its place.
-    Replace,
-}
-
-impl Nemesis {
-    /// All of them.
-    pub const ALL: [Nemesis; 15] = [
-        Nemesis::Kill,
-        Nemesis::KillAll,
-        Nemesis::Pause,
-        Nemesis::Partition,
-        Nemesis::Link,
-        Nemesis::Power,
-        Nemesis::Clock,
-        Nemesis::DiskSlow,
-        Nemesis::DiskFull,
-        Nemesis::DiskError,
-        Nemesis::Corrupt,
-        Nemesis::Rolling,
-        Nemesis::Transfer,
-        Nemesis::Members,
-        Nemesis::Replace,
-    ];
-
-    /// Its name on the command line.
-    pub fn name(self) -> &'static str {
-        match self {
-            Nemesis::Kill => "kill",
-            Nemesis::KillAll => "kill-all",
-            Nemesis::Pause => "pause",
-            Nemesis::Partition => "partition",
-            Nemesis::Link => "link",
-            Nemesis::Power => "power",
-            Nemesis::Clock => "clock",
-            Nemesis::DiskSlow => "disk-slow",
-            Nemesis::DiskFull => "disk-full",
-            Nemesis::DiskError => "disk-error",
-            Nemesis::Corrupt => "corrupt",
-            Nemesis::Rolling => "rolling",
-            Nemesis::Transfer => "transfer",
-            Nemesis::Members => "members",
-            Nemesis::Replace => "replace",
-        }
-    }
-
-    /// It changes the members: shards have three replicas then, and not one on each node.
-    pub fn changes_members(self) -> bool {
-        matches!(self, Nemesis::Members | Nemesis::Replace)
-    }
-
-    /// What must work on this machine. Links can also be had from the proxy, if it knows who connects.
-    pub fn needs(self, proxied: bool) -> &'static [Mechanism] {
-        match self {
-            Nemesis::Power | Nemesis::DiskFull => &[Mechanism::DiskImages, Mechanism::Shim],
-            Nemesis::Clock | Nemesis::DiskSlow | Nemesis::DiskError => &[Mechanism::Shim],
-            Nemesis::Partition | Nemesis::Link if proxied => &[Mechanism::PeerLookup],
-            _ => &[],
-        }
-    }
-
-    /// The ways in which it happens to so many nodes, of which a run must show all that its schedule has; one without a name if there is
-    /// only one.
-    pub fn ways(self, nodes: u64) -> &'static [&'static str] {
-        match self {
-            Nemesis::Partition if nodes > 2 => &[
-                "halves",
-                "one-way",
-                "leader",
-                "leader-with-clients",
-                "leader-without-clients",
-                "bridge",
-            ],
-            Nemesis::Partition => &[
-                "halves",
-                "one-way",
-                "leader",
-                "leader-with-clients",
-                "leader-without-clients",
-            ],
-            Nemesis::Clock => &["jump", "drift"],
-            Nemesis::DiskFull => &["full", "nearly-full"],
-            Nemesis::DiskError => &["sync", "write", "no-space", "read"],
-            Nemesis::Corrupt => &["log", "table"],
-            Nemesis::Members => &["drain", "evict"],
-            _ => &[""],
-        }
-    }
-
-    /// It takes processes down, holds them or makes their disks bad, so that two of these must not be on one node.
-    fn holds_processes(self) -> bool {
-        matches!(
-            self,
-            Nemesis::Kill
-                | Nemesis::KillAll
-                | Nemesis::Pause
-                | Nemesis::Power
-                | Nemesis::DiskSlow
-                | Nemesis::DiskFull
-                | Nemesis::DiskError
-                | Nemesis::Corrupt
-                | Nemesis::Rolling
-                | Nemesis::Replace
-        )
-    }
-
-    /// It holds the processes of all nodes.
-    fn holds_all(self) -> bool {
-        matches!(self, Nemesis::KillAll | Nemesis::Power | Nemesis::Rolling)
-    }
-}
-
-impl fmt::Display for Nemesis {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(self.name())
-    }
-}
-
-impl FromStr for Nemesis {
-    type Err = String;
-
-    fn from_str(text: &str) -> Result<Self, String> {
-        let named = Self::ALL.into_iter().find(|nemesis| nemesis.name() == text);
-        let names = Self::ALL.map(Self::name).join(", ");
-        named.ok_or_else(|| format!("there is no nemesis \"{text}\": {names}, or all"))
-    }
-}
-
-/// A kind of fault, and in which way it happens.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub struct Mode {
-    /// The kind.
-    pub nemesis: Nemesis,
-    /// The way; empty if there is only one.
-    pub way: &'static str,
-}
-
-impl fmt::Display for Mode {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self.way {
-            "" => write!(f, "{}", self.nemesis),
-            way => write!(f, "{} ({way})", self.nemesis),
-        }
-    }
-}
-
-/// Whom a fault of processes is to hit. If another fault has that node, the next free one is taken.
+/// Whom a fault of processes is to hit.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Victim {
-    /// This node.
+    /// This node; if another fault has it, the next free one.
     Node(u64),
-    /// Whoever leads the shard.
+    /// Whoever leads the shard, and nobody else.
     Leader(u32),
+}
+
+impl Victim {
+    fn way(&self) -> &'static str {
+        match self {
+            Victim::Node(_) => "node",
+            Victim::Leader(_) => "leader",
+        }
+    }
+}
+
+/// What bad links must have done to packets.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum BadLink {
+    /// Let them take longer.
+    Delay,
+    /// Let them take longer, some more than others.
+    Jitter,
+    /// Let them overtake each other.
+    Reordering,
+    /// Lost them.
+    Loss,
+    /// Let them arrive twice.
+    Duplicates,
+}
+
+impl BadLink {
+    /// Its name as a way of a fault.
+    pub fn way(self) -> &'static str {
+        match self {
+            BadLink::Delay => "delay",
+            BadLink::Jitter => "jitter",
+            BadLink::Reordering => "reordering",
+            BadLink::Loss => "loss",
+            BadLink::Duplicates => "duplicates",
+        }
+    }
 }
 
 /// Which links are cut.
@@ -288,6 +153,8 @@ pub enum Action {
     },
     /// Makes links bad.
     Link {
+        /// What must happen to packets between nodes, and to those of clients if these have any, or it has shown nothing. The rest may.
+        shows: BadLink,
         /// All links from and to these hosts; [`CLIENTS`] is one.
         hosts: Vec<u64>,
         /// Milliseconds that each packet takes longer at least.
@@ -430,6 +297,8 @@ impl Action {
     /// Its kind and way.
     pub fn mode(&self) -> Mode {
         let way = match self {
+            Action::Kill { victim } | Action::Pause { victim } => victim.way(),
+            Action::Link { shows, .. } => shows.way(),
             Action::Partition { cut } => cut.way(),
             Action::ClockJump { .. } => "jump",
             Action::ClockDrift { .. } => "drift",
@@ -512,11 +381,9 @@ impl Plan {
     /// Ways of its kinds of faults that its schedule does not have.
     pub fn unplanned(&self) -> Vec<Mode> {
         let planned = self.modes();
-        let modes = self.nemeses.iter().flat_map(|&nemesis| {
-            let ways = nemesis.ways(self.nodes).iter();
-            ways.map(move |&way| Mode { nemesis, way })
-        });
-        modes.filter(|mode| !planned.contains(mode)).collect()
+        let mut modes = modes(&self.nemeses, self.nodes);
+        modes.retain(|mode| !planned.contains(mode));
+        modes
     }
 
     /// What a fault did to clocks that was under way between two times of the history; `None`: nothing.

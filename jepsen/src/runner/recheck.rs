@@ -5,13 +5,14 @@ use std::{
     fs::File,
     io::{self, BufReader},
     path::Path,
+    time::Duration,
 };
 
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    check::{Commit, Context, Replica, Verdict, WrongClock, check_all},
-    history::{Event, Nanos, Process, jsonl},
+    check::{Commit, Context, Replica, Verdict, WrongClock, check_all, service},
+    history::{Event, Nanos, Process, jsonl, paired},
     workload::Spec,
 };
 
@@ -22,6 +23,11 @@ pub const LOG: &str = "log.jsonl";
 
 /// Longer than elsewhere: disks and processors are shared with who knows whom.
 const EXPIRY_DELAY: Nanos = 4_000_000_000;
+
+/// While no fault is under way, no shard may serve nobody for so long.
+const UNSERVED: Duration = Duration::from_secs(8);
+/// The checker of that.
+pub const SERVICE: &str = "service";
 
 /// What was true of a run.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -43,6 +49,9 @@ pub struct Facts {
     /// See [`Context::disturbed`].
     #[serde(default)]
     pub disturbed: Option<Vec<(Nanos, Nanos)>>,
+    /// When faults were under way; `None`: it is not known, and whether everything was served in other times is not judged.
+    #[serde(default)]
+    pub faults: Option<Vec<(Nanos, Nanos)>>,
     /// See [`Context::keep_revisions`].
     #[serde(default)]
     pub keep_revisions: Option<u64>,
@@ -94,7 +103,17 @@ impl Facts {
             committed: log,
             ..Context::new(&shard_of)
         };
-        let verdicts = check_all(&self.workload.checks(), events, &context);
+        let mut verdicts = check_all(&self.workload.checks(), events, &context);
+        let served = self
+            .faults
+            .as_ref()
+            .map(|faults| service::check(&paired(events), faults, &shard_of, UNSERVED));
+        // Faults may have left no time to judge.
+        verdicts.extend(
+            served
+                .filter(|verdict| !verdict.is_empty())
+                .map(|verdict| (SERVICE, verdict)),
+        );
         verdicts
             .into_iter()
             .map(|(name, verdict)| (name.to_owned(), verdict))
@@ -168,6 +187,7 @@ mod tests {
             clock_error: 0,
             wrong_clocks: Vec::new(),
             disturbed: None,
+            faults: None,
             keep_revisions: None,
             demanding: false,
             replicas: vec![(1, 1, 7, 5), (2, 1, 7, 5)],
@@ -206,6 +226,27 @@ mod tests {
             matches!(verdicts["linear"], Verdict::Invalid { .. }),
             "{verdicts:?}"
         );
+    }
+
+    #[test]
+    fn service_is_judged_where_the_faults_are_known() {
+        let second = |n: u64| n * 1_000_000_000;
+        let script = (0..20).fold(Script::new(), |script, at| {
+            script.ok(
+                at,
+                (second(at), second(at) + 1),
+                write(k(at as u32), at, at + 1, 1),
+            )
+        });
+        let events = script.events();
+        let told = |faults: Option<Vec<(Nanos, Nanos)>>| {
+            let facts = Facts { faults, ..facts() };
+            facts.check(&events, None).get(SERVICE).map(Verdict::to_string)
+        };
+        assert_eq!(told(None), None);
+        assert_eq!(told(Some(Vec::new())).as_deref(), Some("valid quiet times=1"));
+        let busy = vec![(second(7), second(12))];
+        assert_eq!(told(Some(busy)), None, "7 s before it, and 7 after");
     }
 
     #[test]

@@ -1,5 +1,9 @@
-//! How long clients went without service: after a fault began, and after it was healed, until an operation that was invoked from then on
-//! had succeeded on every shard.
+//! How long clients went without service: after a fault was healed, until an operation that was invoked from then on had succeeded on every
+//! shard; and at worst from the fault's beginning on.
+//!
+//! The outage of a fault is the longest that anybody had to wait who asked while it lasted: over all shards, and all moments from its
+//! beginning to its end, the time from that moment until an operation on that shard which was invoked then or later had succeeded. So an
+//! outage counts that begins in the middle of a fault and is over before its end; and no outage is shorter than the recovery after it.
 //!
 //! Pure. Only operations that prove service count: writes, and reads that are linearizable. When other faults are under way while one
 //! is recovered from, its time is theirs, too; so these are told apart.
@@ -19,9 +23,9 @@ use crate::{
 pub struct Recovery {
     /// The fault's place in the plan.
     pub fault: usize,
-    /// Nanoseconds from its beginning until every shard had served; `None`: not before the run ended.
-    pub after_begin: Option<Nanos>,
-    /// Nanoseconds from its end until every shard had served.
+    /// The longest that anybody waited who asked while it lasted, in nanoseconds; `None`: a shard never served again.
+    pub outage: Option<Nanos>,
+    /// Nanoseconds from its end until every shard had served; `None`: one never did.
     pub after_heal: Option<Nanos>,
     /// No other fault was under way at its end, until every shard had served.
     pub alone: bool,
@@ -98,6 +102,26 @@ impl Service {
         let ends: Option<Vec<Nanos>> = self.shards.values().map(again).collect();
         ends?.into_iter().max()
     }
+
+    /// The longest that anybody waited who asked between these times. `None`: a shard did not serve any more.
+    pub fn outage(&self, from: Nanos, to: Nanos) -> Option<Nanos> {
+        let of_shard = |served: &Vec<(Nanos, Nanos)>| {
+            let mut longest = 0;
+            // Among those whom the same success answers, who asks first waits longest.
+            let mut asked = from;
+            let first = served.partition_point(|(invoked, _)| *invoked < from);
+            for (invoked, ended) in &served[first..] {
+                longest = longest.max(ended.saturating_sub(asked));
+                if *invoked >= to {
+                    return Some(longest);
+                }
+                asked = invoked + 1;
+            }
+            None
+        };
+        let outages: Option<Vec<Nanos>> = self.shards.values().map(of_shard).collect();
+        outages?.into_iter().max()
+    }
 }
 
 /// Recovery from each fault that was installed, or may have been.
@@ -105,13 +129,13 @@ pub fn recoveries(injected: &[Injected], service: &Service) -> Vec<Recovery> {
     let happened = |one: &&Injected| !matches!(one.outcome, Outcome::Skipped(_));
     let happened: Vec<&Injected> = injected.iter().filter(happened).collect();
     let measure = |one: &&Injected| {
-        let (begin, heal) = (service.again(one.from), service.again(one.to));
+        let heal = service.again(one.to);
         let until = heal.unwrap_or(Nanos::MAX);
         let overlaps =
             |other: &&Injected| other.fault != one.fault && other.from < until && other.to > one.to;
         Recovery {
             fault: one.fault,
-            after_begin: begin.map(|at| at - one.from),
+            outage: service.outage(one.from, one.to),
             after_heal: heal.map(|at| at - one.to),
             alone: !happened.iter().any(overlaps),
         }
@@ -180,6 +204,55 @@ mod tests {
         assert_eq!(service(&both.events()).again(0), Some(70));
     }
 
+    /// Successes of one shard, invoked and ended.
+    fn successes(times: &[(Nanos, Nanos)]) -> Service {
+        let script = (1..).zip(times).fold(Script::new(), |script, (process, time)| {
+            script.ok(process, *time, write(k(0), process, process, 1))
+        });
+        service(&script.events())
+    }
+
+    #[test]
+    fn an_outage_in_the_middle_of_a_fault_is_seen() {
+        // Served at its beginning and at its end, and not from 20 to 80.
+        let service = successes(&[(1, 2), (10, 12), (20, 80), (81, 82), (99, 100), (101, 102)]);
+        assert_eq!((service.again(1), service.again(100)), (Some(2), Some(102)));
+        assert_eq!(service.outage(1, 100), Some(80 - 11), "who asks just after 10");
+        assert_eq!(service.outage(1, 9), Some(12 - 2), "it is not this fault's");
+        assert_eq!(service.outage(82, 100), Some(100 - 82));
+    }
+
+    #[test]
+    fn what_was_asked_before_proves_nothing_of_later() {
+        // The answer at 70 is to a question of 10: nothing of what was asked from 11 on is answered before 90.
+        let service = successes(&[(10, 70), (60, 90), (95, 96)]);
+        assert_eq!(service.outage(11, 50), Some(90 - 11));
+        assert_eq!(service.outage(10, 50), Some(90 - 11));
+        // An older question whose answer is later hides nobody's.
+        let overtaken = successes(&[(10, 70), (12, 20), (30, 31)]);
+        assert_eq!(overtaken.outage(10, 25), Some(31 - 13));
+        assert_eq!(overtaken.outage(10, 11), Some(20 - 10));
+    }
+
+    #[test]
+    fn an_outage_is_the_worst_of_all_shards_and_has_no_end_if_one_never_serves_again() {
+        let other = Key {
+            partition: 10,
+            key: 1,
+        };
+        let events = Script::new()
+            .ok(1, (1, 2), write(k(0), 1, 1, 1))
+            .ok(2, (1, 3), write(other, 2, 1, 1))
+            .ok(1, (10, 11), write(k(0), 3, 3, 1))
+            .ok(2, (50, 51), write(other, 4, 4, 1))
+            .ok(1, (52, 53), write(k(0), 5, 5, 1))
+            .events();
+        let service = service(&events);
+        assert_eq!(service.outage(1, 10), Some(51 - 2));
+        assert_eq!(service.outage(1, 50), Some(51 - 2));
+        assert_eq!(service.outage(1, 51), None);
+    }
+
     #[test]
     fn what_overlaps_is_told_apart_and_what_was_skipped_left_out() {
         let events = Script::new()
@@ -194,17 +267,17 @@ mod tests {
             fault(3, 200, 201, Outcome::Installed),
         ];
         let found = recoveries(&injected, &service(&events));
-        let recovery = |fault, after_begin, after_heal, alone| Recovery {
+        let recovery = |fault, outage, after_heal, alone| Recovery {
             fault,
-            after_begin,
+            outage,
             after_heal,
             alone,
         };
         assert_eq!(
             found,
             [
-                recovery(0, Some(12), Some(11), false),
-                recovery(1, Some(10), Some(76), true),
+                recovery(0, Some(25), Some(11), false),
+                recovery(1, Some(78), Some(76), true),
                 recovery(3, None, None, true),
             ]
         );

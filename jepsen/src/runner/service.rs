@@ -15,7 +15,7 @@ const START: Duration = Duration::from_secs(60);
 /// Entries that a replica may be behind its leader when it is asked: others may be written meanwhile.
 const LAG: u64 = 64;
 /// Partitions that no program has, for probes. So many that every shard has some.
-const PROBES: std::ops::Range<u32> = 4_000_000..4_000_064;
+pub(super) const PROBES: std::ops::Range<u32> = 4_000_000..4_000_064;
 
 /// Waits until all nodes answer, and makes a cluster of them.
 ///

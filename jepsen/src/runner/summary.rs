@@ -32,8 +32,10 @@ pub struct Kind {
     pub skipped: usize,
     /// Not known.
     pub indeterminate: usize,
-    /// Nanoseconds from a fault's beginning until every shard served.
-    pub after_begin: Spread,
+    /// Nanoseconds that somebody waited at most who asked while a fault lasted ([`Recovery::outage`]).
+    pub outage: Spread,
+    /// Faults after which a shard never served again: they are in no spread of times.
+    pub never: usize,
     /// Nanoseconds from a fault's end until every shard served.
     pub after_heal: Spread,
     /// The same, of those during which no other fault was under way.
@@ -193,7 +195,8 @@ fn kind(parts: &Parts<'_>, is_one: impl Fn(Nemesis) -> bool) -> Kind {
         installed: count(|outcome| *outcome == Installed),
         skipped: count(|outcome| matches!(outcome, Skipped(_))),
         indeterminate: count(|outcome| matches!(outcome, Indeterminate(_))),
-        after_begin: Spread::of(mine.iter().filter_map(|one| one.after_begin)),
+        outage: Spread::of(mine.iter().filter_map(|one| one.outage)),
+        never: mine.iter().filter(|one| one.after_heal.is_none()).count(),
         after_heal: Spread::of(mine.iter().filter_map(|one| one.after_heal)),
         alone: Spread::of(alone.filter_map(|one| one.after_heal)),
     }
@@ -211,6 +214,14 @@ impl fmt::Display for Summary {
             self.unknown_percent, self.rate, self.load_seconds
         )?;
         let all = &self.all_faults;
+        writeln!(
+            f,
+            "outage      while a fault lasts and until it is recovered from: p50 {}, p99 {}, max {} ms; {} faults after which a shard never served",
+            ms(all.outage.p50),
+            ms(all.outage.p99),
+            ms(all.outage.max),
+            all.never
+        )?;
         writeln!(
             f,
             "recovery    after a fault is healed: p50 {}, p99 {}, max {} ms ({} faults, {} of them alone: p99 {} ms); after all: {} ms",
@@ -271,11 +282,13 @@ impl Summary {
                 kind.installed.to_string(),
                 kind.skipped.to_string(),
                 kind.indeterminate.to_string(),
+                ms(kind.outage.p50),
+                ms(kind.outage.p99),
+                ms(kind.outage.max),
                 ms(kind.after_heal.p50),
                 ms(kind.after_heal.p99),
                 ms(kind.after_heal.max),
                 alone,
-                ms(kind.after_begin.max),
             ]);
         }
         for column in table.column_iter_mut().skip(1) {
@@ -299,22 +312,25 @@ impl Summary {
 }
 
 /// Columns of the table of faults.
-const HEADINGS: [&str; 10] = [
+const HEADINGS: [&str; 12] = [
     "fault",
     "planned",
     "carried out",
     "skipped",
     "not known",
+    "outage p50",
+    "outage p99",
+    "outage max",
     "healed p50",
     "healed p99",
     "healed max",
     "alone max",
-    "begun max",
 ];
 /// What its times are.
 const TIMES: &str = "\
-times       milliseconds until every shard has served again. healed: since the fault ended; alone: the same, of faults that ended while
-            no other one was under way; begun: since the fault began";
+times       milliseconds. outage: the longest that anybody had to wait who asked while the fault lasted, of all shards and all moments from
+            its beginning to its end, until an operation invoked then or later had succeeded; healed: the same of who asks at its end;
+            alone: the same as healed, of faults that ended while no other one was under way";
 
 /// Milliseconds with one digit.
 fn ms(time: Nanos) -> String {
@@ -346,6 +362,10 @@ mod tests {
             planned: 3,
             installed: 3,
             after_heal: spread,
+            outage: Spread {
+                p99: 777_000_000,
+                ..spread
+            },
             ..Kind::default()
         };
         let summary = Summary {
@@ -392,7 +412,8 @@ mod tests {
             "not covered power: no root",
             "version     0.1.0 (commit 1234567-dirty)",
             "out/report.html",
-            "times       milliseconds until every shard has served again",
+            "times       milliseconds. outage: the longest",
+            "recovered from: p50 1.0, p99 777.0, max 12.3 ms; 0 faults",
         ] {
             assert!(text.contains(part), "{part:?} is not in\n{text}");
         }

@@ -11,7 +11,12 @@ use std::{
     sync::Arc,
 };
 
-use super::{links::Links, options::Prepared, plan::Nemesis, summary::programs};
+use super::{
+    links::Links,
+    options::Prepared,
+    plan::{Mode, Nemesis},
+    summary::programs,
+};
 use crate::{
     os::{
         capabilities::{Capability, Mechanism},
@@ -129,6 +134,11 @@ impl<'a> Here<'a> {
     pub fn missing(&self, nemesis: Nemesis) -> Option<&'a str> {
         let needed = nemesis.needs(self.proxied).iter();
         needed.copied().find_map(|mechanism| self.why_not(mechanism))
+    }
+
+    /// A kind of fault that is possible here can happen in this way, too.
+    pub fn can(&self, mode: Mode) -> bool {
+        !(self.proxied && mode.needs_packets())
     }
 }
 

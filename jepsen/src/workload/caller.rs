@@ -264,8 +264,10 @@ fn is_read(call: &Call) -> bool {
             | Call::List { .. }
             | Call::Balances { .. }
             | Call::Scan { .. }
+            | Call::Pages(_)
             | Call::Watch { .. }
-    )
+            | Call::WatchKeys { .. }
+    ) || matches!(call, Call::Txn(txn) if txn.is_read_only())
 }
 
 /// How a call with this result ended.

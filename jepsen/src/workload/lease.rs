@@ -234,7 +234,8 @@ impl Client<'_> {
             (Call::Grant { partition, .. }, Ok(Reply::Lease { lease, .. })) => {
                 self.leases.push((*partition, *lease));
             }
-            (Call::Revoke { lease, .. }, _) | (Call::KeepAlive { lease, .. }, Err(_)) => {
+            // Of one that was revoked it is told when it uses it once more.
+            (Call::Revoke { lease, .. } | Call::KeepAlive { lease, .. }, Err(_)) => {
                 self.leases.retain(|(_, held)| held != lease);
             }
             (Call::Write { lease, .. }, Err(Failed::Error(error))) if *lease != 0 && !error.is_unknown() => {

@@ -14,6 +14,7 @@ mod counter;
 mod join;
 mod keys;
 mod lease;
+mod mover;
 pub mod names;
 mod near;
 mod owner;
@@ -27,6 +28,8 @@ mod session;
 mod set_list;
 mod spec;
 mod stop;
+mod txn;
+mod variety;
 mod watch;
 mod watcher;
 mod ways;
@@ -50,6 +53,7 @@ pub use self::{
     set_list::Program as SetList,
     spec::{Program, Spec, shards},
     stop::Stop,
+    variety::Program as Variety,
     watch::Program as Watch,
 };
 use self::{

@@ -20,6 +20,9 @@ const SENDS: u32 = 0x4000_0000;
 /// Bytes of an outbox row after its number: two keys and an amount.
 pub const OUTBOX_REST: usize = 24;
 
+/// Names of consumers that are reset and deleted begin so.
+const MOVED: &str = "moved";
+
 /// Partitions from here on are no workload's.
 pub const PARTITIONS_END: u32 = 1_000_000;
 
@@ -175,6 +178,29 @@ pub fn change(of: &Partition, raw: Raw<'_>) -> Result<Option<Change>, Strange> {
     }))
 }
 
+/// The same of a watch without values: the new value is 0.
+///
+/// # Errors
+/// As [`change`].
+pub fn change_without_value(of: &Partition, raw: Raw<'_>) -> Result<Option<Change>, Strange> {
+    let left = raw.value.map(|_| 0);
+    let change = change(of, Raw { value: None, ..raw })?;
+    Ok(change.map(|change| Change {
+        value: left,
+        ..change
+    }))
+}
+
+/// The name of a consumer that its workload resets and deletes; no other one does.
+pub fn moved(program: u32, number: u32, life: u32) -> String {
+    format!("{MOVED}{program}.{number}.{life}")
+}
+
+/// Whether it is such a name.
+pub fn is_moved(name: &[u8]) -> bool {
+    name.starts_with(MOVED.as_bytes())
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -226,6 +252,11 @@ mod tests {
             (key, Some(9), 7)
         );
         assert_eq!((appended.create_rev, appended.version, appended.lease), (5, 2, 3));
+        let bare = change_without_value(&of, raw(&super::key(3), Some(b"")))
+            .unwrap()
+            .unwrap();
+        assert_eq!((bare.key, bare.value, bare.version), (key, Some(0), 2));
+        assert!(is_moved(moved(1, 2, 3).as_bytes()) && !is_moved(b"consumer1.2"));
         assert_eq!(change(&of, raw(&list(3), Some(&value(2)))), Ok(None));
         let gone = change(&of, raw(&super::key(3), None)).unwrap().unwrap();
         assert_eq!((gone.key, gone.value, gone.expired), (key, None, true));

@@ -9,7 +9,10 @@ use kvsvr_client::{
     Read, ReadMode, Txn, TxnReply,
 };
 
-use super::names::{self, Stored};
+use super::{
+    names::{self, Stored},
+    txn,
+};
 use crate::history::{Call, Key, Mode, Reply, Revision, Row};
 
 /// Why a call has no answer that a history can take.
@@ -45,10 +48,16 @@ pub(super) async fn perform(client: &Client, call: &Call) -> Result<Reply> {
         Call::List { list, mode } => list_items(client, *list, *mode).await,
         Call::Balances { partition } => balances(client, *partition).await,
         Call::Transfer { .. } | Call::Send { .. } | Call::Receive { .. } => move_money(client, call).await,
+        Call::Txn(call) => txn::run(client, call).await,
+        Call::Pages(pages) => txn::pages(client, pages).await,
         Call::Grant { .. } | Call::KeepAlive { .. } | Call::Revoke { .. } => lease(client, call).await,
-        Call::Watch { .. } | Call::Consume { .. } | Call::Ack { .. } => {
-            Err(Error::definite(Code::Invalid, "streams are opened elsewhere").into())
-        }
+        Call::Watch { .. }
+        | Call::WatchKeys { .. }
+        | Call::Consume { .. }
+        | Call::ConsumeAt { .. }
+        | Call::Reset { .. }
+        | Call::Forget { .. }
+        | Call::Ack { .. } => Err(Error::definite(Code::Invalid, "streams are opened elsewhere").into()),
         Call::Write { .. }
         | Call::Cas { .. }
         | Call::Delete { .. }
@@ -68,7 +77,7 @@ pub(super) fn read_mode(mode: Mode) -> ReadMode {
 }
 
 /// The older revision that is to be read; 0: it is not said.
-fn at(mode: Mode) -> Revision {
+pub(super) fn at(mode: Mode) -> Revision {
     match mode {
         Mode::At(revision) => revision,
         _ => 0,
@@ -76,7 +85,7 @@ fn at(mode: Mode) -> Revision {
 }
 
 /// The revision of the state that was read: the shard's, or the one that was asked for, if the shard has it.
-fn revision_read(mode: Mode, of_shard: Revision) -> Result<Revision> {
+pub(super) fn revision_read(mode: Mode, of_shard: Revision) -> Result<Revision> {
     match mode {
         Mode::At(revision) if revision > of_shard => Err(Failed::Strange(format!(
             "revision {revision} was read of a shard at revision {of_shard}"
@@ -86,7 +95,8 @@ fn revision_read(mode: Mode, of_shard: Revision) -> Result<Revision> {
     }
 }
 
-fn strange(what: &str, kv: &KeyValue) -> Failed {
+/// A row that no workload makes.
+pub(super) fn strange(what: &str, kv: &KeyValue) -> Failed {
     let (key, value) = (kv.key.escape_ascii(), kv.value.escape_ascii());
     Failed::Strange(format!("{what}: key \"{key}\", value \"{value}\""))
 }

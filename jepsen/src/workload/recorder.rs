@@ -185,11 +185,17 @@ pub fn name(call: &Call) -> &'static str {
         Call::Receive { .. } => "receive",
         Call::Balances { .. } => "balances",
         Call::Scan { .. } => "scan",
+        Call::Txn(_) => "txn",
+        Call::Pages(_) => "pages",
         Call::Grant { .. } => "grant",
         Call::KeepAlive { .. } => "keep_alive",
         Call::Revoke { .. } => "revoke",
         Call::Watch { .. } => "watch",
         Call::Consume { .. } => "consume",
+        Call::ConsumeAt { .. } => "consume_at",
+        Call::Reset { .. } => "reset",
+        Call::Forget { .. } => "forget",
+        Call::WatchKeys { .. } => "watch_keys",
         Call::Ack { .. } => "ack",
     }
 }

@@ -10,9 +10,12 @@ use serde::{Deserialize, Serialize};
 
 use super::{
     Load, bank, caller::ShardOf, consumer, counter, lease, names, place, place::Place, random::Random,
-    register, session, set_list, watch,
+    register, session, set_list, variety, watch,
 };
 use crate::{check, history::Key};
+
+/// How many of a hundred drawings have the program `variety`.
+const VARIETY_PERCENT: u32 = 25;
 
 /// One program with its parameters.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -34,12 +37,14 @@ pub enum Program {
     Session(session::Program),
     /// Keys with a TTL or a lease.
     Lease(lease::Program),
+    /// Transactions, pages, and other calls that no other program makes.
+    Variety(variety::Program),
 }
 
 impl Program {
     /// The names of all programs, as [`Program::by_name`] knows them and JSON has them.
-    pub const NAMES: [&str; 8] = [
-        "register", "set_list", "counter", "bank", "watch", "consumer", "session", "lease",
+    pub const NAMES: [&str; 9] = [
+        "register", "set_list", "counter", "bank", "watch", "consumer", "session", "lease", "variety",
     ];
 
     /// A program with parameters that suit a small cluster. `None` if there is none of this name.
@@ -53,6 +58,7 @@ impl Program {
             "consumer" => Program::Consumer(consumer::Program::default()),
             "session" => Program::Session(session::Program::default()),
             "lease" => Program::Lease(lease::Program::default()),
+            "variety" => Program::Variety(variety::Program::default()),
             _ => return None,
         })
     }
@@ -68,6 +74,7 @@ impl Program {
             "consumer" => Program::Consumer(consumer::Program::draw(random)),
             "session" => Program::Session(session::Program::draw(random)),
             "lease" => Program::Lease(lease::Program::draw(random)),
+            "variety" => Program::Variety(variety::Program::draw(random)),
             _ => return None,
         })
     }
@@ -82,6 +89,7 @@ impl Program {
             Program::Consumer(program) => &mut program.pause_us,
             Program::Session(program) => &mut program.pause_us,
             Program::Lease(program) => &mut program.pause_us,
+            Program::Variety(program) => &mut program.pause_us,
         }
     }
 
@@ -95,6 +103,7 @@ impl Program {
             Program::Consumer(program) => program.checks(),
             Program::Session(program) => program.checks(),
             Program::Lease(program) => program.checks(),
+            Program::Variety(program) => program.checks(),
         }
     }
 
@@ -108,6 +117,7 @@ impl Program {
             Program::Consumer(program) => Box::new(consumer::Running::new(program, place)),
             Program::Session(program) => Box::new(session::Running::new(program, place)),
             Program::Lease(program) => Box::new(lease::Running::new(program, place)),
+            Program::Variety(program) => Box::new(variety::Running::new(program, place)),
         }
     }
 }
@@ -131,18 +141,25 @@ impl Spec {
         })
     }
 
-    /// Draws one to four programs and their parameters.
+    /// Draws one to four programs and their parameters, and to one of four such drawings `variety`.
     pub fn draw(random: &mut Random) -> Self {
-        let mut names = Program::NAMES.to_vec();
+        let [mut names @ .., variety] = Program::NAMES;
+        let mut left = names.len() as u64;
         let count = random.range(1, 5);
-        let programs = (0..count).filter_map(|_| {
-            let name = names.swap_remove(random.below(names.len() as u64) as usize);
-            Program::draw(name, random)
-        });
-        Self {
-            programs: programs.collect(),
-            timeout_ms: random.range(1_000, 8_000),
+        let mut programs: Vec<Program> = (0..count)
+            .filter_map(|_| {
+                let at = random.below(left) as usize;
+                left -= 1;
+                names.swap(at, left as usize);
+                Program::draw(names[left as usize], random)
+            })
+            .collect();
+        let timeout_ms = random.range(1_000, 8_000);
+        // Drawn last: the rest of a plan is what it is without.
+        if random.percent(VARIETY_PERCENT) {
+            programs.extend(Program::draw(variety, random));
         }
+        Self { programs, timeout_ms }
     }
 
     /// The same with pauses between operations that are so many times as long.
@@ -216,10 +233,10 @@ mod tests {
         let mut kinds = BTreeSet::new();
         for seed in 0..50 {
             let spec = draw(seed);
-            assert!((1..=4).contains(&spec.programs.len()));
+            assert!((1..=5).contains(&spec.programs.len()));
             kinds.extend(spec.checks());
         }
-        assert_eq!(kinds.len(), 9);
+        assert_eq!(kinds.len(), 10);
     }
 
     #[test]

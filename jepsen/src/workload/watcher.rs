@@ -1,10 +1,11 @@
-//! One watch of a partition: it is broken off and begun again, sometimes further back, now and then far behind what is compacted, reads
+//! One watch of a partition, or of the keys of a shard without their values: it is broken off and begun again, sometimes further back, now and then far behind what is compacted, reads
 //! slowly if told, and at the end goes on until it has seen everything.
 
 use std::time::Duration;
 
 use kvsvr_client::{
-    CallOptions, Client, EventKind, ReadFrom, Watch, WatchBatch, WatchItem, WatchOptions, WatchStart,
+    CallOptions, Client, EventKind, Partition, ReadFrom, Watch, WatchBatch, WatchItem, WatchOptions,
+    WatchStart,
 };
 use tokio::time::{sleep, timeout};
 
@@ -34,11 +35,19 @@ pub(super) struct Manner {
     pub(super) anywhere: bool,
 }
 
+/// What it watches.
+#[derive(Clone, Copy, Debug)]
+enum What {
+    Partition(u32),
+    /// A whole shard, without values.
+    Keys(u32),
+}
+
 /// A watcher, one process of the history.
 pub(super) struct Watcher {
     client: Client,
     logger: Logger,
-    partition: u32,
+    what: What,
     manner: Manner,
     random: Random,
     /// It does not begin before.
@@ -53,10 +62,19 @@ pub(super) struct Watcher {
 impl Watcher {
     /// One that sees what comes after a revision.
     pub(super) fn new(env: &Env, partition: u32, manner: Manner, random: Random, first: Revision) -> Self {
+        Self::of(env, What::Partition(partition), manner, random, first)
+    }
+
+    /// One of all keys of a shard, without values.
+    pub(super) fn keys(env: &Env, shard: u32, manner: Manner, random: Random) -> Self {
+        Self::of(env, What::Keys(shard), manner, random, 0)
+    }
+
+    fn of(env: &Env, what: What, manner: Manner, random: Random, first: Revision) -> Self {
         Self {
             client: env.clients.next(),
             logger: env.recorder.client(),
-            partition,
+            what,
             manner,
             random,
             first,
@@ -129,10 +147,18 @@ impl Watcher {
 
     async fn open(&mut self, after: Revision) -> bool {
         self.watch = None;
-        let partition = self.partition;
-        let call = Call::Watch { partition, after };
+        let (call, options) = match self.what {
+            What::Partition(partition) => (
+                Call::Watch { partition, after },
+                WatchOptions::partition(names::partition(partition)),
+            ),
+            What::Keys(shard) => (
+                Call::WatchKeys { shard, after },
+                WatchOptions::shard(shard).without_values(),
+            ),
+        };
         self.logger.invoke(call.clone());
-        let options = WatchOptions::partition(names::partition(partition)).progress();
+        let options = options.progress();
         let from = match self.manner.anywhere {
             true => ReadFrom::Any,
             false => ReadFrom::Leader,
@@ -156,7 +182,10 @@ impl Watcher {
 
     fn take(&mut self, item: WatchItem) {
         let (changes, through) = match item {
-            WatchItem::Events(WatchBatch { revision, events }) => (changes(&events, &self.logger), revision),
+            WatchItem::Events(WatchBatch { revision, events }) => match self.what {
+                What::Partition(_) => (changes(&events, &self.logger), revision),
+                What::Keys(_) => (keys(&events, &self.logger), revision),
+            },
             WatchItem::Progress { revision } => (Vec::new(), revision),
             WatchItem::Compacted { resume_from } => {
                 let resumed_after = resume_from.saturating_sub(1);
@@ -168,7 +197,10 @@ impl Watcher {
                 return;
             }
         };
-        self.logger.seen(Seen::Changes { changes, through });
+        self.logger.seen(match self.what {
+            What::Partition(_) => Seen::Changes { changes, through },
+            What::Keys(_) => Seen::Keys { changes, through },
+        });
         self.through = self.through.max(through);
     }
 }
@@ -181,8 +213,24 @@ pub(super) fn ended(error: &kvsvr_client::Error) -> Seen {
     }
 }
 
+/// Events without values. One that has a value is written down as strange.
+fn keys(events: &[kvsvr_client::Event], logger: &Logger) -> Vec<Change> {
+    if events.iter().any(|event| !event.kv.value.is_empty()) {
+        logger.strange("a value that is not wanted".to_owned());
+    }
+    as_changes(events, logger, names::change_without_value)
+}
+
 /// Events as histories have them. Those that no workload makes are written down as strange.
 pub(super) fn changes(events: &[kvsvr_client::Event], logger: &Logger) -> Vec<Change> {
+    as_changes(events, logger, names::change)
+}
+
+fn as_changes(
+    events: &[kvsvr_client::Event],
+    logger: &Logger,
+    as_one: fn(&Partition, Raw<'_>) -> Result<Option<Change>, names::Strange>,
+) -> Vec<Change> {
     let change = |event: &kvsvr_client::Event| {
         let value = (event.kind == EventKind::Put).then_some(&event.kv.value[..]);
         let raw = Raw {
@@ -194,7 +242,7 @@ pub(super) fn changes(events: &[kvsvr_client::Event], logger: &Logger) -> Vec<Ch
             version: event.kv.version,
             lease: event.kv.lease,
         };
-        match names::change(&event.partition, raw) {
+        match as_one(&event.partition, raw) {
             Ok(change) => change,
             Err(names::Strange(what)) => {
                 logger.strange(what);

@@ -89,8 +89,8 @@ impl Client {
         }
     }
 
-    /// All keys of a range, however many there are, of one revision. Holds them all in memory; use [`Client::pages`] for large
-    /// ranges. `options.limit` is the size of a page here.
+    /// All keys of a range, however many there are, of one revision, which is in the answer. Holds them all in memory; use
+    /// [`Client::pages`] for large ranges. `options.limit` is the size of a page here.
     ///
     /// # Errors
     /// As [`Client::get_with`].
@@ -100,15 +100,16 @@ impl Client {
         options: RangeOptions,
     ) -> Result<Read<Vec<KeyValue>>> {
         let mut pages = self.pages(partition, options);
+        let first = self.range(partition, &pages.options).await?;
+        pages.go_on_after(&first.value);
+        // Later pages are of the same state, and say how far the shard has come since.
         let mut all = Read {
-            value: Vec::new(),
-            revision: 0,
-            age: Duration::ZERO,
+            value: first.value.kvs,
+            revision: first.revision,
+            age: first.age,
         };
         while let Some(page) = pages.next().await? {
             all.value.extend(page.value.kvs);
-            all.revision = page.revision;
-            all.age = page.age;
         }
         Ok(all)
     }
@@ -209,8 +210,12 @@ impl Pages {
             return Ok(None);
         }
         let page = self.client.range(&self.partition, &self.options).await?;
-        self.options.continuation.clone_from(&page.value.continuation);
-        self.done = page.value.continuation.is_empty();
+        self.go_on_after(&page.value);
         Ok(Some(page))
+    }
+
+    fn go_on_after(&mut self, page: &Page) {
+        self.options.continuation.clone_from(&page.continuation);
+        self.done = page.continuation.is_empty();
     }
 }

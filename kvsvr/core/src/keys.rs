@@ -19,7 +19,7 @@
 //! | state | 3, lease u64, DATA-KEY | format byte: the key is attached to the lease |
 //! | state | 4, session u64 | [`SessionRow`](crate::rows::SessionRow) |
 //! | state | 5, session u64, log index u64 | [`WindowRow`](crate::rows::WindowRow) |
-//! | state | 6, name | [`ConsumerRow`](crate::rows::ConsumerRow) |
+//! | state | 6, name | [`ConsumerRow`](crate::rows::ConsumerRow); without a name: the greatest epoch of one that was deleted |
 //! | state | 7 | [`RestoreRow`](crate::rows::RestoreRow): how far the shard is restored from a backup |
 //!
 //! Escaped means 0x00 -> 0x00 0xFF, end = 0x00 0x01: it keeps the order and lets a revision follow.

@@ -278,7 +278,7 @@ impl LocalCluster {
 
 #[cfg(test)]
 mod tests {
-    use kvsvr_client::{EventKind, Partition, WatchItem, WatchOptions};
+    use kvsvr_client::{Code, ConsumerStart, EventKind, Partition, RangeOptions, WatchItem, WatchOptions};
 
     use super::LocalCluster;
 
@@ -302,5 +302,51 @@ mod tests {
             (EventKind::Put, &b"key"[..])
         );
         assert_eq!(cluster.stopped(), None);
+    }
+
+    /// Somebody writes between the pages: the answer is of one revision, and says which.
+    #[tokio::test]
+    async fn a_range_in_pages_is_of_the_revision_that_it_names() {
+        let cluster = LocalCluster::start(1).await;
+        let (client, alice) = (cluster.client(), Partition::local("alice"));
+        for key in 0..20 {
+            client.put(&alice, format!("k{key:02}"), "0").await.unwrap();
+        }
+        let writing = async {
+            for value in 1..200 {
+                let key = format!("k{:02}", value % 20);
+                client.put(&alice, key, value.to_string()).await.unwrap();
+            }
+        };
+        let reading = async {
+            for _ in 0..10 {
+                let all = client
+                    .range_all(&alice, RangeOptions::prefix("k").limit(1))
+                    .await
+                    .unwrap();
+                let options = RangeOptions::prefix("k").revision(all.revision);
+                let whole = client.range(&alice, &options).await.unwrap().value;
+                assert_eq!(all.value, whole.kvs, "at {}", all.revision);
+            }
+        };
+        futures::join!(writing, reading);
+    }
+
+    /// An acknowledgement of a consumer of the same name, that was deleted, is none.
+    #[tokio::test]
+    async fn the_epochs_of_a_deleted_consumer_are_not_used_again() {
+        let cluster = LocalCluster::start(1).await;
+        let (client, alice) = (cluster.client(), Partition::local("alice"));
+        let mut before = client.consumer_open(1, "c", ConsumerStart::Now).await.unwrap();
+        client.consumer_delete(1, "c").await.unwrap();
+        let after = client.consumer_open(1, "c", ConsumerStart::Now).await.unwrap();
+        let put = client.put(&alice, "key", "value").await.unwrap();
+        assert!(after.epoch() > before.epoch());
+        assert_eq!(before.ack(put.revision).await.unwrap_err().code, Code::Fenced);
+        let other = client
+            .consumer_open(1, "another", ConsumerStart::Now)
+            .await
+            .unwrap();
+        assert_eq!(other.epoch(), before.epoch() + 1);
     }
 }

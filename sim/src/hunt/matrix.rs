@@ -6,7 +6,7 @@ use super::Found;
 use crate::invariants;
 
 /// Checkers of histories, by the names of their verdicts.
-const CHECKERS: [&str; 13] = [
+const CHECKERS: [&str; 17] = [
     "answers",
     "bank",
     "committed",
@@ -16,10 +16,14 @@ const CHECKERS: [&str; 13] = [
     "lease",
     "linear",
     "list",
+    "pages",
+    "resets",
     "revisions",
     "session",
     "set_list",
+    "txns",
     "watch",
+    "watch_keys",
 ];
 /// What else must hold.
 const OTHERS: [&str; 5] = ["service", "process", "no_end", "setup", "panic"];

@@ -11,6 +11,13 @@ impl Invariant for AppendDurability {
         "append_durability"
     }
 
+    fn sees(&self, moment: &Moment<'_>) -> bool {
+        moment
+            .replicas
+            .iter()
+            .any(|(replica, _)| replica.stored.is_some())
+    }
+
     fn look(&mut self, moment: &Moment<'_>) -> Result<(), String> {
         for (replica, log) in &moment.replicas {
             let Some((leader, stored)) = replica.stored else {
@@ -74,5 +81,12 @@ mod tests {
         let (mut purged, log) = follower(&[1], LAST);
         purged.log.purged = purged.stored.map(|(_, position)| position);
         world.holds_with(&[(purged, log)]);
+    }
+
+    #[test]
+    fn it_sees_who_has_acknowledged() {
+        let world = World::new(AppendDurability);
+        assert!(world.sees_with(&[follower(&[1, 1, 2], LAST)]));
+        assert!(!world.sees_with(&[with_log(replica(0, 3), &[1, 1, 2])]));
     }
 }

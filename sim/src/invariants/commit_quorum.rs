@@ -6,7 +6,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use kvsvr_core::types::ShardId;
 
-use super::{Election, Invariant, Moment, Replica};
+use super::{Election, Invariant, Log, Moment, Replica};
 
 /// So many of the voters that a leader had last are remembered: what is committed may have been counted with those before.
 const REMEMBERED: usize = 4;
@@ -21,9 +21,29 @@ struct Leader {
     voters: Vec<Vec<BTreeSet<u64>>>,
 }
 
+impl CommitQuorum {
+    /// Up to which entry a leader takes more for committed than it did, if that entry is its own: what an earlier leader's entries need is an entry of its
+    /// own behind them.
+    fn grown(&self, leader: &Replica, log: &dyn Log) -> Option<u64> {
+        let before = self.0.get(&(leader.shard, leader.term, leader.node));
+        let before = before.and_then(|before| before.committed);
+        let position = log.position(leader.committed.filter(|_| leader.committed > before)?)?;
+        let is_own = (position.term, position.node) == (leader.term, leader.node);
+        is_own.then_some(position.index)
+    }
+}
+
 impl Invariant for CommitQuorum {
     fn name(&self) -> &'static str {
         "commit_quorum"
+    }
+
+    fn sees(&self, moment: &Moment<'_>) -> bool {
+        let mut leaders = moment
+            .replicas
+            .iter()
+            .filter(|(replica, _)| replica.election.is_some());
+        leaders.any(|(leader, log)| self.grown(leader, *log).is_some())
     }
 
     fn look(&mut self, moment: &Moment<'_>) -> Result<(), String> {
@@ -31,6 +51,7 @@ impl Invariant for CommitQuorum {
             let Some(election) = &replica.election else {
                 continue;
             };
+            let grown = self.grown(replica, *log);
             let leader = self
                 .0
                 .entry((replica.shard, replica.term, replica.node))
@@ -40,16 +61,8 @@ impl Invariant for CommitQuorum {
                 let old = leader.voters.len().saturating_sub(REMEMBERED);
                 leader.voters.drain(..old);
             }
-            let grown = replica.committed > leader.committed;
             leader.committed = replica.committed;
-            let Some(index) = replica.committed.filter(|_| grown) else {
-                continue;
-            };
-            // What an earlier leader's entries need is an entry of its own behind them.
-            let is_own = log
-                .position(index)
-                .is_some_and(|position| (position.term, position.node) == (replica.term, replica.node));
-            if is_own
+            if let Some(index) = grown
                 && !leader
                     .voters
                     .iter()
@@ -120,5 +133,21 @@ mod tests {
         let mut world = World::new(CommitQuorum::default());
         world.holds_with(&[leader(&[&[1, 2, 3]], &[], 1)]);
         world.holds_with(&[leader(&[&[2, 4, 5]], &[(1, 2)], 2)]);
+    }
+
+    #[test]
+    fn it_sees_leaders_that_commit_entries_of_their_own() {
+        let mut world = World::new(CommitQuorum::default());
+        let three: &[&[u64]] = &[&[1, 2, 3]];
+        assert!(!world.sees_with(&[leader(three, &[], 1)]), "of an earlier leader");
+        assert!(world.sees_with(&[leader(three, &[(3, 2)], 2)]));
+        world.holds_with(&[leader(three, &[(3, 2)], 2)]);
+        assert!(
+            !world.sees_with(&[leader(three, &[(3, 2)], 2)]),
+            "no more than before"
+        );
+        let (mut follower, log) = leader(three, &[], 3);
+        follower.election = None;
+        assert!(!world.sees_with(&[(follower, log)]));
     }
 }

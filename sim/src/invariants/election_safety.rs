@@ -20,6 +20,11 @@ impl Invariant for ElectionSafety {
         "election_safety"
     }
 
+    fn sees(&self, moment: &Moment<'_>) -> bool {
+        let mut replicas = moment.replicas.iter();
+        replicas.any(|(replica, _)| replica.role == Role::Leader)
+    }
+
     fn look(&mut self, moment: &Moment<'_>) -> Result<(), String> {
         for (replica, _) in moment
             .replicas
@@ -104,5 +109,12 @@ mod tests {
         );
         World::new(ElectionSafety::default()).breaks(&[elected(1, &[&[1, 2, 3]], &[4])], "{4}");
         World::new(ElectionSafety::default()).breaks(&[elected(1, &[&[1, 2, 3, 4]], &[2])], "{2}");
+    }
+
+    #[test]
+    fn it_sees_leaders() {
+        let world = World::new(ElectionSafety::default());
+        assert!(world.sees(&[replica(1, 1), leader(0, 1, 1)]));
+        assert!(!world.sees(&[voted(replica(0, 1), 1), replica(1, 1)]));
     }
 }

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use kvsvr_core::types::{LogPosition, ShardId};
 
-use super::{Invariant, Moment, Role};
+use super::{Invariant, Moment, Replica, Role};
 
 /// The furthest committed entry that was seen of each shard, and the leaders that were looked at.
 #[derive(Default)]
@@ -17,6 +17,17 @@ pub(super) struct LeaderCompleteness {
 impl Invariant for LeaderCompleteness {
     fn name(&self) -> &'static str {
         "leader_completeness"
+    }
+
+    fn sees(&self, moment: &Moment<'_>) -> bool {
+        let is_new = |leader: &Replica| {
+            let looked = self.looked.get(&leader.shard);
+            let is_greater = looked.is_none_or(|looked| *looked < (leader.term, leader.node));
+            let committed = self.committed.get(&leader.shard);
+            is_greater && committed.is_some_and(|committed| is_older(committed, leader))
+        };
+        let mut replicas = moment.replicas.iter();
+        replicas.any(|(replica, _)| replica.role == Role::Leader && is_new(replica))
     }
 
     fn look(&mut self, moment: &Moment<'_>) -> Result<(), String> {
@@ -33,14 +44,13 @@ impl Invariant for LeaderCompleteness {
             let Some(committed) = self.committed.get(&leader.shard) else {
                 continue;
             };
-            // By log matching the last one stands for all before it. A later term's may have been committed since this leader began.
-            let is_older = (committed.term, committed.node) < (leader.term, leader.node);
+            // By log matching the last one stands for all before it.
             let is_there = log.position(committed.index) == Some(*committed)
                 || leader
                     .log
                     .purged
                     .is_some_and(|purged| purged.index >= committed.index);
-            if is_older && !is_there {
+            if is_older(committed, leader) && !is_there {
                 return Err(format!(
                     "shard {}: node {} leads in term {} without {committed:?}, which was committed before",
                     leader.shard,
@@ -60,6 +70,11 @@ impl Invariant for LeaderCompleteness {
     }
 }
 
+/// A later term's may have been committed since this leader began.
+fn is_older(committed: &LogPosition, leader: &Replica) -> bool {
+    (committed.term, committed.node) < (leader.term, leader.node)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -77,5 +92,21 @@ mod tests {
         world.holds_with(&[leader(0, 1, &[1, 1])]);
         world.holds_with(&[leader(1, 2, &[1, 1, 2])]);
         world.breaks_with(&[leader(2, 3, &[1])], "without");
+    }
+
+    #[test]
+    fn it_sees_leaders_after_what_was_committed() {
+        let mut world = World::new(LeaderCompleteness::default());
+        let leader = |term| {
+            let mut leader = with_log(replica(0, term), &[1, 1]);
+            (leader.0.role, leader.0.committed) = (Role::Leader, Some(1));
+            leader
+        };
+        assert!(!world.sees_with(&[leader(2)]), "nothing was committed");
+        world.holds_with(&[leader(2)]);
+        assert!(!world.sees_with(&[leader(2)]), "it was looked at");
+        assert!(world.sees_with(&[leader(3)]));
+        let (follower, log) = with_log(replica(1, 3), &[1, 1]);
+        assert!(!world.sees_with(&[(follower, log)]));
     }
 }

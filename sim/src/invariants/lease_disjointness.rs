@@ -13,6 +13,10 @@ impl Invariant for LeaseDisjointness {
         "lease_disjointness"
     }
 
+    fn sees(&self, moment: &Moment<'_>) -> bool {
+        moment.replicas.iter().any(|(replica, _)| replica.lease)
+    }
+
     fn look(&mut self, moment: &Moment<'_>) -> Result<(), String> {
         for (number, (one, _)) in moment
             .replicas
@@ -56,5 +60,14 @@ mod tests {
             &[with_lease(0, 1), with_lease(1, 2), with_lease(2, 1)],
             "node 1 in term 1 and node 3",
         );
+    }
+
+    #[test]
+    fn it_sees_leases() {
+        let world = World::new(LeaseDisjointness);
+        let mut holder = replica(1, 1);
+        holder.lease = true;
+        assert!(world.sees(&[replica(0, 1), holder]));
+        assert!(!world.sees(&[replica(0, 1), replica(1, 1)]));
     }
 }

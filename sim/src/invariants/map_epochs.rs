@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use super::{Invariant, Moment};
+use super::{Invariant, Machine, Moment};
 
 /// The newest epoch of each machine's process.
 #[derive(Default)]
@@ -14,7 +14,11 @@ impl Invariant for MapEpochs {
     }
 
     fn sees(&self, moment: &Moment<'_>) -> bool {
-        !moment.machines.is_empty()
+        let has_map = |seen: &Machine| {
+            let newest = self.0.get(&(seen.machine, seen.process));
+            newest.is_some_and(|newest| *newest > 0)
+        };
+        moment.machines.iter().any(has_map)
     }
 
     fn look(&mut self, moment: &Moment<'_>) -> Result<(), String> {
@@ -49,5 +53,19 @@ mod tests {
         assert_eq!(world.look_at(&[at(1, 9)]), Ok(()));
         assert_eq!(world.look_at(&[at(2, 0)]), Ok(()), "another process");
         assert!(world.look_at(&[at(1, 8)]).unwrap_err().contains("epoch 9"));
+    }
+
+    #[test]
+    fn it_sees_processes_that_had_a_map() {
+        let at = |process, epoch| Machine {
+            machine: 2,
+            process,
+            epoch,
+        };
+        let mut world = World::new(MapEpochs::default());
+        assert!(!world.sees_machines(&[at(1, 5)]), "nothing was before");
+        assert_eq!(world.look_at(&[at(1, 5), at(2, 0)]), Ok(()));
+        assert!(world.sees_machines(&[at(1, 5)]));
+        assert!(!world.sees_machines(&[at(2, 5)]), "it had none");
     }
 }

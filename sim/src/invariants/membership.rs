@@ -40,6 +40,22 @@ impl Invariant for Membership {
         "membership"
     }
 
+    fn sees(&self, moment: &Moment<'_>) -> bool {
+        // More than one set of voters, or another one than it was.
+        let changes = |replica: &Replica| {
+            let election = replica.election.as_ref();
+            election.is_some_and(|election| match &election.voters[..] {
+                [] => false,
+                [voters] => {
+                    let known = self.shards.get(&replica.shard);
+                    known.is_some_and(|known| known.whole != *voters)
+                }
+                _ => true,
+            })
+        };
+        moment.replicas.iter().any(|(replica, _)| changes(replica))
+    }
+
     fn look(&mut self, moment: &Moment<'_>) -> Result<(), String> {
         self.anew.see(moment);
         for (replica, _) in &moment.replicas {
@@ -151,5 +167,15 @@ mod tests {
         let mut world = World::new(Membership::default());
         world.holds(&[leader(&[&[1, 2, 3]]), leader(&[&[1, 2, 3], &[1, 2, 3, 4]])]);
         world.breaks(&[leader(&[&[1, 2, 3], &[1, 2]])], "fewer voters");
+    }
+
+    #[test]
+    fn it_sees_voters_that_change() {
+        let mut world = World::new(Membership::default());
+        assert!(!world.sees(&[leader(&[&[1, 2, 3]]), replica(1, 1)]));
+        world.holds(&[leader(&[&[1, 2, 3]])]);
+        assert!(!world.sees(&[leader(&[&[1, 2, 3]]), leader(&[])]));
+        assert!(world.sees(&[leader(&[&[1, 2, 3], &[1, 2, 4]])]));
+        assert!(world.sees(&[leader(&[&[1, 2, 4]])]));
     }
 }

@@ -16,6 +16,14 @@ impl Invariant for Monotonic {
         "monotonic"
     }
 
+    fn sees(&self, moment: &Moment<'_>) -> bool {
+        let was_seen = |now: &Replica| {
+            let before = self.0.get(&(now.shard, now.machine));
+            before.is_some_and(|before| before.identity() == now.identity())
+        };
+        moment.replicas.iter().any(|(replica, _)| was_seen(replica))
+    }
+
     fn look(&mut self, moment: &Moment<'_>) -> Result<(), String> {
         for (now, _) in &moment.replicas {
             let key = (now.shard, now.machine);
@@ -125,5 +133,16 @@ mod tests {
         world.holds(&[voted(replica(0, 1), 3)]);
         world.holds(&[voted(replica(0, 2), 1)]);
         world.breaks(&[voted(replica(0, 1), 3)], "the vote was");
+    }
+
+    #[test]
+    fn it_sees_replicas_that_were_there_before() {
+        let mut world = World::new(Monotonic::default());
+        assert!(!world.sees(&[replica(0, 1)]));
+        world.holds(&[replica(0, 1)]);
+        assert!(world.sees(&[replica(0, 1)]));
+        let mut another = replica(0, 1);
+        another.incarnation = 1;
+        assert!(!world.sees(&[another, replica(1, 1)]));
     }
 }

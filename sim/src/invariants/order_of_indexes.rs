@@ -14,9 +14,16 @@ impl Invariant for OrderOfIndexes {
         "order_of_indexes"
     }
 
+    fn sees(&self, moment: &Moment<'_>) -> bool {
+        let has_any = |replica: &Replica| {
+            replica.log.purged.is_some() || replica.flushed.max(replica.applied).is_some()
+        };
+        let mut replicas = moment.replicas.iter();
+        replicas.any(|(replica, _)| is_whole(replica) && has_any(replica))
+    }
+
     fn look(&mut self, moment: &Moment<'_>) -> Result<(), String> {
-        let whole = |replica: &Replica| !replica.installing && !replica.unreadable;
-        for (replica, _) in moment.replicas.iter().filter(|(replica, _)| whole(replica)) {
+        for (replica, _) in moment.replicas.iter().filter(|(replica, _)| is_whole(replica)) {
             let purged = replica.log.purged.map(|position| position.index);
             let known = replica.committed.max(replica.flushed);
             if purged > replica.flushed || replica.flushed > replica.applied || replica.applied > known {
@@ -32,6 +39,10 @@ impl Invariant for OrderOfIndexes {
         }
         Ok(())
     }
+}
+
+fn is_whole(replica: &Replica) -> bool {
+    !replica.installing && !replica.unreadable
 }
 
 #[cfg(test)]
@@ -61,5 +72,15 @@ mod tests {
         let mut installing = at(5, 4, 4);
         installing.installing = true;
         World::new(OrderOfIndexes).holds(&[installing]);
+    }
+
+    #[test]
+    fn it_sees_what_has_applied_something() {
+        let world = World::new(OrderOfIndexes);
+        assert!(world.sees(&[replica(1, 1), at(0, 0, 0)]));
+        assert!(!world.sees(&[replica(1, 1)]));
+        let mut installing = at(5, 4, 4);
+        installing.installing = true;
+        assert!(!world.sees(&[installing]));
     }
 }

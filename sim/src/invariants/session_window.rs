@@ -11,6 +11,9 @@ use kvsvr_core::types::ShardId;
 
 use super::{Applied, Invariant, Moment, Session};
 
+/// The reason has it where a row was damaged on purpose.
+const INJECTED: &str = "injected";
+
 /// The newest state that was seen of each shard.
 #[derive(Default)]
 pub(super) struct SessionWindow(BTreeMap<ShardId, Arc<Applied>>);
@@ -21,7 +24,21 @@ impl Invariant for SessionWindow {
     }
 
     fn sees(&self, moment: &Moment<'_>) -> bool {
-        moment.has_contents()
+        // One that remembers something now, or did: it may have forgotten it.
+        let has_some = |state: &Applied| {
+            let mut sessions = state.sessions.values();
+            sessions.any(|session| !session.remembered.is_empty())
+        };
+        moment
+            .replicas
+            .iter()
+            .any(|(replica, _)| match &replica.contents {
+                Some(Ok(now)) => {
+                    has_some(now) || self.0.get(&replica.shard).is_some_and(|newest| has_some(newest))
+                }
+                Some(Err(reason)) => !reason.contains(INJECTED),
+                None => false,
+            })
     }
 
     fn look(&mut self, moment: &Moment<'_>) -> Result<(), String> {
@@ -32,8 +49,7 @@ impl Invariant for SessionWindow {
             let place = format!("shard {}, node {}", replica.shard, replica.machine + 1);
             let now = match contents {
                 Ok(now) => now,
-                // A row that was damaged on purpose.
-                Err(reason) if reason.contains("injected") => continue,
+                Err(reason) if reason.contains(INJECTED) => continue,
                 Err(reason) => return Err(format!("{place}: its state cannot be read: {reason}")),
             };
             match self.0.get(&replica.shard) {
@@ -196,5 +212,30 @@ mod tests {
                 .contains("session 2, which")
         );
         kvsvr_core::limits::sessions::choose(0, 0);
+    }
+
+    #[test]
+    fn it_sees_what_sessions_remember_or_remembered() {
+        let with = |remembered: &[&[u64]]| {
+            let sessions = remembered.iter().zip(1..).map(|(seqs, number)| {
+                let session = Session {
+                    remembered: seqs.iter().copied().collect(),
+                    ..Session::default()
+                };
+                (number, session)
+            });
+            let mut replica = replica(0, 1);
+            replica.contents = Some(Ok(Arc::new(Applied {
+                sessions: sessions.collect(),
+                ..Applied::default()
+            })));
+            replica
+        };
+        let mut world = World::new(SessionWindow::default());
+        assert!(!world.sees(&[with(&[]), with(&[&[]]), replica(1, 1)]));
+        assert!(world.sees(&[with(&[&[], &[3]])]));
+        world.holds(&[with(&[&[3]])]);
+        assert!(world.sees(&[with(&[])]), "they may have been forgotten");
+        assert!(!world.sees(&[replica(0, 1)]));
     }
 }

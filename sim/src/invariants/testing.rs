@@ -8,6 +8,7 @@ use kvsvr_core::types::{LogPosition, ShardId};
 use super::{Invariant, Log, Machine, Moment, Replica, Reseed, Role};
 
 /// A log that has everything from index 0 on, given by the terms.
+#[derive(Clone)]
 pub(super) struct Terms(Vec<u64>);
 
 impl Log for Terms {
@@ -22,7 +23,7 @@ impl Log for Terms {
 }
 
 /// A follower with nothing.
-pub(super) fn replica(machine: usize, term: u64) -> Replica {
+pub(crate) fn replica(machine: usize, term: u64) -> Replica {
     Replica {
         machine,
         node: machine as u64 + 1,
@@ -83,28 +84,50 @@ impl<I: Invariant> World<I> {
         }
     }
 
-    fn look(&mut self, replicas: &[(Replica, Terms)]) -> Result<(), String> {
+    fn moment<'a>(&self, replicas: &'a [(Replica, Terms)]) -> Moment<'a> {
         let replicas = replicas
             .iter()
             .map(|(replica, log)| (replica.clone(), log as &dyn Log));
-        self.invariant.look(&Moment {
+        Moment {
             at: self.at,
             machines: Vec::new(),
             members_change: true,
             reseed: self.reseed,
             replicas: replicas.collect(),
-        })
+        }
+    }
+
+    fn look(&mut self, replicas: &[(Replica, Terms)]) -> Result<(), String> {
+        let moment = self.moment(replicas);
+        self.invariant.look(&moment)
+    }
+
+    fn moment_of(&self, machines: &[Machine]) -> Moment<'static> {
+        Moment {
+            machines: machines.to_vec(),
+            ..self.moment(&[])
+        }
     }
 
     /// Looks at machines only.
     pub(super) fn look_at(&mut self, machines: &[Machine]) -> Result<(), String> {
-        self.invariant.look(&Moment {
-            at: self.at,
-            machines: machines.to_vec(),
-            members_change: true,
-            reseed: self.reseed,
-            replicas: Vec::new(),
-        })
+        let moment = self.moment_of(machines);
+        self.invariant.look(&moment)
+    }
+
+    /// Whether these machines have what it looks at.
+    pub(super) fn sees_machines(&self, machines: &[Machine]) -> bool {
+        self.invariant.sees(&self.moment_of(machines))
+    }
+
+    /// Whether a moment has what it looks at.
+    pub(super) fn sees_with(&self, replicas: &[(Replica, Terms)]) -> bool {
+        self.invariant.sees(&self.moment(replicas))
+    }
+
+    /// See [`World::sees_with`].
+    pub(super) fn sees(&self, replicas: &[Replica]) -> bool {
+        self.sees_with(&Self::without_logs(replicas))
     }
 
     pub(super) fn holds_with(&mut self, replicas: &[(Replica, Terms)]) {

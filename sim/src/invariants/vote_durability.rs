@@ -1,7 +1,7 @@
 //! Whoever has asked for votes has voted for itself, and whoever has granted its vote has given it, durably: no later process of its machine
 //! goes back behind that vote (Raft dissertation, section 3.8). What was asked and granted is seen on the network.
 
-use super::{Invariant, Moment};
+use super::{Invariant, Moment, Replica};
 
 /// Remembers nothing.
 pub(super) struct VoteDurability;
@@ -9,6 +9,11 @@ pub(super) struct VoteDurability;
 impl Invariant for VoteDurability {
     fn name(&self) -> &'static str {
         "vote_durability"
+    }
+
+    fn sees(&self, moment: &Moment<'_>) -> bool {
+        let has_said = |replica: &Replica| replica.asked.is_some() || replica.granted.is_some();
+        moment.replicas.iter().any(|(replica, _)| has_said(replica))
     }
 
     fn look(&mut self, moment: &Moment<'_>) -> Result<(), String> {
@@ -66,5 +71,17 @@ mod tests {
             &[granted(2, 3)],
             "node 1 has granted its vote in (term, node) Some((3, 3))",
         );
+    }
+
+    #[test]
+    fn it_sees_who_has_asked_or_granted() {
+        let world = World::new(VoteDurability);
+        let said = |asked, granted| {
+            let mut said = voted(replica(0, 3), 3);
+            (said.asked, said.granted) = (asked, granted);
+            world.sees(&[voted(replica(1, 3), 3), said])
+        };
+        assert!(said(Some((2, 1)), None) && said(None, Some((3, 3))));
+        assert!(!said(None, None));
     }
 }

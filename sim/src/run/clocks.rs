@@ -82,7 +82,7 @@ mod tests {
 
     fn band(fault: usize, from: u64, until: u64) -> Band {
         Band {
-            hit: [].into(),
+            came: [].into(),
             fault,
             kind: "",
             nodes: BTreeSet::from([1]),

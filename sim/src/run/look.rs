@@ -65,6 +65,15 @@ pub(super) struct Seen {
 }
 
 impl Seen {
+    /// Adds what was looked at, and which invariants have seen something, to the events.
+    pub(super) fn add_looks(&mut self) {
+        self.sometimes.add("looks_at_sessions", self.looked_at[1]);
+        self.sometimes.add("looks_at_consumers", self.looked_at[2]);
+        for invariant in self.watcher.have_seen() {
+            self.sometimes.held_against(invariant);
+        }
+    }
+
     /// Notes replicas that are gone, of processes that still run.
     fn note_destroyed(&mut self, moment: &Moment<'_>) {
         let mut there: BTreeMap<_, BTreeMap<ShardId, (u64, u64)>> = BTreeMap::new();

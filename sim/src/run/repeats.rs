@@ -64,9 +64,11 @@ fn changes(call: &Call) -> bool {
             | Call::Scan { .. }
             | Call::Count { .. }
             | Call::Balances { .. }
+            | Call::Pages(_)
             | Call::Watch { .. }
+            | Call::WatchKeys { .. }
             | Call::Consume { .. }
-    )
+    ) && !matches!(call, Call::Txn(txn) if txn.is_read_only())
 }
 
 #[cfg(test)]

@@ -75,3 +75,22 @@ fn a_sweep_that_seldom_knows_the_committed_log_is_blind() {
     assert_eq!(blind(5, 0), None, "of so few seeds it says nothing");
     assert!(blind(6, 0).is_some());
 }
+
+#[test]
+fn excused_ends_are_summed_up() {
+    let excused = |ends: &[(&str, u64)]| {
+        let ends = ends.iter().map(|(why, count)| ((*why).to_owned(), *count));
+        Outcome {
+            excused: ends.collect(),
+            ..Outcome::default()
+        }
+    };
+    let mut summary = Summary::default();
+    summary.add(excused(&[("damage: a", 2), ("disk_full: b", 1)]));
+    summary.add(excused(&[("damage: a", 3)]));
+    let sums = [
+        ("damage: a".to_owned(), (5, 2)),
+        ("disk_full: b".to_owned(), (1, 1)),
+    ];
+    assert_eq!(summary.excused, sums.into());
+}

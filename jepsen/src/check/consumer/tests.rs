@@ -132,12 +132,67 @@ fn who_is_fenced_has_a_successor() {
 
 #[test]
 fn a_consumer_that_is_told_that_its_events_are_gone() {
-    let told = |revision, kept| {
-        let script = first_owner().seen(8, 35, ended("compacted", revision));
+    let told = |revision, kept, at| {
+        let script = first_owner().seen(8, at, ended("compacted", revision));
         script.check_with(check, |context| context.keep_revisions = kept)
     };
-    // Revision 3 was the newest then.
-    valid(told(2, Some(2)));
-    broken("compaction", told(3, Some(2)));
-    valid(told(3, None));
+    // Revision 3 was the newest then, and nothing was acknowledged.
+    valid(told(1, Some(2), 35));
+    broken("compaction", told(2, Some(2), 35));
+    broken("compaction", told(2, None, 35));
+    // Later it has got 4 and acknowledged 2.
+    broken("compaction", told(5, None, 70));
+}
+
+#[test]
+fn what_a_consumer_needs_is_kept_for_it_from_everybody() {
+    let told = |script: Script, revision| script.seen(8, 90, ended("compacted", revision)).check(check);
+    let acked = || first_owner().ok(9, (60, 61), consume(2, 2));
+    broken("compaction", told(acked(), 5));
+    // The newer owner has acknowledged more, or may have.
+    valid(told(acked().ok(9, (65, 66), ack(2, 4)), 5));
+    valid(told(acked().unknown(9, (65, 66), ack(2, 4).0), 5));
+    broken("compaction", told(acked().fail(9, (65, 66), ack(2, 4).0), 5));
+    // Another consumer that has not.
+    let both = |after, span| {
+        let (shard, name) = (1, "news".to_owned());
+        let other = Call::Consume { shard, name };
+        let script = acked().ok(9, (65, 66), ack(2, 4));
+        script.ok(7, span, (other, Reply::Watching { after, epoch: 1 }))
+    };
+    broken("compaction", told(both(3, (31, 39)), 5));
+    valid(told(both(4, (67, 68)), 5));
+    // It may not have been there then.
+    valid(told(both(3, (85, 95)), 5));
+}
+
+#[test]
+fn an_owner_that_is_refused_because_events_are_gone() {
+    let refused = |error| {
+        first_owner()
+            .fail_as(error, 9, (60, 61), consume(2, 2).0)
+            .check(check)
+    };
+    broken(
+        "compaction",
+        refused("compacted: revision 3 is gone, 9 is the first"),
+    );
+    valid(refused("no_leader: nobody leads"));
+}
+
+#[test]
+fn a_first_owner_that_begins_too_late() {
+    let first = |after| {
+        let script = Script::new()
+            .ok(1, (1, 2), write(k(1), 1, 1, 1))
+            .ok(8, (3, 6), consume(after, 1))
+            .ok(1, (5, 8), write(k(1), 2, 2, 2))
+            .ok(1, (9, 10), write(k(1), 3, 3, 3));
+        script.check(check)
+    };
+    valid(first(0));
+    valid(first(1));
+    valid(first(2));
+    broken("lost", first(3));
+    broken("lost", first(50));
 }

@@ -298,3 +298,105 @@ fn a_read_that_would_have_been_late_is_counted() {
     assert_eq!(late(2_102), None);
     assert_eq!(late(2_104), Some(1));
 }
+
+/// The lease and its key of [`with_lease`] for a minute, and a revocation that was carried out between 10 and 11 ms.
+fn revoked() -> Script {
+    let (partition, ttl_ms) = (PARTITION, 60_000);
+    let grant = Call::Grant { partition, ttl_ms };
+    Script::new()
+        .ok(1, (MS, 2 * MS), (grant, Reply::Lease { lease: 5, ttl_ms }))
+        .ok(1, (3 * MS, 4 * MS), put(0, 5, 1))
+        .ok(
+            1,
+            (10 * MS, 11 * MS),
+            (revoke(), Reply::Lease { lease: 5, ttl_ms }),
+        )
+}
+
+#[test]
+fn a_value_that_outlives_the_revocation_of_its_lease() {
+    broken("revoked", verdict(revoked().ok(2, (12 * MS, 13 * MS), found(1))));
+    valid(verdict(gone_at(revoked(), 13)));
+    // The read began before.
+    valid(verdict(revoked().ok(2, (10 * MS, 13 * MS), found(1))));
+    // It may not have been carried out.
+    let unknown = with_lease().unknown(1, (10 * MS, 11 * MS), revoke());
+    valid(verdict(unknown.ok(2, (12 * MS, 13 * MS), found(1))));
+    let failed = with_lease().fail(1, (10 * MS, 11 * MS), revoke());
+    valid(verdict(failed.ok(2, (12 * MS, 13 * MS), found(1))));
+    // The key had got another value since, without a lease.
+    let again = with_lease().ok(1, (5 * MS, 6 * MS), put(0, 0, 2));
+    let (reply, ttl_ms) = (found(2), 100);
+    let again = again.ok(
+        1,
+        (10 * MS, 11 * MS),
+        (revoke(), Reply::Lease { lease: 5, ttl_ms }),
+    );
+    valid(verdict(again.ok(2, (12 * MS, 13 * MS), reply)));
+}
+
+#[test]
+fn a_value_of_unknown_outcome_that_outlives_the_revocation_of_its_lease() {
+    let write = |lease| put(0, lease, 2).0;
+    let script = |lease| revoked().unknown(3, (5 * MS, 6 * MS), write(lease));
+    let read = || read(k(1), 2, Some((2, 1, 2, 2)));
+    broken("revoked", verdict(script(5).ok(2, (12 * MS, 13 * MS), read())));
+    valid(verdict(script(0).ok(2, (12 * MS, 13 * MS), read())));
+    valid(verdict(script(7).ok(2, (12 * MS, 13 * MS), read())));
+    let either = script(5).unknown(4, (5 * MS, 6 * MS), write(0));
+    valid(verdict(either.ok(2, (12 * MS, 13 * MS), read())));
+}
+
+#[test]
+fn a_revoked_lease_that_is_used() {
+    let used = |call, ms| verdict(gone_at(revoked().ok(2, (ms * MS, 20 * MS), call), 30));
+    let again = || (revoke(), keep_alive().1);
+    broken("revoked", used(keep_alive(), 12));
+    broken("revoked", used(put(0, 5, 2), 12));
+    broken("revoked", used(again(), 12));
+    valid(used(keep_alive(), 10));
+    valid(used(put(0, 5, 2), 10));
+    // With no lease, or another one.
+    valid(verdict(gone_at(revoked(), 13).ok(
+        2,
+        (14 * MS, 20 * MS),
+        put(0, 0, 2),
+    )));
+    valid(verdict(gone_at(revoked(), 13).ok(
+        2,
+        (14 * MS, 20 * MS),
+        put(0, 6, 2),
+    )));
+    // One that is refused is as it should be, and counted.
+    let refused = refused_at(revoked(), "not_found: there is no lease 5", 20);
+    match verdict(refused) {
+        Verdict::Valid { stats } => assert_eq!(stats.get("after revocations"), Some(&1)),
+        verdict => panic!("{verdict}"),
+    }
+}
+
+#[test]
+fn a_lease_that_is_used_long_after_its_end() {
+    let quiet = |script: Script| {
+        gone_at(script, 400).check_with(check, |context| {
+            context.disturbed = Some(&[]);
+            context.expiry_delay = 50 * MS;
+        })
+    };
+    // It ends at 102 ms at the latest.
+    let used = |call: (Call, Reply), ms: u64| quiet(with_lease().ok(2, (ms * MS, (ms + 1) * MS), call));
+    broken("late", used(keep_alive(), 153));
+    broken("late", used(put(0, 5, 2), 153));
+    broken("late", used((revoke(), keep_alive().1), 153));
+    valid(used(keep_alive(), 152));
+    valid(used(put(0, 5, 2), 152));
+    // It was kept alive meanwhile, or may have been.
+    let (call, _) = keep_alive();
+    let kept = with_lease().ok(1, (90 * MS, 91 * MS), keep_alive());
+    valid(quiet(kept.ok(2, (180 * MS, 181 * MS), keep_alive())));
+    let kept = with_lease().unknown(1, (90 * MS, 91 * MS), call);
+    valid(quiet(kept.ok(2, (180 * MS, 181 * MS), keep_alive())));
+    // Nobody knows whether it was quiet.
+    let script = with_lease().ok(2, (153 * MS, 154 * MS), keep_alive());
+    valid(verdict(gone_at(script, 400)));
+}

@@ -123,6 +123,63 @@ fn two_reads_in_different_order() {
     broken("order", script.check(check));
 }
 
+/// One append, and another one of unknown outcome that a read shows at revision 2.
+fn shown_append() -> Script {
+    Script::new()
+        .ok(1, (1, 2), append(10, 1, 1))
+        .unknown(2, (3, 4), call_append(20))
+        .ok(3, (5, 6), list(2, &[10, 20]))
+}
+
+fn local(revision: Revision, values: &[u64]) -> (Call, Reply) {
+    let (mut call, reply) = list(revision, values);
+    if let Call::List { mode, .. } = &mut call {
+        *mode = Mode::Local;
+    }
+    (call, reply)
+}
+
+#[test]
+fn a_list_that_gets_shorter() {
+    broken("order", shown_append().ok(3, (7, 8), list(2, &[10])).check(check));
+    broken("order", shown_append().ok(3, (7, 8), list(3, &[10])).check(check));
+    broken(
+        "order",
+        shown_append().ok(3, (7, 8), local(2, &[10])).check(check),
+    );
+    broken(
+        "order",
+        shown_append().ok(3, (7, 8), local(3, &[10])).check(check),
+    );
+    // It is as old as its revision, but it has to be new.
+    broken("order", shown_append().ok(3, (7, 8), list(1, &[10])).check(check));
+    // The smaller revision was read later.
+    let script = || Script::new().unknown(2, (1, 2), call_append(10));
+    let later = script()
+        .ok(3, (3, 4), local(3, &[]))
+        .ok(3, (5, 6), local(2, &[10]));
+    broken("order", later.check(check));
+}
+
+#[test]
+fn a_list_that_stays_or_grows() {
+    valid(shown_append().ok(3, (7, 8), list(2, &[10, 20])).check(check));
+    valid(shown_append().ok(3, (7, 8), list(5, &[10, 20])).check(check));
+    valid(shown_append().ok(3, (7, 8), local(1, &[10])).check(check));
+    valid(shown_append().ok(4, (4, 8), list(1, &[10])).check(check));
+    let grown = shown_append().ok(1, (7, 8), append(30, 3, 3));
+    valid(grown.ok(3, (9, 10), list(3, &[10, 20, 30])).check(check));
+}
+
+#[test]
+fn an_append_at_a_place_that_was_shown_before_it() {
+    broken(
+        "order",
+        shown_append().ok(1, (7, 8), append(30, 3, 2)).check(check),
+    );
+    valid(shown_append().ok(1, (7, 8), append(30, 3, 3)).check(check));
+}
+
 fn two_elements() -> Script {
     Script::new()
         .ok(1, (1, 2), write(k(1), 10, 1, 1))

@@ -11,11 +11,71 @@ use super::{
     },
     Followed, Position, Truth,
 };
-use crate::history::{Call, End, Reply, Revision, Seen};
+use crate::history::{Call, End, Operation, Reply, Revision, Seen};
 
 /// How the codes of these errors are spelt.
 const COMPACTED: &str = "compacted";
 const FENCED: &str = "fenced";
+
+/// How far consumers can have come: the history of a shard is kept for them. It is given up after 1 GiB that one of them has not acknowledged,
+/// which no run writes.
+#[derive(Default)]
+pub(super) struct Cursors<'a>(BTreeMap<u32, BTreeMap<&'a str, Cursor<'a>>>);
+
+/// A consumer.
+#[derive(Default)]
+struct Cursor<'a> {
+    /// Owners that began, with their cursors.
+    owners: Vec<(&'a Operation, Revision)>,
+    /// Acknowledgements that were carried out, or may have been.
+    acks: Vec<(&'a Operation, Revision)>,
+}
+
+impl<'a> Cursors<'a> {
+    pub(super) fn new(history: &'a History<'_>) -> Self {
+        let mut cursors = Self::default();
+        for operation in &history.operations {
+            match (&operation.call, &operation.end) {
+                (Call::Consume { shard, name }, End::Ok(_, Reply::Watching { after, .. })) => {
+                    cursors.of(*shard, name).owners.push((operation, *after));
+                }
+                (
+                    Call::Ack {
+                        shard,
+                        name,
+                        revision,
+                        ..
+                    },
+                    End::Ok(..) | End::Unknown,
+                ) => cursors.of(*shard, name).acks.push((operation, *revision)),
+                _ => {}
+            }
+        }
+        cursors
+    }
+
+    fn of(&mut self, shard: u32, name: &'a str) -> &mut Cursor<'a> {
+        self.0.entry(shard).or_default().entry(name).or_default()
+    }
+
+    /// The consumer of a shard that certainly was there at a place and can have come the least far by then: one of its owners, and its
+    /// cursor at most.
+    fn slowest(&self, shard: u32, place: usize) -> Option<(&'a Operation, Revision)> {
+        let all = self.0.get(&shard).into_iter().flat_map(BTreeMap::values);
+        all.filter_map(|cursor| cursor.most(place))
+            .min_by_key(|(_, most)| *most)
+    }
+}
+
+impl<'a> Cursor<'a> {
+    fn most(&self, place: usize) -> Option<(&'a Operation, Revision)> {
+        let (owner, _) = self.owners.iter().find(|(owner, _)| owner.last < place)?;
+        let moves = self.owners.iter().chain(&self.acks);
+        let begun = moves.filter(|(operation, _)| operation.first < place);
+        let most = begun.map(|(_, revision)| *revision).max()?;
+        Some((owner, most))
+    }
+}
 
 /// How far shards can have been at each place of the history.
 #[derive(Default)]
@@ -60,7 +120,7 @@ impl Heads {
         }
         for subscription in subscriptions(history, context) {
             for (_, seen) in &subscription.seen {
-                if let Seen::Changes { through, .. } = seen {
+                if let Seen::Changes { through, .. } | Seen::Keys { through, .. } = seen {
                     heads.told(subscription.shard, *through);
                 }
             }
@@ -75,16 +135,48 @@ impl Heads {
 
     /// The shard had no greater revision than this at a place; `None`: it cannot be said.
     fn most(&self, shard: u32, place: usize) -> Option<Revision> {
-        let later = self.later.get(&shard).map_or(&[][..], |later| &later[..]);
+        self.before_later(shard, place)
+            .or_else(|| self.greatest.get(&shard).copied())
+    }
+
+    /// The same, only by what came later. (What is in no history makes revisions, too.)
+    fn before_later(&self, shard: u32, place: usize) -> Option<Revision> {
+        let later = self.later.get(&shard)?;
         let at = later.partition_point(|(first, _)| *first < place);
-        match later.get(at) {
-            Some((_, revision)) => Some(revision.saturating_sub(1)),
-            None => self.greatest.get(&shard).copied(),
-        }
+        let (_, revision) = later.get(at)?;
+        Some(revision.saturating_sub(1))
     }
 }
 
 impl Truth<'_> {
+    /// See [`Heads::before_later`].
+    pub(in super::super) fn most(&self, shard: u32, place: usize) -> Option<Revision> {
+        self.heads.before_later(shard, place)
+    }
+
+    /// A consumer has not acknowledged what is said to be gone.
+    fn kept_for_consumers(
+        &self,
+        what: &Followed<'_>,
+        place: usize,
+        floor: Revision,
+        findings: &mut Findings,
+    ) {
+        let Some((owner, most)) = self.cursors.slowest(what.subscription.shard, place) else {
+            return;
+        };
+        findings.count("kept for consumers", 1);
+        if floor > most {
+            let text = format!(
+                "{} is told that everything up to revision {floor} is compacted, but a consumer had acknowledged no more than {most}: {}",
+                describe(what.subscription.operation),
+                describe(owner)
+            );
+            let witness = self.witness("compaction", text, what, [place]);
+            findings.push(witness.operations([owner.id]));
+        }
+    }
+
     /// It is told that everything up to a revision is gone, and goes on after it.
     pub(super) fn compacted(
         &self,
@@ -102,6 +194,7 @@ impl Truth<'_> {
             );
             findings.push(self.witness("compaction", text, what, [place]));
         }
+        self.kept_for_consumers(what, place, floor, findings);
         let most = self.heads.most(what.subscription.shard, place);
         let (Some(kept), Some(most)) = (self.context.keep_revisions, most) else {
             return;
@@ -144,18 +237,18 @@ impl Truth<'_> {
     /// Somebody may have become the owner after it, before a place in the history.
     fn has_newer_owner(&self, what: &Followed<'_>, place: usize) -> bool {
         let owner = what.subscription;
-        let Call::Consume { shard, name } = &owner.operation.call else {
+        let consumer = facts::taken(&owner.operation.call);
+        if consumer.is_none() {
             return false;
-        };
+        }
         let newer = |end: &End| match end {
             End::Ok(_, Reply::Watching { epoch, .. }) => *epoch > owner.epoch,
             End::Unknown => true,
             _ => false,
         };
-        self.history.operations.iter().any(|other| {
-            matches!(&other.call, Call::Consume { shard: of, name: its } if of == shard && its == name)
-                && other.first < place
-                && newer(&other.end)
-        })
+        self.history
+            .operations
+            .iter()
+            .any(|other| facts::taken(&other.call) == consumer && other.first < place && newer(&other.end))
     }
 }

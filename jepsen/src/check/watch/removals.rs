@@ -124,7 +124,7 @@ impl Truth<'_> {
                         at = at.max(*through);
                     }
                     Seen::Compacted { resumed_after } => at = at.max(*resumed_after),
-                    Seen::Resumed | Seen::Ended { .. } => {}
+                    Seen::Resumed | Seen::Ended { .. } | Seen::Keys { .. } => {}
                 }
             }
         }

@@ -46,6 +46,8 @@ struct State {
     stats: LinkStats,
     /// When the last packet arrives of those that may not be overtaken.
     last_due: Duration,
+    /// When the last packet of all arrives.
+    latest: Duration,
     bytes_under_way: usize,
 }
 
@@ -76,6 +78,7 @@ impl Core {
             chance: chance(seed, link),
             stats: LinkStats::default(),
             last_due: Duration::ZERO,
+            latest: Duration::ZERO,
             bytes_under_way: 0,
         })
     }
@@ -126,13 +129,21 @@ impl Core {
         }
         let twice = duplicate < rules.duplicate;
         state.stats.duplicated += u64::from(twice);
+        state.stats.delayed += u64::from(!rules.delay.is_zero());
         let copies = if twice { 2 } else { 1 };
-        let mut first = Duration::MAX;
-        for share in &jitter[..copies] {
+        let jitter = &jitter[..copies];
+        let is_later = |share: &f64| !rules.jitter.mul_f64(*share).is_zero();
+        state.stats.jittered += u64::from(jitter.iter().any(is_later));
+        let (before, mut first, mut last) = (state.latest, Duration::MAX, Duration::ZERO);
+        for share in jitter {
             let due = self.send(now, link, *share, packet);
-            first = first.min(due.saturating_sub(now));
+            (first, last) = (first.min(due), last.max(due));
         }
-        Some((link, Fate::Forwarded { after: first, twice }))
+        let state = self.link(link);
+        state.stats.overtaking += u64::from(rules.reorder && first < before);
+        state.latest = before.max(last);
+        let after = first.saturating_sub(now);
+        Some((link, Fate::Forwarded { after, twice }))
     }
 
     /// Puts one copy on its way, and tells when it arrives. `share` is how much of the jitter it gets.

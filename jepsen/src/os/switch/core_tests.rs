@@ -134,9 +134,51 @@ fn what_is_under_way_does_not_cross_a_cut() {
         core.stats()[&link(1, 2)],
         LinkStats {
             cut: 1,
+            delayed: 1,
             ..LinkStats::default()
         }
     );
+}
+
+#[test]
+fn what_happens_to_packets_is_counted_and_nothing_else() {
+    let counted = |rules: LinkRules| {
+        let mut core = core(7);
+        core.set(link(1, 2), rules);
+        send(&mut core, 100);
+        let stats = core.stats()[&link(1, 2)];
+        (stats.delayed, stats.jittered, stats.overtaking)
+    };
+    let perfect = LinkRules::default();
+    assert_eq!(counted(perfect), (0, 0, 0));
+    let twice = LinkRules {
+        duplicate: 1.0,
+        ..perfect
+    };
+    assert_eq!(counted(twice), (0, 0, 0));
+    let slow = LinkRules {
+        delay: MS * 50,
+        reorder: true,
+        ..perfect
+    };
+    assert_eq!(counted(slow), (100, 0, 0), "all are slow in the same way");
+    let uneven = LinkRules {
+        jitter: MS * 30,
+        ..perfect
+    };
+    assert_eq!(counted(uneven), (0, 100, 0), "they keep their order");
+    let (_, jittered, overtaking) = counted(LinkRules {
+        reorder: true,
+        ..uneven
+    });
+    assert!(jittered == 100 && (20..100).contains(&overtaking), "{overtaking}");
+    let one = LinkRules {
+        jitter: MS / 2,
+        reorder: true,
+        duplicate: 1.0,
+        ..perfect
+    };
+    assert_eq!(counted(one).2, 0, "copies of one packet do not overtake it");
 }
 
 #[test]

@@ -9,6 +9,7 @@ use crate::{os::shim::Shim, runner::cluster::Node};
 /// Sets a node's wall clock.
 pub(super) fn jump<'a>(fault: &Fault<'a>, node: u64, ms: i64) -> Install<'a> {
     let node = fault.running(node)?;
+    fault.begins();
     shim(node)?.set_wall_offset_ms(ms)?;
     Ok(repaired_later(
         node,
@@ -19,6 +20,7 @@ pub(super) fn jump<'a>(fault: &Fault<'a>, node: u64, ms: i64) -> Install<'a> {
 /// Lets all clocks of a node run at another rate.
 pub(super) fn drift<'a>(fault: &Fault<'a>, node: u64, percent: f64) -> Install<'a> {
     let node = fault.running(node)?;
+    fault.begins();
     shim(node)?.set_rate(percent / 100.0)?;
     Ok(repaired_later(
         node,

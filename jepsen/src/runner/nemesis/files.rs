@@ -32,7 +32,8 @@ const TRIES: u64 = 10;
 /// Stops a node, flips a bit and starts it.
 pub(super) fn corrupt<'a>(fault: &Fault<'a>, node: u64, files: DamagedFiles, seed: u64) -> Install<'a> {
     let (arsenal, cluster) = (fault.arsenal, fault.cluster());
-    let node = fault.claim(Some(node))?;
+    let node = fault.claim(node)?;
+    fault.begins();
     stop(cluster, node)?;
     let found = damage(arsenal, node, files, seed);
     if let Ok((Some(_), _)) = &found {

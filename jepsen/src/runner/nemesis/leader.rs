@@ -16,6 +16,7 @@ const LEAST_PAUSE: Duration = Duration::from_millis(200);
 pub(super) fn transfer<'a>(fault: &Fault<'a>, moves: &[(u32, u64)]) -> Install<'a> {
     let left = fault.until.saturating_duration_since(Instant::now());
     let pause = left / (moves.len() as u32 + 1);
+    fault.begins();
     let (mut moved, mut refused, mut unknown) = (Vec::new(), None, None);
     for (shard, node) in moves.iter().cycle() {
         let before = fault.arsenal.observer.leader(*shard);

@@ -34,6 +34,7 @@ pub(super) fn less<'a>(fault: &Fault<'a>, node: u64, change: MemberChange) -> In
         MemberChange::Drain => (Change::Drain(member), Change::Undrain(member), "is drained"),
         MemberChange::Evict => (Change::Evict(member), Change::Restore(member), "leads nothing"),
     };
+    fault.begins();
     begin(fault, &there, fault.until)?;
     let fault = *fault;
     Ok(Installed {
@@ -49,7 +50,7 @@ pub(super) fn less<'a>(fault: &Fault<'a>, node: u64, change: MemberChange) -> In
 
 /// A node loses its disk. At the end an empty one gets its place.
 pub(super) fn replace<'a>(fault: &Fault<'a>, node: u64) -> Install<'a> {
-    let (cluster, node) = (fault.cluster(), fault.claim(Some(node))?);
+    let (cluster, node) = (fault.cluster(), fault.claim(node)?);
     let member = member(fault, node)?;
     // What one has lost, the others must have.
     if running(&members(fault)?).is_some() {
@@ -58,6 +59,7 @@ pub(super) fn replace<'a>(fault: &Fault<'a>, node: u64) -> Install<'a> {
     if fault.arsenal.lost.swap(true, Ordering::SeqCst) {
         return Err(Trouble::Skipped("another node has no disk".into()));
     }
+    fault.begins();
     cluster.kill(node)?;
     empty(&node.disk.data())?;
     cluster.mark(node, "has lost its disk");

@@ -1,15 +1,15 @@
-//! Links that are cut, slow, lossy or repeating. A fault over whose links nothing was sent meanwhile has shown nothing and is skipped; those
-//! between nodes and those of clients count each for itself.
+//! Links that are cut, slow, lossy or repeating. A fault that did to no packet what it is to show is skipped: the links count; those
+//! between nodes and those of clients each for itself.
 
 use std::time::Duration;
 
 use super::{Fault, Install, Installed, Trouble};
 use crate::{
-    os::link::{HostId, Link, LinkRules},
+    os::link::{HostId, Link, LinkRules, LinkStats},
     report::Place,
     runner::{
         links::{cut_links, host, links_of},
-        plan::{Action, CLIENTS, Cut},
+        plan::{Action, BadLink, CLIENTS, Cut},
     },
 };
 
@@ -17,10 +17,7 @@ use crate::{
 pub(super) fn partition<'a>(fault: &Fault<'a>, cut: &Cut) -> Install<'a> {
     let cluster = fault.cluster();
     let leader = match cut.shard() {
-        Some(shard) => {
-            let leader = fault.arsenal.observer.leader(shard);
-            Some(leader.ok_or_else(|| Trouble::Skipped(format!("nobody leads shard {shard}")))?)
-        }
+        Some(shard) => Some(fault.leader(shard)?),
         None => None,
     };
     let pairs = cut_links(cut, cluster.nodes().len() as u64, leader);
@@ -50,6 +47,7 @@ pub(super) fn partition<'a>(fault: &Fault<'a>, cut: &Cut) -> Install<'a> {
     Ok(begin(
         fault,
         rules.map_err(Trouble::Skipped)?,
+        |stats| stats.cut,
         place(leader, cut),
         text,
     ))
@@ -73,6 +71,7 @@ fn place(leader: Option<u64>, cut: &Cut) -> Place {
 /// Makes links bad.
 pub(super) fn bad_links<'a>(fault: &Fault<'a>, action: &Action) -> Install<'a> {
     let Action::Link {
+        shows,
         hosts,
         delay_ms,
         jitter_ms,
@@ -116,39 +115,83 @@ pub(super) fn bad_links<'a>(fault: &Fault<'a>, action: &Action) -> Install<'a> {
         false => Place::Nodes(nodes),
     };
     let rules = links.into_iter().map(|link| (link, rules)).collect();
-    Ok(begin(fault, rules, place, text))
+    Ok(begin(fault, rules, shown_by(*shows), place, text))
 }
 
-fn begin<'a>(fault: &Fault<'a>, rules: Vec<(Link, LinkRules)>, place: Place, text: String) -> Installed<'a> {
+/// The packets to which it has happened.
+fn shown_by(shows: BadLink) -> fn(LinkStats) -> u64 {
+    match shows {
+        BadLink::Delay => |stats| stats.delayed,
+        BadLink::Jitter => |stats| stats.jittered,
+        BadLink::Reordering => |stats| stats.overtaking,
+        BadLink::Loss => |stats| stats.lost,
+        BadLink::Duplicates => |stats| stats.duplicated,
+    }
+}
+
+fn begin<'a>(
+    fault: &Fault<'a>,
+    rules: Vec<(Link, LinkRules)>,
+    shown: fn(LinkStats) -> u64,
+    place: Place,
+    text: String,
+) -> Installed<'a> {
     let (links, number) = (&fault.cluster().links, fault.number);
     let is_client = |link: &Link| link.from == HostId::CLIENTS || link.to == HostId::CLIENTS;
     let all = rules.iter().map(|(link, _)| *link);
     let (of_clients, of_nodes): (Vec<Link>, Vec<Link>) = all.partition(is_client);
-    let cuts = rules.iter().any(|(_, rules)| rules.cut);
-    let sent = move |of: &[Link]| match (cuts, links.carried(of)) {
-        (true, (cut, _)) => cut,
-        (false, (_, all)) => all,
-    };
+    let counted = move |of: &[Link]| shown(links.stats(of));
+    let before = [counted(&of_clients), counted(&of_nodes)];
+    fault.begins();
     links.begin(number, rules);
-    let before = [sent(&of_clients), sent(&of_nodes)];
     Installed {
         place,
         text,
         undo: Some(Box::new(move || {
-            let mut touched = 0;
-            for (of, before) in [of_clients, of_nodes].iter().zip(before) {
-                let now = sent(of) - before;
-                touched += now;
-                if now == 0 && !of.is_empty() {
-                    links.end(number);
-                    let whose = if is_client(&of[0]) { "clients" } else { "nodes" };
-                    return Err(Trouble::Skipped(format!(
-                        "nothing was sent over links of {whose}"
-                    )));
-                }
+            let mut touched = Vec::new();
+            for (of, before) in [&of_clients, &of_nodes].into_iter().zip(before) {
+                touched.push((of, counted(of) - before));
             }
             links.end(number);
-            Ok(format!(" ({touched} packets)"))
+            match touched
+                .iter()
+                .find(|(of, packets)| *packets == 0 && !of.is_empty())
+            {
+                Some((of, _)) => {
+                    let whose = if is_client(&of[0]) { "clients" } else { "nodes" };
+                    Err(Trouble::Skipped(format!("it happened to no packet of {whose}")))
+                }
+                None => {
+                    let packets: u64 = touched.iter().map(|(_, packets)| packets).sum();
+                    Ok(format!(" ({packets} packets)"))
+                }
+            }
         })),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_kind_of_bad_links_is_shown_by_its_own_count() {
+        let counts = LinkStats {
+            delivered: 99,
+            delayed: 1,
+            jittered: 2,
+            overtaking: 3,
+            lost: 4,
+            duplicated: 5,
+            ..LinkStats::default()
+        };
+        let all = [
+            BadLink::Delay,
+            BadLink::Jitter,
+            BadLink::Reordering,
+            BadLink::Loss,
+            BadLink::Duplicates,
+        ];
+        assert_eq!(all.map(|shows| shown_by(shows)(counts)), [1, 2, 3, 4, 5]);
     }
 }

@@ -17,6 +17,7 @@ pub(super) fn lose_power<'a>(fault: &Fault<'a>) -> Install<'a> {
     if let Some((node, _)) = down {
         return Err(Trouble::Skipped(format!("{} is down", node.host)));
     }
+    fault.begins();
     let mut victims = Vec::new();
     for (node, state) in &mut states {
         if let Some(process) = &mut state.process {

@@ -13,11 +13,12 @@ const PATIENCE: Duration = Duration::from_secs(15);
 
 /// SIGKILL of a node, which is started again at the end.
 pub(super) fn kill<'a>(fault: &Fault<'a>, victim: &Victim) -> Install<'a> {
-    let (cluster, node) = (fault.cluster(), fault.claim_victim(victim)?);
+    let (cluster, (node, who)) = (fault.cluster(), fault.claim_victim(victim)?);
+    fault.begins();
     cluster.kill(node)?;
     Ok(Installed {
         place: at(node),
-        text: format!("kill -9 of {}", node.host),
+        text: format!("kill -9 of {who}"),
         undo: Some(Box::new(move || {
             cluster.start(node)?;
             Ok(String::new())
@@ -25,12 +26,14 @@ pub(super) fn kill<'a>(fault: &Fault<'a>, victim: &Victim) -> Install<'a> {
     })
 }
 
-/// SIGKILL of all nodes, as close together as can be.
+/// SIGKILL of all nodes at once, all of which must run.
 pub(super) fn kill_all<'a>(fault: &Fault<'a>) -> Install<'a> {
     let (cluster, nodes) = (fault.cluster(), fault.claim_all()?);
-    for node in nodes {
-        cluster.kill(node)?;
+    if let Some(node) = nodes.iter().find(|node| !node.state().runs()) {
+        return Err(Trouble::Skipped(format!("{} is down", node.host)));
     }
+    fault.begins();
+    cluster.kill_together()?;
     Ok(Installed {
         place: Place::All,
         text: "kill -9 of all nodes".into(),
@@ -45,14 +48,16 @@ pub(super) fn kill_all<'a>(fault: &Fault<'a>) -> Install<'a> {
 
 /// SIGSTOP of a node, and SIGCONT at the end.
 pub(super) fn pause<'a>(fault: &Fault<'a>, victim: &Victim) -> Install<'a> {
-    let (cluster, node) = (fault.cluster(), fault.claim_victim(victim)?);
-    if let Some(process) = &mut node.state().process {
-        process.pause()?;
-        cluster.mark(node, "paused");
+    let (cluster, (node, who)) = (fault.cluster(), fault.claim_victim(victim)?);
+    fault.begins();
+    match &mut node.state().process {
+        Some(process) => process.pause()?,
+        None => return Err(Trouble::Skipped(format!("{} is down", node.host))),
     }
+    cluster.mark(node, "paused");
     Ok(Installed {
         place: at(node),
-        text: format!("SIGSTOP of {}", node.host),
+        text: format!("SIGSTOP of {who}"),
         undo: Some(Box::new(move || {
             if let Some(process) = &mut node.state().process {
                 process.resume()?;
@@ -75,6 +80,7 @@ pub(super) fn rolling<'a>(fault: &Fault<'a>, first: u64) -> Install<'a> {
             missed.push(wanted);
             continue;
         };
+        fault.begins();
         let stopped = cluster.terminate(node);
         cluster.start(node)?;
         let serves = fault.arsenal.serves_or_ends(node);
@@ -104,9 +110,8 @@ pub(super) fn rolling<'a>(fault: &Fault<'a>, first: u64) -> Install<'a> {
 fn claim_only<'a>(fault: &Fault<'a>, wanted: u64) -> Option<&'a Node> {
     let deadline = Instant::now() + PATIENCE;
     while !fault.arsenal.stop.is_set() && Instant::now() < deadline {
-        match fault.claim(Some(wanted)) {
-            Ok(node) if node.id == wanted => return Some(node),
-            _ => fault.cluster().release(fault.number),
+        if let Some(node) = fault.cluster().claim_only(fault.number, wanted) {
+            return Some(node);
         }
         fault.arsenal.wait(CLAIM_PAUSE);
     }

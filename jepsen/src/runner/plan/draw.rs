@@ -1,12 +1,17 @@
-//! Draws a schedule: bursts of a few kinds of faults that overlap, with quiet times between them in which recovery can be seen.
+//! Draws a schedule: bursts of a few kinds of faults that overlap, with quiet times between them in which recovery can be seen. Every fourth
+//! quiet time, the first among them, is long: who is not served then has no excuse.
 //!
-//! Kinds are drawn like cards from a deck that is shuffled anew when it is empty, so that all come equally often and each comes at least
-//! once; so are the ways of each kind, of which a short schedule does not have all. Faults that hold processes are on different nodes, of which a majority is left, or one after another; those that hold all nodes
-//! are alone among them. Everything else overlaps as it comes.
+//! Kinds are drawn like cards from a deck. It has every kind once; then each way that has not come yet; then, again and again, every kind
+//! once, each in its next way. A short schedule does not come to all ways, one of ten minutes does. Faults that hold processes are on
+//! different nodes, of which a majority is left, or one after another; those that hold all nodes are alone among them. Everything else
+//! overlaps as it comes.
 
-use std::collections::BTreeMap;
+mod deck;
 
-use super::{Action, CLIENTS, Cut, DamagedFiles, FailingCall, MemberChange, Mode, Nemesis, Planned, Victim};
+use self::deck::{Deck, shuffle};
+use super::{
+    Action, BadLink, CLIENTS, Cut, DamagedFiles, FailingCall, MemberChange, Mode, Nemesis, Planned, Victim,
+};
 use crate::workload::Random;
 
 /// Milliseconds before the first burst: sessions and watches are to have begun.
@@ -15,12 +20,20 @@ const WARM_UP_MS: u64 = 2_000;
 const BURST_MS: (u64, u64) = (10_000, 18_000);
 /// Bounds of the milliseconds between two bursts.
 const QUIET_MS: (u64, u64) = (4_000, 7_000);
+/// The same of a long quiet time.
+const LONG_QUIET_MS: (u64, u64) = (15_000, 20_000);
+/// One of so many quiet times is long.
+const LONG_QUIET_EVERY: u64 = 4;
+/// From so many milliseconds of load on there are long ones.
+const LONG_QUIET_FROM_MS: u64 = 60_000;
+/// From so many milliseconds of load on a schedule has every way.
+const EVERY_WAY_FROM_MS: u64 = 600_000;
 /// Most kinds in one burst.
 const MOST_KINDS: u64 = 5;
 /// Least milliseconds of a fault.
 const LEAST_MS: u64 = 800;
 
-/// Draws the faults of a load of so many milliseconds.
+/// Draws the faults of a load of so many milliseconds, in these ways.
 ///
 /// # Errors
 /// The load is too short for so many kinds; the text says how long it must be.
@@ -29,61 +42,81 @@ pub fn draw(
     nodes: u64,
     shards: u32,
     load_ms: u64,
-    nemeses: &[Nemesis],
+    modes: &[Mode],
 ) -> Result<Vec<Planned>, String> {
-    if nemeses.is_empty() {
+    if modes.is_empty() {
         return Ok(Vec::new());
     }
     let mut random = Random::new(seed, &[0x6e65_6d65]);
-    let (longest, quiet) = (BURST_MS.1, QUIET_MS.1);
-    let kinds = nemeses.len() as u64;
-    let needed = WARM_UP_MS + kinds.div_ceil(MOST_KINDS) * (longest + quiet);
+    let times = Times { load_ms };
+    let mut deck = Deck::new(modes, load_ms >= EVERY_WAY_FROM_MS, &mut random);
+    let kinds = deck.kinds();
+    let needed = times.needed(kinds.div_ceil(MOST_KINDS));
     if load_ms < needed {
         return Err(format!(
             "{kinds} kinds of faults need at least {} s of load, to be seen each and apart",
             needed.div_ceil(1000)
         ));
     }
-    let bursts = (load_ms - WARM_UP_MS) / (longest + quiet);
-    let least = kinds.div_ceil(bursts);
-    let (mut deck, mut faults, mut at) = (Vec::new(), Vec::new(), WARM_UP_MS);
-    let mut ways: BTreeMap<Nemesis, Vec<&'static str>> = BTreeMap::new();
-    while at + longest + quiet <= load_ms {
+    let cluster = Cluster {
+        nodes,
+        shards,
+        shared: false,
+    };
+    let (mut faults, mut at) = (Vec::new(), WARM_UP_MS);
+    for number in 0.. {
+        let left = times.bursts_left(number, at);
+        if left == 0 {
+            break;
+        }
+        let least = deck.owed().div_ceil(left);
         let count = random.range(1, 5).max(least);
         let mut burst: Vec<Mode> = Vec::new();
         while (burst.len() as u64) < count.min(kinds) {
-            let Some(nemesis) = deal(&mut deck, nemeses, &mut random) else {
-                break;
-            };
-            if burst.iter().any(|mode| mode.nemesis == nemesis) {
-                continue;
-            }
-            let of_it = ways.entry(nemesis).or_default();
-            let way = deal(of_it, nemesis.ways(nodes), &mut random).unwrap_or_default();
-            burst.push(Mode { nemesis, way });
+            burst.extend(deck.deal(&burst, &mut random));
         }
-        let length = random.range(BURST_MS.0, longest + 1);
-        let cluster = Cluster {
-            nodes,
-            shards,
-            shared: false,
-        };
+        let length = random.range(BURST_MS.0, BURST_MS.1 + 1);
         lay_out(&burst, at, length, cluster, &mut random, &mut faults);
-        at += length + random.range(QUIET_MS.0, quiet + 1);
+        let (low, high) = times.quiet(number);
+        at += length + random.range(low, high + 1);
     }
     faults.sort_by_key(|fault| fault.at_ms);
     Ok(faults)
 }
 
-/// The next card.
-fn deal<T: Copy>(deck: &mut Vec<T>, cards: &[T], random: &mut Random) -> Option<T> {
-    if deck.is_empty() {
-        deck.extend_from_slice(cards);
-        for last in (1..deck.len()).rev() {
-            deck.swap(last, random.below(last as u64 + 1) as usize);
+/// How long everything may take in a load of so many milliseconds.
+struct Times {
+    load_ms: u64,
+}
+
+impl Times {
+    /// Bounds of the quiet time after a burst, which are numbered from 0 on.
+    fn quiet(&self, burst: u64) -> (u64, u64) {
+        match self.load_ms >= LONG_QUIET_FROM_MS && burst.is_multiple_of(LONG_QUIET_EVERY) {
+            true => LONG_QUIET_MS,
+            false => QUIET_MS,
         }
     }
-    deck.pop()
+
+    /// The most that a burst takes with the quiet time after it.
+    fn longest(&self, burst: u64) -> u64 {
+        BURST_MS.1 + self.quiet(burst).1
+    }
+
+    /// The most that so many bursts take.
+    fn needed(&self, bursts: u64) -> u64 {
+        WARM_UP_MS + (0..bursts).map(|burst| self.longest(burst)).sum::<u64>()
+    }
+
+    /// How many bursts there are at least, when this one may begin then.
+    fn bursts_left(&self, burst: u64, at: u64) -> u64 {
+        let mut at = at;
+        let fits = |burst: &u64| {
+            at += self.longest(*burst);
+            at <= self.load_ms
+        };
+        (burst..).take_while(fits).count() as u64
+    }
 }
 
 #[derive(Clone, Copy)]
@@ -153,10 +186,8 @@ fn lay_out(
         ..cluster
     };
     let all: Vec<u64> = (1..=cluster.nodes).collect();
-    let (mut deck, mut victims) = (Vec::new(), Vec::new());
-    while victims.len() < all.len() {
-        victims.extend(deal(&mut deck, &all, random));
-    }
+    let mut victims = all;
+    shuffle(&mut victims, random);
     for (number, mode) in (0..).zip(holders) {
         let (round, turn) = (number / turns, number % turns);
         let slot = length / turns;
@@ -196,9 +227,9 @@ fn add(
 }
 
 fn action(mode: Mode, node: u64, cluster: Cluster, random: &mut Random) -> Action {
-    let victim = |random: &mut Random| match random.percent(50) {
-        true => Victim::Leader(cluster.shard(random)),
-        false => Victim::Node(node),
+    let victim = |random: &mut Random| match mode.way {
+        "leader" => Victim::Leader(cluster.shard(random)),
+        _ => Victim::Node(node),
     };
     match mode.nemesis {
         Nemesis::Kill => Action::Kill {
@@ -211,7 +242,7 @@ fn action(mode: Mode, node: u64, cluster: Cluster, random: &mut Random) -> Actio
         Nemesis::Partition => Action::Partition {
             cut: cut(mode.way, cluster, random),
         },
-        Nemesis::Link => link(cluster, random),
+        Nemesis::Link => link(mode.way, cluster, random),
         Nemesis::Power => Action::Power,
         Nemesis::Clock => clock(mode.way, node, random),
         Nemesis::DiskSlow => Action::DiskSlow {
@@ -287,7 +318,8 @@ fn cut(way: &str, cluster: Cluster, random: &mut Random) -> Cut {
     }
 }
 
-fn link(cluster: Cluster, random: &mut Random) -> Action {
+/// Links do several things at once; what they are to show they do for sure.
+fn link(way: &str, cluster: Cluster, random: &mut Random) -> Action {
     let mut hosts = match random.percent(40) {
         true => (1..=cluster.nodes).collect(),
         false => cluster.few(random),
@@ -295,13 +327,39 @@ fn link(cluster: Cluster, random: &mut Random) -> Action {
     if random.percent(30) {
         hosts.insert(0, CLIENTS);
     }
-    let mut percent = |most: u64| random.below(most * 10) as f64 / 10.0;
-    let (loss, duplicate) = (percent(8), percent(20));
+    let mut percent = |least: u64, most: u64| random.range(least * 10, most * 10) as f64 / 10.0;
+    let (mut loss, mut duplicate) = (percent(0, 8), percent(0, 20));
+    let (some_loss, some_duplicate) = (percent(2, 8), percent(4, 20));
+    let (mut delay_ms, mut jitter_ms, mut reorder) = (random.below(60), random.below(60), random.percent(50));
+    let some_ms = random.range(10, 60);
+    let shows = match way {
+        "jitter" => {
+            jitter_ms = some_ms;
+            BadLink::Jitter
+        }
+        "reordering" => {
+            (jitter_ms, reorder) = (some_ms, true);
+            BadLink::Reordering
+        }
+        "loss" => {
+            loss = some_loss;
+            BadLink::Loss
+        }
+        "duplicates" => {
+            duplicate = some_duplicate;
+            BadLink::Duplicates
+        }
+        _ => {
+            delay_ms = some_ms;
+            BadLink::Delay
+        }
+    };
     Action::Link {
+        shows,
         hosts,
-        delay_ms: random.below(60),
-        jitter_ms: random.below(60),
-        reorder: random.percent(50),
+        delay_ms,
+        jitter_ms,
+        reorder,
         loss,
         duplicate,
     }

@@ -6,6 +6,10 @@ use proptest::prelude::*;
 
 use super::*;
 
+fn draw(seed: u64, nodes: u64, shards: u32, load_ms: u64, kinds: &[Nemesis]) -> Result<Vec<Planned>, String> {
+    super::draw(seed, nodes, shards, load_ms, &modes(kinds, nodes))
+}
+
 fn kinds() -> impl Strategy<Value = Vec<Nemesis>> {
     proptest::sample::subsequence(Nemesis::ALL.to_vec(), 1..=Nemesis::ALL.len())
 }
@@ -49,7 +53,7 @@ proptest! {
 
     #[test]
     fn every_kind_happens_within_the_load_and_ends_before_it(
-        seed: u64, nodes in 1u64..8, shards in 1u32..5, load_ms in 85_000u64..900_000, kinds in kinds()
+        seed: u64, nodes in 1u64..8, shards in 1u32..5, load_ms in 90_000u64..900_000, kinds in kinds()
     ) {
         let faults = draw(seed, nodes, shards, load_ms, &kinds).unwrap();
         prop_assert_eq!(&draw(seed, nodes, shards, load_ms, &kinds).unwrap(), &faults);
@@ -85,7 +89,7 @@ proptest! {
 
     #[test]
     fn a_long_schedule_has_every_way_and_a_short_one_says_which_not(
-        seed: u64, nodes in 1u64..8, load_ms in 85_000u64..900_000
+        seed: u64, nodes in 1u64..8, load_ms in 90_000u64..900_000
     ) {
         let mut plan = Plan {
             seed,
@@ -105,8 +109,38 @@ proptest! {
         for off in drifts {
             prop_assert!((2.99..9.01).contains(&off), "{off}");
         }
-        plan.faults = draw(seed, nodes, 3, 1_800_000, &Nemesis::ALL).unwrap();
+        plan.faults = draw(seed, nodes, 3, 600_000, &Nemesis::ALL).unwrap();
         prop_assert_eq!(plan.unplanned(), []);
+    }
+
+    #[test]
+    fn what_links_are_to_show_they_do(seed: u64) {
+        let faults = draw(seed, 5, 3, 600_000, &[Nemesis::Link]).unwrap();
+        for fault in faults {
+            let Action::Link { shows, delay_ms, jitter_ms, reorder, loss, duplicate, .. } = fault.action else {
+                continue;
+            };
+            let does = match shows {
+                BadLink::Delay => delay_ms >= 10,
+                BadLink::Jitter => jitter_ms >= 10,
+                BadLink::Reordering => jitter_ms >= 10 && reorder,
+                BadLink::Loss => loss >= 2.0,
+                BadLink::Duplicates => duplicate >= 4.0,
+            };
+            prop_assert!(does, "{:?}", shows);
+        }
+    }
+
+    #[test]
+    fn some_quiet_times_are_long(seed: u64, load_ms in 90_000u64..900_000, kinds in kinds()) {
+        let faults = draw(seed, 5, 3, load_ms, &kinds).unwrap();
+        let (mut until, mut long, mut quiet) = (0, 0, 0);
+        for at in faults.iter().map(|fault| (fault.at_ms, fault.ends_ms())).chain([(load_ms, load_ms)]) {
+            long += usize::from(at.0 >= until + 15_000);
+            quiet += usize::from(at.0 >= until + 3_000);
+            until = until.max(at.1);
+        }
+        prop_assert!(long >= 1 && long >= quiet / 4, "{long} of {quiet}");
     }
 
     #[test]
@@ -141,8 +175,15 @@ fn seeds_differ_and_too_little_time_is_told() {
     let draw_of = |seed, load_ms| draw(seed, 5, 3, load_ms, &Nemesis::ALL);
     assert_ne!(draw_of(1, 600_000), draw_of(2, 600_000));
     let error = draw_of(1, 60_000).unwrap_err();
-    assert!(error.contains("15 kinds") && error.contains("77 s"), "{error}");
-    assert!(draw_of(1, 77_000).is_ok());
+    assert!(error.contains("15 kinds") && error.contains("90 s"), "{error}");
+    assert!(draw_of(1, 90_000).is_ok());
+}
+
+#[test]
+fn a_short_load_has_no_long_quiet_times() {
+    let kinds = [Nemesis::Kill, Nemesis::Pause];
+    assert!(draw(1, 3, 2, 30_000, &kinds).is_ok(), "2 + 18 + 7 s are enough");
+    assert!(draw(1, 3, 2, 26_000, &kinds).is_err());
 }
 
 #[test]

@@ -1,5 +1,8 @@
 //! Consumers: named durable cursors on the change log, each with an epoch that fences earlier owners.
 //!
+//! An epoch is never used again: who is deleted and opened anew begins after the greatest epoch of all that were deleted, or the
+//! acknowledgement of an owner of before would be taken for one of the new owner's.
+//!
 //! A cursor below the floor means that the consumer is cut off: events it wanted are gone. It can then not be opened before an operator
 //! resets it. (Its owner may still acknowledge what it got before.)
 
@@ -18,9 +21,16 @@ use crate::{
     types::{Revision, ShardId},
 };
 
+/// The name, which nobody can have, of the row with the greatest epoch of a consumer that was deleted.
+const DELETED: Bytes = Bytes::new();
+
 /// The consumers of a shard.
 #[derive(Debug)]
-pub(super) struct Consumers(BTreeMap<Bytes, ConsumerRow>);
+pub(super) struct Consumers {
+    rows: BTreeMap<Bytes, ConsumerRow>,
+    /// The greatest epoch of one that was deleted.
+    deleted: u64,
+}
 
 impl Consumers {
     pub(super) fn load(shard: ShardId, engine: &dyn EngineRead) -> Result<Self, Corrupt> {
@@ -48,15 +58,17 @@ impl Consumers {
                 ControlFlow::Break(())
             },
         )?;
-        bad.map_or(Ok(Self(consumers)), Err)
+        let deleted = consumers.remove(&DELETED).map_or(0, |row| row.epoch);
+        let rows = consumers;
+        bad.map_or(Ok(Self { rows, deleted }), Err)
     }
 
     pub(super) fn iter(&self) -> impl Iterator<Item = (&Bytes, ConsumerRow)> {
-        self.0.iter().map(|(name, row)| (name, *row))
+        self.rows.iter().map(|(name, row)| (name, *row))
     }
 
     pub(super) fn get(&self, name: &[u8]) -> Option<ConsumerRow> {
-        self.0.get(name).copied()
+        self.rows.get(name).copied()
     }
 
     fn find(&self, name: &[u8]) -> Result<ConsumerRow, Rejection> {
@@ -69,7 +81,7 @@ impl Consumers {
     fn put(&mut self, step: &mut Step<'_>, name: Bytes, row: ConsumerRow) -> OutcomeResult {
         step.overlay
             .put(Cf::State, keys::consumer_key(step.shard, &name), row.encode());
-        self.0.insert(name, row);
+        self.rows.insert(name, row);
         OutcomeResult::Consumer {
             epoch: row.epoch,
             cursor: row.cursor,
@@ -89,17 +101,17 @@ impl Consumers {
                 epoch: epoch + 1,
                 cursor,
             },
-            None if self.0.len() >= MAX_CONSUMERS => {
+            None if self.rows.len() >= MAX_CONSUMERS => {
                 let message =
                     format!("the shard has {MAX_CONSUMERS} consumers, the most it can have; delete one");
                 return Err(Rejection::new(ErrorCode::Refused, message));
             }
             None if start_revision == 0 => ConsumerRow {
-                epoch: 1,
+                epoch: self.deleted + 1,
                 cursor: head.revision,
             },
             None => ConsumerRow {
-                epoch: 1,
+                epoch: self.deleted + 1,
                 cursor: start_revision - 1,
             },
         };
@@ -146,9 +158,19 @@ impl Consumers {
 
     pub(super) fn delete(&mut self, step: &mut Step<'_>, name: &Bytes) -> Result<OutcomeResult, Rejection> {
         let ConsumerRow { epoch, cursor } = self.find(name)?;
-        self.0.remove(name);
+        self.rows.remove(name);
         step.overlay
             .delete(Cf::State, keys::consumer_key(step.shard, name));
+        self.deleted = self.deleted.max(epoch);
+        let deleted = ConsumerRow {
+            epoch: self.deleted,
+            cursor: 0,
+        };
+        step.overlay.put(
+            Cf::State,
+            keys::consumer_key(step.shard, &DELETED),
+            deleted.encode(),
+        );
         Ok(OutcomeResult::Consumer { epoch, cursor })
     }
 

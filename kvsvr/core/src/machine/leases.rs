@@ -35,6 +35,18 @@ pub(super) struct Attached {
     pub(super) row_bytes: usize,
 }
 
+/// The keys stay, without the lease.
+#[cfg(feature = "mutants")]
+fn leave_keys(step: &mut Step<'_>, tx: &mut Tx, id: u64) {
+    if crate::mutant!("revoke-leaves-keys") {
+        for touched in &mut tx.touched {
+            touched.new = Change::None;
+            step.overlay
+                .delete(Cf::State, keys::attached_key(&touched.data_key, id));
+        }
+    }
+}
+
 /// The leases of a shard.
 #[derive(Debug)]
 pub(super) struct Leases(BTreeMap<u64, Lease>);
@@ -205,6 +217,8 @@ impl Machine {
         let LeaseRow { ttl_ms, .. } = self.leases.find(id)?;
         let mut tx = Tx::indexed(self.head.revision + 1);
         self.delete_lease_keys(step, &mut tx, id)?;
+        #[cfg(feature = "mutants")]
+        leave_keys(step, &mut tx, id);
         step.spend(tx.bytes());
         let deleted = self.commit(step, tx, EventKind::Expire)?;
         self.drop_lease(step, id);

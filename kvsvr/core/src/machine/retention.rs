@@ -43,6 +43,9 @@ impl Machine {
         let mut revision = self.revision().saturating_sub(keep_revisions).max(floor);
         let mut pass_below = 0;
         let mut cursors: Vec<Revision> = self.consumers.iter().map(|(_, row)| row.cursor).collect();
+        if crate::mutant!("compaction-ignores-consumers") {
+            cursors.clear();
+        }
         cursors.sort_unstable();
         // A consumer below the floor is cut off already.
         for cursor in cursors.into_iter().filter(|cursor| *cursor >= floor) {
@@ -69,7 +72,8 @@ impl Machine {
         }
         let spared = self.head.floor.max(pass_below);
         let cursors = self.consumers.iter().map(|(_, row)| row.cursor);
-        let slowest = cursors.filter(|cursor| *cursor >= spared).min();
+        let is_ignored = crate::mutant!("compaction-ignores-consumers");
+        let slowest = cursors.filter(|cursor| *cursor >= spared && !is_ignored).min();
         let revision = slowest.map_or(revision, |cursor| revision.min(cursor));
         self.head.floor = self.head.floor.max(revision);
         Ok(OutcomeResult::Compact {
