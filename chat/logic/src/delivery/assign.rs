@@ -1,14 +1,9 @@
 //! Which worker has which shards: by rendezvous hashing (Thaler and Ravishankar 1998), so that a worker that comes or goes moves only its own share.
 
-use std::hash::Hasher;
-
 use twox_hash::XxHash3_64;
 
 fn weight(worker: &str, shard: u32) -> u64 {
-    let mut hasher = XxHash3_64::with_seed(0);
-    hasher.write(worker.as_bytes());
-    hasher.write(&shard.to_be_bytes());
-    hasher.finish()
+    XxHash3_64::oneshot_with_seed(shard.into(), worker.as_bytes())
 }
 
 /// The shards of one of these workers.
