@@ -27,8 +27,8 @@ pub trait Backend: Send + Sync + 'static {
     fn refresh(&self, request: Refresh) -> Answer<Tokens>;
     /// Whose access token it is, and that the device is logged in.
     fn identify(&self, access_token: &str) -> Answer<Identity>;
-    /// The device is still logged in.
-    fn attach(&self, who: Identity) -> Answer<()>;
+    /// The device is logged in still.
+    fn still_there(&self, who: Identity) -> Answer<()>;
     /// Does what a device asks for.
     fn call(&self, who: Identity, request: Request) -> Answer<Reply>;
     /// A user is writing: the others of the conversation are told, if it is theirs.

@@ -254,9 +254,9 @@ impl Connection {
         };
         if account {
             // Perhaps this device was logged out.
-            let attach = self.gateway.backend().attach(self.who());
+            let still_there = self.gateway.backend().still_there(self.who());
             self.running.push(Box::pin(async move {
-                match attach.await {
+                match still_there.await {
                     Err(error) if error.code() == Code::Unauthenticated => Done::LoggedOut(error),
                     _ => Done::Nothing,
                 }

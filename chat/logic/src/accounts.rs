@@ -238,32 +238,45 @@ impl Logic {
         })
     }
 
-    /// The device is logged in. Gateways ask when it connects, and whenever the account has changed.
+    /// The device is logged in, and these are tokens of now: whoever connects with them is let in.
     ///
     /// # Errors
-    /// `UNAUTHENTICATED`: it is logged out, or its tokens are of before a change of the password.
-    pub async fn attach(&self, caller: Caller) -> Result<(), Failure> {
-        let Caller { user, device, epoch } = caller;
-        let (account, found) = self.store().account_and_device(user, device).await?;
-        let is_good = found.revision != 0
-            && !account.row.deleted
-            && account.row.epoch == epoch
-            && found.row.epoch == epoch;
-        if !is_good {
+    /// `UNAUTHENTICATED`: it is logged out, or the tokens are of before a change of the password.
+    pub async fn admit(&self, caller: Caller) -> Result<(), Failure> {
+        let (_, device) = self.logged_in(caller).await?;
+        if device.row.epoch != caller.epoch {
             return Err(logged_out());
         }
         let now_ms = self.now_ms();
-        if Duration::from_millis(now_ms.saturating_sub(found.row.last_seen_ms)) > SEEN_EVERY {
+        if Duration::from_millis(now_ms.saturating_sub(device.row.last_seen_ms)) > SEEN_EVERY {
             let seen = Device {
                 last_seen_ms: now_ms,
-                ..found.row
+                ..device.row
             };
             // Somebody else was quicker: it was seen by them.
             self.store()
-                .put_device(user, device, found.revision, &seen, true)
+                .put_device(caller.user, caller.device, device.revision, &seen, true)
                 .await?;
         }
         Ok(())
+    }
+
+    /// The device is logged in still. Gateways ask whenever the account of somebody who is connected has changed.
+    ///
+    /// # Errors
+    /// `UNAUTHENTICATED`: it is logged out.
+    pub async fn still_there(&self, caller: Caller) -> Result<(), Failure> {
+        self.logged_in(caller).await.map(drop)
+    }
+
+    async fn logged_in(&self, caller: Caller) -> Result<(Row<Account>, Row<Device>), Failure> {
+        let found = self
+            .store()
+            .account_and_device(caller.user, caller.device)
+            .await?;
+        let (account, device) = &found;
+        let is_there = device.revision != 0 && !account.row.deleted && account.row.epoch == device.row.epoch;
+        is_there.then_some(found).ok_or_else(logged_out)
     }
 
     /// Changes an account as long as it takes. `None` of a change: it is so already.
@@ -331,13 +344,7 @@ impl Logic {
         caller: Caller,
         request: v1::ChangePassword,
     ) -> Result<v1::Tokens, Failure> {
-        let (account, device) = self
-            .store()
-            .account_and_device(caller.user, caller.device)
-            .await?;
-        if device.revision == 0 {
-            return Err(logged_out());
-        }
+        let (account, device) = self.logged_in(caller).await?;
         let folded = text::fold_name(&account.row.name)?;
         let hash = self.inner.passwords.hash(&request.new).await?;
         let verified = self.verified(caller.user, &folded, &request.old).await?;
@@ -346,32 +353,25 @@ impl Logic {
             epoch: verified.row.epoch + 1,
             ..verified.row
         };
-        // Whoever changed it at the same time may not know the old one any more.
-        if !self
-            .store()
-            .put_account(caller.user, verified.revision, &changed)
-            .await?
-        {
-            return Err(Failure::contended());
-        }
-        let others = self.store().devices(caller.user).await?;
-        let others = others.iter().map(|(id, _)| *id).filter(|id| *id != caller.device);
-        self.store()
-            .remove_devices(caller.user, &others.collect::<Vec<_>>())
-            .await?;
         let row = Device {
             epoch: changed.epoch,
             generation: 1,
             ..device.row
         };
-        if !self
-            .store()
-            .put_device(caller.user, caller.device, device.revision, &row, false)
-            .await?
-        {
-            return Err(logged_out());
+        let others = self.store().devices(caller.user).await?;
+        let others = others.iter().map(|(id, _)| *id).filter(|id| *id != caller.device);
+        let stored = self.store().put_account_and_device(
+            caller.user,
+            (verified.revision, &changed),
+            (caller.device, device.revision, &row),
+            &others.collect::<Vec<_>>(),
+        );
+        // Whoever changed it at the same time may have taken the old one away.
+        if stored.await? {
+            Ok(self.tokens(caller.user, caller.device, &row))
+        } else {
+            Err(Failure::contended())
         }
-        Ok(self.tokens(caller.user, caller.device, &row))
     }
 
     /// The account is deleted from now on; what else there is of it is taken away afterwards ([`delivery`](crate::delivery)).

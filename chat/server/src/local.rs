@@ -54,7 +54,7 @@ impl Backend for InProcess {
         let known = self.logic.caller(access_token);
         let identify = |logic: Logic| async move {
             let caller = known?;
-            logic.attach(caller).await?;
+            logic.admit(caller).await?;
             Ok(Identity {
                 user: caller.user.0,
                 device: caller.device.0,
@@ -64,9 +64,9 @@ impl Backend for InProcess {
         answer(identify, &self.logic)
     }
 
-    fn attach(&self, who: Identity) -> Answer<()> {
+    fn still_there(&self, who: Identity) -> Answer<()> {
         answer(
-            |logic| async move { logic.attach(caller(who)).await },
+            |logic| async move { logic.still_there(caller(who)).await },
             &self.logic,
         )
     }

@@ -58,6 +58,29 @@ impl Store {
         Ok(self.client.txn(&place(user), txn).await?.succeeded)
     }
 
+    /// Stores an account and one of its devices, both unchanged since a revision, and logs others out. False: one of both was not.
+    ///
+    /// # Errors
+    /// See [`StoreError`].
+    pub async fn put_account_and_device(
+        &self,
+        user: UserId,
+        (account_before, account): (u64, &Account),
+        (device, device_before, row): (DeviceId, u64, &Device),
+        others: &[DeviceId],
+    ) -> Result<bool, StoreError> {
+        let key = rows::device(device);
+        let txn = Txn::new()
+            .when(Compare::mod_rev(rows::ACCOUNT).equals(account_before))
+            .when(Compare::mod_rev(key.clone()).equals(device_before))
+            .then(Op::put(rows::ACCOUNT, account.encode_to_vec()))
+            .then(Op::put(key, row.encode_to_vec()))
+            .then(changed());
+        let delete = |txn: Txn, device: &DeviceId| txn.then(Op::delete(rows::device(*device)));
+        let txn = others.iter().fold(txn, delete);
+        Ok(self.client.txn(&place(user), txn).await?.succeeded)
+    }
+
     /// The number of a new device. A try whose outcome is unknown may waste one.
     ///
     /// # Errors

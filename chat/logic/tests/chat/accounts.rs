@@ -94,7 +94,7 @@ async fn tokens_end_and_are_refreshed_and_a_stolen_one_logs_out() {
         Code::Unauthenticated
     );
     assert_eq!(
-        world.logic.attach(alice.caller).await.unwrap_err().code,
+        world.logic.admit(alice.caller).await.unwrap_err().code,
         Code::Unauthenticated
     );
     assert_eq!(refresh("made up").await.unwrap_err().code, Code::Unauthenticated);
@@ -119,17 +119,17 @@ async fn devices_are_listed_removed_and_not_too_many() {
         .await
         .unwrap();
     assert_eq!(
-        world.logic.attach(second.caller).await.unwrap_err().code,
+        world.logic.admit(second.caller).await.unwrap_err().code,
         Code::Unauthenticated
     );
-    world.logic.attach(first.caller).await.unwrap();
+    world.logic.admit(first.caller).await.unwrap();
     for _ in 0..MAX_DEVICES {
         world.pass(Duration::from_secs(10));
         world.logic.login(login("alice", PASSWORD)).await.unwrap();
     }
     // The first one was seen least recently.
     assert_eq!(
-        world.logic.attach(first.caller).await.unwrap_err().code,
+        world.logic.admit(first.caller).await.unwrap_err().code,
         Code::Unauthenticated
     );
 }
@@ -150,11 +150,11 @@ async fn a_new_password_logs_others_out() {
         panic!("no tokens");
     };
     let mut alice = Device::new(&world, tokens);
-    world.logic.attach(alice.caller).await.unwrap();
+    world.logic.admit(alice.caller).await.unwrap();
     alice.sync().await;
     assert_eq!(alice.kept.devices.len(), 1);
     assert_eq!(
-        world.logic.attach(other.caller).await.unwrap_err().code,
+        world.logic.admit(other.caller).await.unwrap_err().code,
         Code::Unauthenticated
     );
     assert!(world.logic.login(login("alice", "battery staple")).await.is_ok());
@@ -196,7 +196,7 @@ async fn a_profile_reaches_contacts_and_a_deleted_account_goes() {
     })
     .await;
     assert_eq!(
-        world.logic.attach(alice.caller).await.unwrap_err().code,
+        world.logic.admit(alice.caller).await.unwrap_err().code,
         Code::Unauthenticated
     );
     let find = FindUser {
