@@ -77,12 +77,20 @@ pub fn line(what: &'static str, text: &str, most: usize) -> Result<String, BadTe
     checked(what, text, most, false)
 }
 
-/// Text of several lines: a message.
+/// Text of several lines: a greeting. White space around it is cut off.
 ///
 /// # Errors
 /// See [`BadText`].
 pub fn body(what: &'static str, text: &str, most: usize) -> Result<String, BadText> {
     checked(what, text, most, true)
+}
+
+/// A message: it is stored as it was written, the white space around it, too.
+///
+/// # Errors
+/// See [`BadText`].
+pub fn message(text: &str, most: usize) -> Result<(), BadText> {
+    checked("a message", text, most, true).map(drop)
 }
 
 fn checked(what: &'static str, text: &str, most: usize, lines: bool) -> Result<String, BadText> {
@@ -116,7 +124,7 @@ fn is_invisible(c: char) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use super::{BadText, body, check_password, fold_name, line};
+    use super::{BadText, body, check_password, fold_name, line, message};
 
     #[test]
     fn names() {
@@ -146,6 +154,8 @@ mod tests {
         let control = |text: &str| matches!(line("a title", text, 64), Err(BadText::Control { .. }));
         assert!(control("a\nb") && control("a\u{1b}[31mb") && control("a\u{202e}b"));
         assert_eq!(line("a title", " \u{200b} ", 64), Err(BadText::Empty("a title")));
+        assert_eq!(message(" as it is \n", 64), Ok(()));
+        assert_eq!(message(" \n", 64), Err(BadText::Empty("a message")));
         let long = body("a message", "four", 3).unwrap_err();
         assert_eq!(long.to_string(), "a message has 4 bytes; at most 3 are allowed");
     }

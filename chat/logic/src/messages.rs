@@ -36,10 +36,13 @@ impl Logic {
     pub(crate) async fn send(&self, caller: Caller, request: v1::Send) -> Result<v1::Sent, Failure> {
         let id: ConversationId = request.conversation.parse()?;
         let body = match request.body {
-            Some(v1::send::Body::Text(text)) => Body::Text(Text {
-                text: text::body("a message", &text, MAX_TEXT)?,
-                forwarded_from: None,
-            }),
+            Some(v1::send::Body::Text(text)) => {
+                text::message(&text, MAX_TEXT)?;
+                Body::Text(Text {
+                    text,
+                    forwarded_from: None,
+                })
+            }
             Some(v1::send::Body::Media(media)) => Body::Media(checked(media)?),
             None => return Err(Failure::invalid("a message has a text or a medium")),
         };
@@ -110,7 +113,8 @@ impl Logic {
 
     pub(crate) async fn edit(&self, caller: Caller, request: v1::Edit) -> Result<Done, Failure> {
         let id = request.conversation.parse()?;
-        let text = text::body("a message", &request.text, MAX_TEXT)?;
+        let text = request.text;
+        text::message(&text, MAX_TEXT)?;
         self.revise(caller, id, request.seq, |room, message| {
             let is_mine = message.row.sender == caller.user.0;
             let is_so = matches!(&message.row.body, Some(Body::Text(now)) if now.text == text);

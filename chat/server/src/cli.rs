@@ -11,12 +11,28 @@ use crate::{
     secrets,
 };
 
-/// The chat backend on a kvsvr cluster, in one process: gateway, services and delivery.
-///
-/// Exit codes: 0 stopped by SIGINT or SIGTERM, 1 it cannot start, 2 wrong usage.
+/// The chat backend on a kvsvr cluster.
 #[derive(Parser)]
-#[command(version)]
+#[command(name = "chat", version)]
 struct Arguments {
+    /// What is logged: error, warn, info, debug, or a filter
+    #[arg(long, env = "CHAT_LOG", default_value = "info", global = true)]
+    log: String,
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    Dev(Dev),
+    Replay(Replay),
+}
+
+/// Runs gateway, services and delivery in one process, until SIGINT or SIGTERM.
+///
+/// Exit codes: 0 stopped, 1 it cannot start, 2 wrong usage.
+#[derive(Args)]
+struct Dev {
     /// Addresses of the cluster's nodes
     #[arg(
         long,
@@ -31,17 +47,13 @@ struct Arguments {
     /// File of the secret keys, the same for all processes; made if there is none
     #[arg(long, default_value = "chat-secrets")]
     secrets: PathBuf,
-    /// What is logged: error, warn, info, debug, or a filter
-    #[arg(long, env = "CHAT_LOG", default_value = "info")]
-    log: String,
 }
 
 /// Runs the program.
 pub fn main() -> ExitCode {
     let arguments = Arguments::parse();
     if let Err(error) = start_logging(&arguments.log) {
-        eprintln_and(&error, 2);
-        return ExitCode::from(2);
+        return eprintln_and(&error, 2);
     }
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
     let run = match runtime {
@@ -49,7 +61,8 @@ pub fn main() -> ExitCode {
         Err(error) => Err(format!("the runtime cannot start: {error}")),
     };
     match run {
-        Ok(()) => ExitCode::SUCCESS,
+        Ok(true) => ExitCode::SUCCESS,
+        Ok(false) => ExitCode::FAILURE,
         Err(error) => eprintln_and(&error, 1),
     }
 }
@@ -70,13 +83,20 @@ fn start_logging(filter: &str) -> Result<(), String> {
         .map_err(|error| format!("cannot start logging: {error}"))
 }
 
-async fn run(arguments: Arguments) -> Result<(), String> {
-    let Arguments {
+/// False: it did not hold.
+async fn run(arguments: Arguments) -> Result<bool, String> {
+    match arguments.command {
+        Command::Dev(dev) => run_dev(dev).await.map(|()| true),
+        Command::Replay(replay) => replay.run().await,
+    }
+}
+
+async fn run_dev(dev: Dev) -> Result<(), String> {
+    let Dev {
         endpoints,
         listen,
         secrets,
-        ..
-    } = arguments;
+    } = dev;
     let secrets = secrets::load_or_create(&secrets)?;
     let client = Client::connect(ClientConfig::new(endpoints.clone())).await;
     let client = client.map_err(|error| format!("the cluster at {}: {error}", endpoints.join(", ")))?;

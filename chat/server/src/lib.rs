@@ -2,6 +2,7 @@
 
 pub mod cli;
 mod local;
+mod replay;
 mod run;
 mod secrets;
 
