@@ -360,11 +360,12 @@ impl Logic {
         };
         let others = self.store().devices(caller.user).await?;
         let others = others.iter().map(|(id, _)| *id).filter(|id| *id != caller.device);
+        let others: Vec<DeviceId> = others.collect();
         let stored = self.store().put_account_and_device(
             caller.user,
             (verified.revision, &changed),
             (caller.device, device.revision, &row),
-            &others.collect::<Vec<_>>(),
+            &others,
         );
         // Whoever changed it at the same time may have taken the old one away.
         if stored.await? {

@@ -2,11 +2,12 @@
 
 use std::{net::SocketAddr, path::PathBuf, process::ExitCode};
 
-use clap::Parser;
+use clap::{Args, Parser, Subcommand};
 use kvsvr_client::{Client, ClientConfig};
 use tracing_subscriber::EnvFilter;
 
 use crate::{
+    replay::Replay,
     run::{Chat, system_seams},
     secrets,
 };

@@ -74,7 +74,11 @@ struct Person {
 }
 
 fn told(what: &str, error: &Error) -> String {
-    format!("{what}: {} ({})", error.message, error.code().as_str_name().to_ascii_lowercase())
+    format!(
+        "{what}: {} ({})",
+        error.message,
+        error.code().as_str_name().to_ascii_lowercase()
+    )
 }
 
 /// Asks again as long as the server says that it may pass.
@@ -113,7 +117,11 @@ impl Replay {
     /// Runs it; what is wrong otherwise.
     pub(crate) async fn run(self) -> Result<bool, String> {
         let transcript = Transcript::read(&self.file)?;
-        let people = transcript.conversations.len().div_ceil(NEIGHBOURS).max(2 * NEIGHBOURS + 1);
+        let people = transcript
+            .conversations
+            .len()
+            .div_ceil(NEIGHBOURS)
+            .max(2 * NEIGHBOURS + 1);
         let people = self.people(people).await?;
         let pairs: Vec<(usize, usize)> = (0..transcript.conversations.len())
             .map(|number| pair(number, people.len()))
@@ -203,7 +211,10 @@ impl Replay {
             }
         };
         let pairs = stream::iter(pairs.iter().copied()).map(become_one);
-        let done = pairs.buffer_unordered(BEFRIEND_AT_A_TIME).try_collect::<Vec<()>>().await;
+        let done = pairs
+            .buffer_unordered(BEFRIEND_AT_A_TIME)
+            .try_collect::<Vec<()>>()
+            .await;
         progress.finish_and_clear();
         done.map(drop)
     }
@@ -233,7 +244,9 @@ impl Replay {
             let conversation = conversation.clone();
             speak_one(conversation, people, pair, &latencies, &progress)
         };
-        let all = stream::iter(all).map(speak).buffer_unordered(self.at_a_time as usize);
+        let all = stream::iter(all)
+            .map(speak)
+            .buffer_unordered(self.at_a_time as usize);
         let done = all.try_collect::<Vec<()>>().await;
         progress.finish_and_clear();
         done.map(|_| latencies.into_inner())
@@ -241,7 +254,12 @@ impl Replay {
 
     /// Until every device has everything, or nothing comes any more.
     async fn wait(&self, people: &[Person]) -> bool {
-        let watchers = || people.iter().flat_map(|person| &person.devices).map(|(_, watcher)| watcher);
+        let watchers = || {
+            people
+                .iter()
+                .flat_map(|person| &person.devices)
+                .map(|(_, watcher)| watcher)
+        };
         let mut newest = Instant::now();
         let mut missing = usize::MAX;
         loop {
@@ -286,7 +304,10 @@ impl Replay {
             ("6 missing", missing.to_string()),
             ("7 twice, out of order or changed", wrong.len().to_string()),
             ("8 connections lost meanwhile", lost.to_string()),
-            ("9 messages/s", format!("{:.0}", transcript.lines as f64 / spoken.as_secs_f64())),
+            (
+                "9 messages/s",
+                format!("{:.0}", transcript.lines as f64 / spoken.as_secs_f64()),
+            ),
         ]
         .into();
         match self.output {
@@ -295,8 +316,14 @@ impl Replay {
                 for (name, value) in &rows {
                     table.add_row([&name[2..], value]);
                 }
-                table.add_row(["ms until a message was acknowledged: p50, p99, max", &format!("{:.1}, {:.1}, {:.1}", ms(0.5), ms(0.99), ms(1.0))]);
-                table.add_row(["seconds until all was seen", &format!("{:.1}", whole.as_secs_f64())]);
+                table.add_row([
+                    "ms until a message was acknowledged: p50, p99, max",
+                    &format!("{:.1}, {:.1}, {:.1}", ms(0.5), ms(0.99), ms(1.0)),
+                ]);
+                table.add_row([
+                    "seconds until all was seen",
+                    &format!("{:.1}", whole.as_secs_f64()),
+                ]);
                 println!("{table}");
                 for text in wrong.iter().take(20) {
                     println!("WRONG {text}");
@@ -344,7 +371,10 @@ async fn speak_one(
         let sent = client.send(send).await;
         let sent = sent.map_err(|error| told(&format!("line {} is not taken", speech.line), &error))?;
         if sent.seq != number as u64 + 1 {
-            return Err(format!("line {}: it became message {} of {id}", speech.line, sent.seq));
+            return Err(format!(
+                "line {}: it became message {} of {id}",
+                speech.line, sent.seq
+            ));
         }
         let micros = begun.elapsed().as_micros() as u64;
         latencies.lock().saturating_record(micros);
@@ -374,8 +404,10 @@ mod tests {
         for conversations in [1, 19, 500, 7_634] {
             let people = usize::div_ceil(conversations, NEIGHBOURS).max(2 * NEIGHBOURS + 1);
             let pairs = (0..conversations).map(|number| pair(number, people));
-            let different: BTreeSet<(usize, usize)> =
-                pairs.map(|(a, b)| (a.min(b), a.max(b))).filter(|(a, b)| a != b).collect();
+            let different: BTreeSet<(usize, usize)> = pairs
+                .map(|(a, b)| (a.min(b), a.max(b)))
+                .filter(|(a, b)| a != b)
+                .collect();
             assert_eq!(different.len(), conversations);
         }
     }

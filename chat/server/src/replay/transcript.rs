@@ -51,9 +51,12 @@ impl Transcript {
         let mut places: BTreeMap<String, (usize, Vec<String>)> = BTreeMap::new();
         for (number, line) in (1..).zip(reader.lines()) {
             let line = line.map_err(|error| format!("line {number}: {error}"))?;
-            let line: Line = serde_json::from_str(&line).map_err(|error| format!("line {number}: {error}"))?;
+            let line: Line =
+                serde_json::from_str(&line).map_err(|error| format!("line {number}: {error}"))?;
             let new = transcript.conversations.len();
-            let (place, speakers) = places.entry(line.conversation.clone()).or_insert((new, Vec::new()));
+            let (place, speakers) = places
+                .entry(line.conversation.clone())
+                .or_insert((new, Vec::new()));
             if *place == new {
                 transcript.conversations.push(Vec::new());
             }
@@ -61,7 +64,10 @@ impl Transcript {
                 speakers.push(line.from.clone());
             }
             if speakers.len() > 2 {
-                return Err(format!("line {number}: {} has more than two speakers", line.conversation));
+                return Err(format!(
+                    "line {number}: {} has more than two speakers",
+                    line.conversation
+                ));
             }
             let conversation = &mut transcript.conversations[*place];
             if line.seq != conversation.len() as u64 + 1 {
@@ -91,19 +97,36 @@ mod tests {
     use super::Transcript;
 
     fn line(conversation: &str, seq: u64, from: &str) -> String {
-        format!(r#"{{"conversation":"{conversation}","seq":{seq},"from":"{from}","text":"{from}{seq}"}}"#) + "\n"
+        format!(r#"{{"conversation":"{conversation}","seq":{seq},"from":"{from}","text":"{from}{seq}"}}"#)
+            + "\n"
     }
 
     #[test]
     fn conversations_are_told_apart() {
-        let text = [line("x", 1, "a"), line("y", 1, "b"), line("x", 2, "b"), line("y", 2, "b")].concat();
+        let text = [
+            line("x", 1, "a"),
+            line("y", 1, "b"),
+            line("x", 2, "b"),
+            line("y", 2, "b"),
+        ]
+        .concat();
         let transcript = Transcript::parse(text.as_bytes()).unwrap();
         let said: Vec<Vec<(bool, &str)>> = transcript
             .conversations
             .iter()
-            .map(|all| all.iter().map(|speech| (speech.is_first, &speech.text[..])).collect())
+            .map(|all| {
+                all.iter()
+                    .map(|speech| (speech.is_first, &speech.text[..]))
+                    .collect()
+            })
             .collect();
-        assert_eq!(said, [vec![(true, "a1"), (false, "b2")], vec![(true, "b1"), (true, "b2")]]);
+        assert_eq!(
+            said,
+            [
+                vec![(true, "a1"), (false, "b2")],
+                vec![(true, "b1"), (true, "b2")]
+            ]
+        );
     }
 
     #[test]
@@ -111,8 +134,14 @@ mod tests {
         for (text, told) in [
             (String::new(), "empty"),
             ("{".to_owned(), "line 1"),
-            (line("x", 1, "a") + &line("x", 3, "a"), "line 2: x goes on with seq 3, not 2"),
-            (line("x", 1, "a") + &line("x", 2, "b") + &line("x", 3, "c"), "line 3"),
+            (
+                line("x", 1, "a") + &line("x", 3, "a"),
+                "line 2: x goes on with seq 3, not 2",
+            ),
+            (
+                line("x", 1, "a") + &line("x", 2, "b") + &line("x", 3, "c"),
+                "line 3",
+            ),
         ] {
             let error = Transcript::parse(text.as_bytes()).unwrap_err();
             assert!(error.contains(told), "{error}");

@@ -90,13 +90,15 @@ impl State {
 
     fn message(&mut self, conversation: &str, message: &Message) {
         let Some(expected) = self.expected.get_mut(conversation) else {
-            self.wrong.push(format!("{conversation}: nobody has said anything there"));
+            self.wrong
+                .push(format!("{conversation}: nobody has said anything there"));
             return;
         };
         let text = match &message.body {
             Some(Body::Text(text)) => &text.text,
             other => {
-                self.wrong.push(format!("{conversation}: message {} is {other:?}", message.seq));
+                self.wrong
+                    .push(format!("{conversation}: message {} is {other:?}", message.seq));
                 return;
             }
         };
@@ -135,7 +137,9 @@ mod tests {
         let texts = ["one".to_owned(), "two".to_owned()];
         let state = || {
             let mut state = State::default();
-            state.expected.insert("x".to_owned(), Expected::new(texts.clone().into()));
+            state
+                .expected
+                .insert("x".to_owned(), Expected::new(texts.clone().into()));
             state
         };
         let after = |messages: &[Message]| {
