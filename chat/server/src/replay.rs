@@ -30,6 +30,8 @@ use self::{
 
 /// Contacts of a user, in each direction round the ring of users.
 const NEIGHBOURS: usize = 20;
+/// What takes longer counts as this.
+const MAX_LATENCY: Duration = Duration::from_secs(600);
 /// The same for all users of a replay.
 const PASSWORD: &str = "a replayed transcript";
 /// Users that are made at a time.
@@ -238,7 +240,8 @@ impl Replay {
         pairs: &[(usize, usize)],
     ) -> Result<Histogram<u64>, String> {
         let progress = bar(transcript.lines, "messages");
-        let latencies = Mutex::new(Histogram::new(3).map_err(|error| error.to_string())?);
+        let latencies = Histogram::new_with_bounds(1, MAX_LATENCY.as_micros() as u64, 3);
+        let latencies = Mutex::new(latencies.map_err(|error| error.to_string())?);
         let all = transcript.conversations.iter().zip(pairs.iter().copied());
         let speak = |(conversation, pair): (&Vec<Speech>, (usize, usize))| {
             let conversation = conversation.clone();
