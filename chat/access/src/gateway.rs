@@ -16,7 +16,7 @@ use axum::{
     routing::{any, get, post},
 };
 use chat_proto::v1::{Code, Error, Login, Refresh, Register, Tokens};
-use tokio::time::sleep;
+use tokio::{sync::Notify, time::sleep};
 
 use crate::{
     backend::{Answer, Backend},
@@ -35,6 +35,8 @@ pub struct Gateway {
     backend: Arc<dyn Backend>,
     hub: Arc<Hub>,
     connections: AtomicUsize,
+    /// The last connection has gone.
+    gone: Notify,
     is_draining: AtomicBool,
 }
 
@@ -45,6 +47,7 @@ impl Gateway {
             backend,
             hub,
             connections: AtomicUsize::new(0),
+            gone: Notify::new(),
             is_draining: AtomicBool::new(false),
         })
     }
@@ -75,6 +78,17 @@ impl Gateway {
     pub fn drain(&self) {
         self.is_draining.store(true, Ordering::SeqCst);
         self.hub.wake_all();
+    }
+
+    /// There is no connection any more.
+    pub async fn all_gone(&self) {
+        loop {
+            let gone = self.gone.notified();
+            if self.connections() == 0 {
+                return;
+            }
+            gone.await;
+        }
     }
 
     /// Forgets sessions that have no connection any more, for ever.
@@ -121,7 +135,9 @@ impl Counted {
 
 impl Drop for Counted {
     fn drop(&mut self) {
-        self.0.connections.fetch_sub(1, Ordering::Relaxed);
+        if self.0.connections.fetch_sub(1, Ordering::Relaxed) == 1 {
+            self.0.gone.notify_waiters();
+        }
     }
 }
 

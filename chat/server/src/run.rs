@@ -4,7 +4,7 @@ use std::{
     io,
     net::SocketAddr,
     sync::Arc,
-    time::{SystemTime, UNIX_EPOCH},
+    time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
 use chat_access::{Gateway, Hub};
@@ -15,7 +15,7 @@ use chat_logic::{
 };
 use chat_storage::Store;
 use kvsvr_client::Client;
-use tokio::{net::TcpListener, task::JoinHandle};
+use tokio::{net::TcpListener, task::JoinHandle, time::timeout};
 
 use crate::local::{InHub, InProcess};
 
@@ -80,19 +80,13 @@ impl Chat {
     /// Lets nobody in any more, and tells clients to come back elsewhere. Returns when they are gone, or do not go.
     pub async fn drain(&self) {
         self.gateway.drain();
-        for _ in 0..DRAIN_LOOKS {
-            if self.gateway.connections() == 0 {
-                return;
-            }
-            tokio::time::sleep(DRAIN_LOOK).await;
-        }
+        // Those that do not go are cut off.
+        drop(timeout(DRAIN, self.gateway.all_gone()).await);
     }
 }
 
-/// Between two looks whether all clients are gone.
-const DRAIN_LOOK: std::time::Duration = std::time::Duration::from_millis(50);
-/// Looks before those that are left are cut off.
-const DRAIN_LOOKS: u32 = 200;
+/// Time for clients to go.
+const DRAIN: Duration = Duration::from_secs(10);
 
 impl Drop for Chat {
     fn drop(&mut self) {

@@ -186,10 +186,7 @@ impl Store {
         user: UserId,
         mark: &ReadMark,
     ) -> Result<(), StoreError> {
-        let place = conversations::place(id);
-        self.put_newer(&place, conversation::receipt(user), (mark.seq, mark), None)
-            .await?;
-        Ok(())
+        self.tell_mark(id, conversation::receipt(user), mark).await
     }
 
     /// Tells a conversation of two that a device of a user has everything up to a message. To tell it again is harmless.
@@ -202,9 +199,12 @@ impl Store {
         user: UserId,
         mark: &ReadMark,
     ) -> Result<(), StoreError> {
+        self.tell_mark(id, conversation::got(user), mark).await
+    }
+
+    async fn tell_mark(&self, id: ConversationId, key: Bytes, mark: &ReadMark) -> Result<(), StoreError> {
         let place = conversations::place(id);
-        self.put_newer(&place, conversation::got(user), (mark.seq, mark), None)
-            .await?;
+        self.put_newer(&place, key, (mark.seq, mark), None).await?;
         Ok(())
     }
 

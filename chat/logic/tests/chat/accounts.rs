@@ -8,7 +8,7 @@ use chat_proto::v1::{
     reply::Reply as R, request::Request as Q,
 };
 
-use crate::world::{Device, PASSWORD, World};
+use crate::world::{Device, PASSWORD, PATIENCE, World};
 
 fn login(name: &str, password: &str) -> Login {
     Login {
@@ -207,7 +207,12 @@ async fn a_profile_reaches_contacts_and_a_deleted_account_goes() {
     };
     assert_eq!(found.users, []);
     // The name is free again, in the end.
+    let deadline = tokio::time::Instant::now() + PATIENCE;
     let new = loop {
+        assert!(
+            tokio::time::Instant::now() < deadline,
+            "the name is not given back"
+        );
         let request = Register {
             name: "alice".to_owned(),
             password: PASSWORD.to_owned(),

@@ -26,7 +26,7 @@ use parking_lot::Mutex;
 const SHARDS: u32 = 2;
 pub(crate) const PASSWORD: &str = "correct horse";
 /// How long something may take to be told.
-const PATIENCE: Duration = Duration::from_secs(20);
+pub(crate) const PATIENCE: Duration = Duration::from_secs(20);
 
 /// Hints that were passed on.
 #[derive(Default)]

@@ -4,7 +4,7 @@ use std::{collections::BTreeMap, time::Duration};
 
 use chat_client::{Client, Happened, History, News, Options};
 use chat_proto::v1::{Code, Send, Tokens, Want, message::Body, request::Request as Q, send};
-use tokio::time::timeout;
+use tokio::{sync::mpsc, time::timeout};
 
 use crate::client::World;
 
@@ -99,17 +99,20 @@ async fn nothing_is_lost_or_told_twice_when_everything_but_the_store_dies() {
     }
     want(&alice, bob_id).await;
     want(&bob, alice_id).await;
+    let (told, mut sent_so_far) = mpsc::unbounded_channel();
     let sending = async {
         for number in 0..COUNT {
             let sent = timeout(PATIENCE, alice.send(text(&pair, number)))
                 .await
                 .expect("it is not sent");
             assert_eq!(sent.unwrap().seq, u64::from(number) + 1);
+            told.send(number).unwrap();
         }
     };
     let dying = async {
-        for life in 0..3 {
-            tokio::time::sleep(Duration::from_millis(300)).await;
+        // In the middle of sending, three times.
+        for life in 1..=3 {
+            while sent_so_far.recv().await.unwrap() < life * (COUNT / 4) {}
             world.restart(&format!("life-{life}")).await;
         }
     };
