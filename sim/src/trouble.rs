@@ -81,8 +81,9 @@ const NO_SPACE: [&str; 2] = ["no space left on device", "the disk is full"];
 /// Of EIO: of the system, and of syncs and flushes.
 const ERRORS: [&str; 2] = ["input/output error", "injected sync failure"];
 /// Of damage.
-const DAMAGE: [(&str, Target); 3] = [
+const DAMAGE: [(&str, Target); 4] = [
     ("the log is corrupt: wal/", Target::Log),
+    ("is damaged; stop the node and run `kvsvr check`", Target::Log),
     ("is incomplete or damaged", Target::Staging),
     ("injected checksum mismatch", Target::Engine),
 ];
@@ -182,6 +183,10 @@ mod tests {
             (
                 "cannot start: the log is corrupt: wal/1.wal at byte 9: a block is damaged or missing",
                 "cannot start, a damaged log",
+            ),
+            (
+                "shard 2: when Read Logs: std::io::error::Error: wal/1.wal at byte 9: entry 5 of shard 2 is damaged; stop the node and run `kvsvr check`",
+                "a replica stopped, a damaged log",
             ),
             (
                 "shard 1: when Write Snapshot(None): snapshot staging: staging/1/chunks is incomplete or damaged at byte 3",
