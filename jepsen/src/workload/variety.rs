@@ -323,6 +323,10 @@ impl Client<'_> {
         let Ok(Reply::Pages(all)) = &result else {
             return;
         };
+        if all.revision == 0 {
+            // Nothing is stored in the shard yet, and to ask for revision 0 is to ask for the newest.
+            return;
+        }
         let mode = Mode::At(all.revision);
         let again = match self.random.below(3) {
             0 => Call::Scan { partition, mode },
