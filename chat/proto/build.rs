@@ -5,7 +5,11 @@ use prost::Message;
 
 /// Where the packages are, from this crate.
 const ROOT: &str = "../../proto";
-const FILES: [&str; 2] = ["chat/v1/rows.proto", "chat/v1/protocol.proto"];
+const FILES: [&str; 3] = [
+    "chat/v1/rows.proto",
+    "chat/v1/protocol.proto",
+    "chat/v1/internal.proto",
+];
 
 fn main() -> Result<(), Box<dyn Error>> {
     for file in FILES {

@@ -1,6 +1,9 @@
 //! What a gateway needs of the services behind it. In one process that is the services themselves, otherwise calls to other processes.
 
-use chat_proto::v1::{Error, Login, Refresh, Register, Reply, Request, Tokens};
+use chat_proto::{
+    Service,
+    v1::{Error, Login, Refresh, Register, Reply, Request, Tokens},
+};
 use futures::future::BoxFuture;
 
 /// A user's device, as its access token says.
@@ -19,6 +22,14 @@ pub type Answer<T> = BoxFuture<'static, Result<T, Error>>;
 
 /// The services.
 pub trait Backend: Send + Sync + 'static {
+    /// Services that are not there now: what they answer cannot be asked for.
+    fn missing(&self) -> Vec<Service> {
+        Vec::new()
+    }
+    /// Processes of services that there is a link to.
+    fn links(&self) -> usize {
+        0
+    }
     /// A new account.
     fn register(&self, request: Register) -> Answer<Tokens>;
     /// A new device.

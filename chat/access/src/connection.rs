@@ -5,9 +5,12 @@
 use std::{collections::HashMap, sync::Arc, time::Duration};
 
 use axum::extract::ws::{CloseFrame, Message, WebSocket, close_code};
-use chat_proto::v1::{
-    ClientFrame, Code, Error, GoAway, Hello, Pong, Ready, Request, ServerFrame, Typing, client_frame,
-    request, server_frame::Body,
+use chat_proto::{
+    kind_of,
+    v1::{
+        ClientFrame, Code, Error, GoAway, Hello, Pong, Ready, Request, ServerFrame, Typing, client_frame,
+        request, server_frame::Body,
+    },
 };
 use futures::{StreamExt, future::BoxFuture, stream::FuturesUnordered};
 use tokio::{
@@ -317,12 +320,16 @@ impl Connection {
         };
         let line = line.map(|conversation| Arc::clone(self.lines.entry(conversation).or_default()));
         let (gateway, who) = (Arc::clone(&self.gateway), self.who());
+        let (kind, since) = (request.request.as_ref().map_or("unknown", kind_of), self.heard);
         self.running.push(Box::pin(async move {
             let _turn = match line {
                 Some(line) => Some(line.lock_owned().await),
                 None => None,
             };
-            let body = match gateway.backend().call(who, request).await {
+            let answer = gateway.backend().call(who, request).await;
+            let code = answer.as_ref().err().map(Error::code);
+            gateway.measured().answered(kind, since.elapsed(), code);
+            let body = match answer {
                 Ok(reply) => Body::Reply(reply),
                 Err(error) => Body::Error(error),
             };

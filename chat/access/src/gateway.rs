@@ -24,6 +24,7 @@ use crate::{
     connection,
     hub::{FORGET_EVERY, Hub},
     limits::{MAX_CONNECTIONS, MAX_FRAME, SOCKET_BUFFER},
+    metrics::Metrics,
     web,
 };
 
@@ -35,6 +36,7 @@ pub struct Gateway {
     backend: Arc<dyn Backend>,
     hub: Arc<Hub>,
     connections: AtomicUsize,
+    metrics: Metrics,
     /// The last connection has gone.
     gone: Notify,
     is_draining: AtomicBool,
@@ -42,10 +44,11 @@ pub struct Gateway {
 
 impl Gateway {
     /// In front of these services. Hints for users come by the hub.
-    pub fn new(backend: Arc<dyn Backend>, hub: Arc<Hub>) -> Arc<Self> {
+    pub fn new(backend: Arc<dyn Backend>, hub: Arc<Hub>, metrics: Metrics) -> Arc<Self> {
         Arc::new(Self {
             backend,
             hub,
+            metrics,
             connections: AtomicUsize::new(0),
             gone: Notify::new(),
             is_draining: AtomicBool::new(false),
@@ -58,6 +61,45 @@ impl Gateway {
 
     pub(crate) fn hub(&self) -> &Hub {
         &self.hub
+    }
+
+    pub(crate) fn measured(&self) -> &Metrics {
+        &self.metrics
+    }
+
+    /// What is measured, as Prometheus reads it.
+    ///
+    /// # Errors
+    /// See [`Metrics::render`].
+    pub fn metrics(&self) -> Result<String, prometheus::Error> {
+        let Metrics {
+            connections,
+            sessions,
+            links,
+            lagging,
+            ..
+        } = &self.metrics;
+        connections.set(self.connections() as i64);
+        sessions.set(self.hub.sessions() as i64);
+        links.set(self.backend.links() as i64);
+        lagging.inc_by(self.hub.lagging().saturating_sub(lagging.get()));
+        self.metrics.render()
+    }
+
+    /// Why no clients should be sent here now.
+    ///
+    /// # Errors
+    /// The reason, for people.
+    pub fn ready(&self) -> Result<(), String> {
+        if self.is_draining() {
+            return Err("draining".to_owned());
+        }
+        let missing = self.backend.missing();
+        if missing.is_empty() {
+            return Ok(());
+        }
+        let names: Vec<&str> = missing.iter().map(|service| service.name()).collect();
+        Err(format!("services that are not there: {}", names.join(", ")))
     }
 
     pub(crate) fn now_ms(&self) -> u64 {
@@ -115,10 +157,9 @@ impl Gateway {
 }
 
 async fn ready(State(gateway): State<Arc<Gateway>>) -> Response {
-    if gateway.is_draining() {
-        (StatusCode::SERVICE_UNAVAILABLE, "draining\n").into_response()
-    } else {
-        "ready\n".into_response()
+    match gateway.ready() {
+        Ok(()) => "ready\n".into_response(),
+        Err(reason) => (StatusCode::SERVICE_UNAVAILABLE, reason + "\n").into_response(),
     }
 }
 

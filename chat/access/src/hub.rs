@@ -4,12 +4,18 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap},
-    sync::Arc,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
     time::Duration,
 };
 
 use axum::extract::ws::Message;
-use chat_proto::v1::{Presence, server_frame::Body};
+use chat_proto::{
+    internal::v1::{Elsewhere, FromGateway},
+    v1::{Changed, Presence, server_frame::Body},
+};
 use parking_lot::Mutex;
 use tokio::{sync::Notify, time::Instant};
 
@@ -17,6 +23,7 @@ use crate::{
     backend::Identity,
     codec::{Codec, Shared},
     limits::{MAX_SESSIONS, RESUME},
+    link::{self, Links, News},
     outbox::Outbox,
 };
 
@@ -42,9 +49,11 @@ struct State {
 }
 
 impl Session {
-    fn hint(&self, hint: &Arc<Shared>) {
-        self.state.lock().outbox.hint(hint);
+    /// False: its client is lagging.
+    fn hint(&self, hint: &Arc<Shared>) -> bool {
+        let is_taken = self.state.lock().outbox.hint(hint);
         self.wake.notify_one();
+        is_taken
     }
 
     /// Something is to be done: see the other functions.
@@ -77,6 +86,7 @@ impl Session {
 #[derive(Default)]
 pub struct Hub {
     inner: Mutex<Inner>,
+    lagging: AtomicU64,
 }
 
 #[derive(Default)]
@@ -85,6 +95,9 @@ struct Inner {
     users: HashMap<u64, Vec<Arc<Session>>>,
     /// Who watches a user.
     watchers: HashMap<u64, BTreeMap<Key, Arc<Session>>>,
+    /// Watched users with a session at another gateway, and the links that say so.
+    elsewhere: HashMap<u64, BTreeSet<link::Id>>,
+    links: Links,
 }
 
 /// A connection's place at a session.
@@ -105,8 +118,15 @@ impl Hub {
         let inner = self.inner.lock();
         let mut shared = None;
         for session in users.iter().filter_map(|user| inner.users.get(user)).flatten() {
-            session.hint(shared.get_or_insert_with(|| Arc::new(Shared::new(body.clone()))));
+            if !session.hint(shared.get_or_insert_with(|| Arc::new(Shared::new(body.clone())))) {
+                self.lagging.fetch_add(1, Ordering::Relaxed);
+            }
         }
+    }
+
+    /// Times that hints were dropped, because a client did not take them.
+    pub(crate) fn lagging(&self) -> u64 {
+        self.lagging.load(Ordering::Relaxed)
     }
 
     /// Sessions, those without a connection included.
@@ -153,7 +173,10 @@ impl Hub {
         let is_first = sessions.len() == 1;
         inner.sessions.insert(new, Arc::clone(&session));
         if is_first {
-            inner.tell_watchers(who.user, true);
+            inner.links.user(who.user);
+            if !inner.elsewhere.contains_key(&who.user) {
+                inner.tell_watchers(who.user, true);
+            }
         }
         Ok(Seat {
             session,
@@ -188,14 +211,13 @@ impl Hub {
     /// From now on the session hears of these users, and of no others; which of them are here.
     pub(crate) fn watch(&self, session: &Arc<Session>, users: &[u64]) -> Presence {
         let mut inner = self.inner.lock();
-        inner.unwatch(session);
-        session.state.lock().watched = users.iter().copied().collect();
+        let watched: BTreeSet<u64> = users.iter().copied().collect();
+        let before = std::mem::replace(&mut session.state.lock().watched, watched.clone());
+        inner.unwatch(session, before.difference(&watched));
         let mut presence = Presence::default();
-        for user in users {
-            let watchers = inner.watchers.entry(*user).or_default();
-            watchers.insert(session.key, Arc::clone(session));
-            let is_here = inner.users.contains_key(user);
-            let of = if is_here {
+        for user in &watched {
+            inner.watch(session, *user);
+            let of = if inner.is_online(*user) {
                 &mut presence.online
             } else {
                 &mut presence.offline
@@ -203,6 +225,67 @@ impl Hub {
             of.push(*user);
         }
         presence
+    }
+
+    /// Tells all sessions to sync: hints for them may have been lost.
+    pub(crate) fn all_changed(&self) {
+        let all = Changed {
+            account: true,
+            contacts: true,
+            conversations: true,
+        };
+        let hint = Arc::new(Shared::new(Body::Changed(all)));
+        for session in self.inner.lock().sessions.values() {
+            session.hint(&hint);
+        }
+    }
+
+    /// A link to a process that knows nothing.
+    pub(crate) fn add_link(&self, news: &Arc<News>) -> link::Id {
+        let mut inner = self.inner.lock();
+        inner.users.keys().for_each(|user| news.user(*user));
+        inner.watchers.keys().for_each(|user| news.watched(*user));
+        inner.links.add(news)
+    }
+
+    /// The link is no more.
+    pub(crate) fn remove_link(&self, id: link::Id) {
+        let mut inner = self.inner.lock();
+        inner.links.remove(id);
+        let told: Vec<u64> = inner.elsewhere.keys().copied().collect();
+        told.into_iter().for_each(|user| inner.not_elsewhere(user, id));
+    }
+
+    /// What is to be said of users that have come or gone, and of others that are watched or not any more.
+    pub(crate) fn say(&self, users: Vec<u64>, watched: Vec<u64>) -> FromGateway {
+        let inner = self.inner.lock();
+        let (here, gone) = users.into_iter().partition(|user| inner.users.contains_key(user));
+        let (watched, unwatched) = watched
+            .into_iter()
+            .partition(|user| inner.watchers.contains_key(user));
+        FromGateway {
+            here,
+            gone,
+            watched,
+            unwatched,
+        }
+    }
+
+    /// What came by a link of users at other gateways.
+    pub(crate) fn elsewhere(&self, id: link::Id, elsewhere: &Elsewhere) {
+        let mut inner = self.inner.lock();
+        for user in &elsewhere.offline {
+            inner.not_elsewhere(*user, id);
+        }
+        for user in &elsewhere.online {
+            if inner.watchers.contains_key(user) {
+                let was_online = inner.is_online(*user);
+                inner.elsewhere.entry(*user).or_default().insert(id);
+                if !was_online {
+                    inner.tell_watchers(*user, true);
+                }
+            }
+        }
     }
 
     /// Wakes all connections: something is to be done by each.
@@ -228,23 +311,53 @@ impl Inner {
         };
         of.push(user);
         let hint = Arc::new(Shared::new(Body::Presence(presence)));
-        watchers.values().for_each(|session| session.hint(&hint));
+        for session in watchers.values() {
+            session.hint(&hint);
+        }
     }
 
-    fn unwatch(&mut self, session: &Session) {
-        let watched = std::mem::take(&mut session.state.lock().watched);
-        for user in watched {
-            if let Some(watchers) = self.watchers.get_mut(&user) {
+    fn is_online(&self, user: u64) -> bool {
+        self.users.contains_key(&user) || self.elsewhere.contains_key(&user)
+    }
+
+    fn not_elsewhere(&mut self, user: u64, id: link::Id) {
+        let Some(links) = self.elsewhere.get_mut(&user) else {
+            return;
+        };
+        links.remove(&id);
+        if links.is_empty() {
+            self.elsewhere.remove(&user);
+            if !self.users.contains_key(&user) {
+                self.tell_watchers(user, false);
+            }
+        }
+    }
+
+    fn watch(&mut self, session: &Arc<Session>, user: u64) {
+        let watchers = self.watchers.entry(user).or_default();
+        let is_first = watchers.is_empty();
+        watchers.insert(session.key, Arc::clone(session));
+        if is_first {
+            self.links.watched(user);
+        }
+    }
+
+    fn unwatch<'a>(&mut self, session: &Session, users: impl IntoIterator<Item = &'a u64>) {
+        for user in users {
+            if let Some(watchers) = self.watchers.get_mut(user) {
                 watchers.remove(&session.key);
                 if watchers.is_empty() {
-                    self.watchers.remove(&user);
+                    self.watchers.remove(user);
+                    self.elsewhere.remove(user);
+                    self.links.watched(*user);
                 }
             }
         }
     }
 
     fn remove(&mut self, session: &Session) {
-        self.unwatch(session);
+        let watched = std::mem::take(&mut session.state.lock().watched);
+        self.unwatch(session, &watched);
         self.sessions.remove(&session.key);
         let user = session.who.user;
         let Some(sessions) = self.users.get_mut(&user) else {
@@ -253,7 +366,10 @@ impl Inner {
         sessions.retain(|other| other.key != session.key);
         if sessions.is_empty() {
             self.users.remove(&user);
-            self.tell_watchers(user, false);
+            self.links.user(user);
+            if !self.elsewhere.contains_key(&user) {
+                self.tell_watchers(user, false);
+            }
         }
     }
 }

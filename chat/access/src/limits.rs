@@ -36,6 +36,20 @@ pub const MAX_STRANGERS: usize = 2_000;
 pub const RECONNECT_WITHIN: Duration = Duration::from_secs(5);
 /// The same user says that they are typing no more often.
 pub const TYPING_EVERY: Duration = Duration::from_secs(1);
+/// A service answers within this, or the outcome is not known.
+pub const ANSWER_WITHIN: Duration = Duration::from_secs(10);
+/// When a client is to try again, if a service is not there.
+pub const RETRY_AFTER: Duration = Duration::from_millis(300);
+/// Time to connect to a process of services.
+pub const CONNECT_WITHIN: Duration = Duration::from_secs(2);
+/// A connection to one that is silent is probed so often,
+pub const PROBE_EVERY: Duration = Duration::from_secs(2);
+/// and is broken if that is not answered within this.
+pub const PROBE_WITHIN: Duration = Duration::from_secs(3);
+/// Pauses between tries to link to one, the shortest and the longest.
+pub const LINK_BACKOFF: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(2));
+/// Bytes of the largest message between processes.
+pub const MAX_INTERNAL: usize = 16 * 1024 * 1024;
 
 const _: () = assert!(DEAD_AFTER.as_millis() == 5 * HEARTBEAT.as_millis() / 2);
 const _: () = assert!(MAX_QUEUED_BYTES >= MAX_FRAME);

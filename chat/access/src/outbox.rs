@@ -22,23 +22,24 @@ pub(crate) struct Outbox {
 }
 
 impl Outbox {
-    /// Takes a hint.
-    pub(crate) fn hint(&mut self, hint: &Arc<Shared>) {
+    /// Takes a hint. False: the client is lagging, and hints were dropped.
+    pub(crate) fn hint(&mut self, hint: &Arc<Shared>) -> bool {
         if let Some(Body::Changed(changed)) = hint.body() {
             self.changed.account |= changed.account;
             self.changed.contacts |= changed.contacts;
             self.changed.conversations |= changed.conversations;
-            return;
+            return true;
         }
         let weight = hint.weight();
         if self.hints.len() >= MAX_QUEUED || self.bytes + weight > MAX_QUEUED_BYTES {
             self.hints.clear();
             self.bytes = 0;
             self.changed.conversations = true;
-            return;
+            return false;
         }
         self.bytes += weight;
         self.hints.push_back(Arc::clone(hint));
+        true
     }
 
     /// The next hint to be sent.
@@ -110,10 +111,10 @@ mod tests {
     fn who_takes_nothing_is_told_to_sync_and_costs_no_more() {
         let mut outbox = Outbox::default();
         for _ in 0..MAX_QUEUED {
-            outbox.hint(&push(10));
+            assert!(outbox.hint(&push(10)));
         }
         assert!(!outbox.has_changed());
-        outbox.hint(&push(10));
+        assert!(!outbox.hint(&push(10)));
         assert!(outbox.has_changed() && outbox.next(Codec::Json).is_none());
         assert_eq!(outbox.bytes, 0);
         for _ in 0..10 {

@@ -25,6 +25,8 @@ pub enum Purpose {
     Refresh = 3,
     /// To join a group.
     Invitation = 4,
+    /// To be a gateway, which services believe.
+    Gateway = 5,
 }
 
 /// The secret keys: the one that new tokens get, and those that are still taken.

@@ -20,7 +20,13 @@ mod gather;
 mod tell;
 mod workers;
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Duration,
+};
 
 use chat_core::UserId;
 use chat_proto::v1::server_frame::Body;
@@ -43,8 +49,18 @@ pub trait Notices: Send + Sync {
     fn notify(&self, users: &[UserId], body: &Body);
 }
 
+/// What workers have done.
+#[derive(Debug, Default)]
+pub struct Counters {
+    /// Changes that were told.
+    pub events: AtomicU64,
+    /// Times that not everything could be told, and was tried again.
+    pub failures: AtomicU64,
+}
+
 /// Tells what is stored in one shard.
 pub struct Worker {
+    counters: Arc<Counters>,
     logic: Logic,
     notices: Arc<dyn Notices>,
     members: tell::MembersCache,
@@ -54,6 +70,7 @@ impl Worker {
     /// A worker of these services.
     pub fn new(logic: Logic, notices: Arc<dyn Notices>) -> Self {
         Self {
+            counters: Arc::default(),
             logic,
             notices,
             members: tell::MembersCache::default(),
@@ -89,9 +106,13 @@ impl Worker {
             };
             let gathered = Gathered::of(&batch.events);
             while let Err(failure) = self.tell(&gathered).await {
+                self.counters.failures.fetch_add(1, Ordering::Relaxed);
                 tracing::warn!(shard, %failure, "not everything could be told; trying again");
                 tokio::time::sleep(PAUSE).await;
             }
+            self.counters
+                .events
+                .fetch_add(batch.events.len() as u64, Ordering::Relaxed);
             if let Err(error) = consumer.ack(batch.revision).await {
                 return self.ended(shard, &error).await;
             }

@@ -17,6 +17,8 @@ mod messages;
 mod passwords;
 mod rate;
 mod rooms;
+#[cfg(feature = "grpc")]
+pub mod rpc;
 mod sync;
 
 pub use caller::Caller;

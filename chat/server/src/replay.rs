@@ -14,12 +14,12 @@ use std::{
 };
 
 use chat_client::{Client, History, Options};
-use chat_proto::v1::{Code, Error, Login, Register, Send, Tokens, Want, request::Request as Q, send};
+use chat_proto::v1::{Login, Register, Send, Tokens, Want, request::Request as Q, send};
 use clap::Args;
 use comfy_table::Table;
 use futures::{StreamExt, TryStreamExt, stream};
 use hdrhistogram::Histogram;
-use indicatif::{ProgressBar, ProgressStyle};
+use indicatif::ProgressBar;
 use parking_lot::Mutex;
 use tokio::time::sleep;
 
@@ -27,15 +27,12 @@ use self::{
     transcript::{Speech, Transcript},
     watcher::{Expected, Watcher},
 };
+use crate::crowd::{Output, PASSWORD, REGISTER_AT_A_TIME, bar, pair_of, patiently, told};
 
 /// Contacts of a user, in each direction round the ring of users.
 const NEIGHBOURS: usize = 20;
 /// What takes longer counts as this.
 const MAX_LATENCY: Duration = Duration::from_secs(600);
-/// The same for all users of a replay.
-const PASSWORD: &str = "a replayed transcript";
-/// Users that are made at a time.
-const REGISTER_AT_A_TIME: usize = 4;
 /// Pairs that become contacts at a time.
 const BEFRIEND_AT_A_TIME: usize = 32;
 
@@ -63,56 +60,10 @@ pub(crate) struct Replay {
     output: Output,
 }
 
-#[derive(Clone, Copy, clap::ValueEnum)]
-enum Output {
-    Text,
-    Json,
-}
-
 /// A user and their devices.
 struct Person {
     user: u64,
     devices: Vec<(Arc<Client>, Arc<Watcher>)>,
-}
-
-fn told(what: &str, error: &Error) -> String {
-    format!(
-        "{what}: {} ({})",
-        error.message,
-        error.code().as_str_name().to_ascii_lowercase()
-    )
-}
-
-/// Asks again as long as the server says that it may pass.
-async fn patiently<T, F>(mut ask: impl FnMut() -> F) -> Result<T, Error>
-where
-    F: Future<Output = Result<T, Error>>,
-{
-    let deadline = Instant::now() + Duration::from_secs(120);
-    loop {
-        match ask().await {
-            Err(error) if may_pass(&error) && Instant::now() < deadline => {
-                let pause = u64::from(error.retry_after_ms).clamp(50, 5_000);
-                sleep(Duration::from_millis(pause)).await;
-            }
-            answer => return answer,
-        }
-    }
-}
-
-fn may_pass(error: &Error) -> bool {
-    matches!(
-        error.code(),
-        Code::RateLimited | Code::Unavailable | Code::UnknownOutcome
-    )
-}
-
-fn bar(count: usize, what: &str) -> ProgressBar {
-    let bar = ProgressBar::new(count as u64);
-    let style = ProgressStyle::with_template("{prefix:14} {wide_bar} {pos}/{len} {per_sec} ETA {eta}");
-    bar.set_style(style.unwrap_or_else(|_| ProgressStyle::default_bar()));
-    bar.set_prefix(what.to_owned());
-    bar
 }
 
 impl Replay {
@@ -223,7 +174,7 @@ impl Replay {
 
     fn expect(&self, transcript: &Transcript, people: &[Person], pairs: &[(usize, usize)]) {
         for (conversation, (a, b)) in transcript.conversations.iter().zip(pairs) {
-            let id = id(people[*a].user, people[*b].user);
+            let id = pair_of(people[*a].user, people[*b].user);
             let texts: Arc<[String]> = conversation.iter().map(|speech| speech.text.clone()).collect();
             for person in [*a, *b] {
                 for (_, watcher) in &people[person].devices {
@@ -359,7 +310,7 @@ async fn speak_one(
     latencies: &Mutex<Histogram<u64>>,
     progress: &ProgressBar,
 ) -> Result<(), String> {
-    let id = id(people[a].user, people[b].user);
+    let id = pair_of(people[a].user, people[b].user);
     for (number, speech) in conversation.into_iter().enumerate() {
         let speaker = &people[if speech.is_first { a } else { b }];
         // Each device of theirs says something.
@@ -390,10 +341,6 @@ async fn speak_one(
 fn pair(number: usize, people: usize) -> (usize, usize) {
     let (round, place) = (number / people, number % people);
     (place, (place + round + 1) % people)
-}
-
-fn id(a: u64, b: u64) -> String {
-    format!("d-{}-{}", a.min(b), a.max(b))
 }
 
 #[cfg(test)]

@@ -6,7 +6,7 @@ use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use tokio::{task::JoinHandle, time::sleep};
 
-use super::{Notices, Worker, shards_of};
+use super::{Counters, Notices, Worker, shards_of};
 use crate::{failure::Failure, logic::Logic};
 
 /// How long a worker's row lives.
@@ -34,13 +34,27 @@ impl Workers {
         }
     }
 
-    /// Works for ever.
-    pub async fn run(mut self) {
+    /// What they have done so far.
+    pub fn counters(&self) -> Arc<Counters> {
+        Arc::clone(&self.worker.counters)
+    }
+
+    /// Works until `stop` resolves. Then the others take its share over at once.
+    pub async fn run(mut self, stop: impl Future<Output = ()>) {
+        tokio::pin!(stop);
         loop {
             if let Err(failure) = self.look().await {
                 tracing::warn!(%failure, "who delivers what cannot be said now; trying again");
             }
-            sleep(LOOK_EVERY).await;
+            tokio::select! {
+                biased;
+                () = &mut stop => break,
+                () = sleep(LOOK_EVERY) => {}
+            }
+        }
+        self.running.values().for_each(JoinHandle::abort);
+        if let Err(error) = self.logic.store().forget_worker(&self.name).await {
+            tracing::warn!(%error, "the others hear of this worker's end some seconds later");
         }
     }
 

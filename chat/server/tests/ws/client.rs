@@ -1,6 +1,6 @@
 //! A backend, and a client that speaks JSON.
 
-use std::{collections::BTreeMap, net::SocketAddr, time::Duration};
+use std::{collections::BTreeMap, net::SocketAddr, ops::Deref, time::Duration};
 
 use chat::{Chat, system_seams};
 use chat_core::secrets::Secrets;
@@ -24,7 +24,11 @@ use tokio_tungstenite::{
 
 const PATIENCE: Duration = Duration::from_secs(20);
 
+/// Where clients connect.
+pub(crate) struct Door(pub(crate) SocketAddr);
+
 pub(crate) struct World {
+    door: Door,
     cluster: LocalCluster,
     pub(crate) chat: Chat,
     /// Whose end is that of a process: all tasks are gone at once.
@@ -47,24 +51,28 @@ async fn process(cluster: &LocalCluster, listen: SocketAddr, name: &str) -> (Run
 }
 
 async fn chat(client: kvsvr_client::Client, listen: SocketAddr, name: String) -> Chat {
-    let secrets = Secrets::new(1, BTreeMap::from([(1, vec![7; 32])])).unwrap();
-    let seams = Seams {
+    let start = || Chat::start(client.clone(), secrets(), seams(), listen, name.clone());
+    listening(start).await
+}
+
+pub(crate) fn secrets() -> Secrets {
+    Secrets::new(1, BTreeMap::from([(1, vec![7; 32])])).unwrap()
+}
+
+/// Passwords cost little.
+pub(crate) fn seams() -> Seams {
+    Seams {
         argon2: argon2::Params::new(8, 1, 1, None).unwrap(),
         ..system_seams()
-    };
+    }
+}
+
+/// Whoever listened there before may take a moment to be gone.
+pub(crate) async fn listening<T, F: Future<Output = std::io::Result<T>>>(start: impl Fn() -> F) -> T {
     let mut tries = 0;
     loop {
-        // Whoever listened there before may take a moment to be gone.
-        match Chat::start(
-            client.clone(),
-            secrets.clone(),
-            seams.clone(),
-            listen,
-            name.clone(),
-        )
-        .await
-        {
-            Ok(chat) => return chat,
+        match start().await {
+            Ok(started) => return started,
             Err(error) => assert!(tries < 1_000, "{error}"),
         }
         tries += 1;
@@ -78,6 +86,7 @@ impl World {
         let listen = SocketAddr::from(([127, 0, 0, 1], 0));
         let (process, chat) = process(&cluster, listen, "test").await;
         Self {
+            door: Door(chat.address),
             cluster,
             chat,
             process: Some(process),
@@ -90,9 +99,19 @@ impl World {
         let (process, chat) = process(&self.cluster, self.chat.address, name).await;
         (self.process, self.chat) = (Some(process), chat);
     }
+}
 
+impl Deref for World {
+    type Target = Door;
+
+    fn deref(&self) -> &Door {
+        &self.door
+    }
+}
+
+impl Door {
     async fn http(&self, head: &str, body: &str) -> (u16, String) {
-        let mut stream = TcpStream::connect(self.chat.address).await.unwrap();
+        let mut stream = TcpStream::connect(self.0).await.unwrap();
         let request = format!(
             "{head} HTTP/1.1\r\nHost: test\r\nConnection: close\r\nContent-Type: application/json\r\nContent-Length: {}\r\n\r\n{body}",
             body.len()
@@ -126,9 +145,7 @@ impl World {
     }
 
     pub(crate) async fn stranger(&self) -> Client {
-        let (socket, _) = connect_async(format!("ws://{}/v1/ws", self.chat.address))
-            .await
-            .unwrap();
+        let (socket, _) = connect_async(format!("ws://{}/v1/ws", self.0)).await.unwrap();
         Client {
             socket,
             user: 0,

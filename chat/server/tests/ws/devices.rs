@@ -8,19 +8,23 @@ use tokio::{sync::mpsc, time::timeout};
 
 use crate::client::World;
 
-const PATIENCE: Duration = Duration::from_secs(60);
+pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
 
 fn start(world: &World, tokens: Tokens) -> Client {
+    start_at(vec![world.chat.address.to_string()], tokens)
+}
+
+pub(crate) fn start_at(addresses: Vec<String>, tokens: Tokens) -> Client {
     let options = Options {
         backoff: (Duration::from_millis(20), Duration::from_millis(200)),
         history: History::All,
-        ..Options::new(vec![world.chat.address.to_string()])
+        ..Options::new(addresses)
     };
     Client::start(options, tokens)
 }
 
 /// Until it is connected and knows all there is.
-async fn in_sync(client: &Client) {
+pub(crate) async fn in_sync(client: &Client) {
     loop {
         let happened = timeout(PATIENCE, client.happened())
             .await
@@ -32,7 +36,7 @@ async fn in_sync(client: &Client) {
 }
 
 /// The texts of a conversation, in the order in which they came, until there are so many.
-async fn texts(client: &Client, conversation: &str, count: usize) -> Vec<String> {
+pub(crate) async fn texts(client: &Client, conversation: &str, count: usize) -> Vec<String> {
     let mut texts = BTreeMap::new();
     let mut order = Vec::new();
     while texts.len() < count {
@@ -56,7 +60,7 @@ async fn texts(client: &Client, conversation: &str, count: usize) -> Vec<String>
     order
 }
 
-fn text(conversation: &str, number: u8) -> Send {
+pub(crate) fn text(conversation: &str, number: u8) -> Send {
     let mut client_id = [0; 16];
     client_id[0] = number;
     Send {
@@ -67,7 +71,7 @@ fn text(conversation: &str, number: u8) -> Send {
     }
 }
 
-async fn want(client: &Client, user: u64) {
+pub(crate) async fn want(client: &Client, user: u64) {
     loop {
         let want = Want {
             user,

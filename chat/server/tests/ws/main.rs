@@ -1,6 +1,7 @@
 //! Clients at a real socket: the whole backend in one process, on one production node in memory.
 #![expect(clippy::unwrap_used, reason = "tests: what does not work fails them")]
 
+mod apart;
 mod client;
 mod devices;
 
@@ -218,7 +219,7 @@ async fn what_is_no_protocol_ends_the_connection_and_nothing_else() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn clients_are_told_to_come_back_when_it_drains() {
-    let world = World::start().await;
+    let mut world = World::start().await;
     let mut alice = world.connect("alice").await;
     let drained = tokio::time::timeout(Duration::from_secs(8), world.chat.drain());
     let (after, drained) = tokio::join!(
