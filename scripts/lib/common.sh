@@ -68,6 +68,11 @@ build_release() {
   cargo build --release --locked -p kvsvr -p kvctl
   export KVSVR_BUILT=1
 }
+build_chat() {
+  build_release
+  say "building the chat backend (release)"
+  cargo build --release --locked -p chat
+}
 build_jepsen() {
   build_release
   say "building the fault harness (release)"

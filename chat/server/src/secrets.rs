@@ -24,8 +24,9 @@ pub(crate) fn load_or_create(path: &Path) -> Result<Secrets, String> {
     match fs::read_to_string(path) {
         Ok(text) => parse(&text).map_err(|error| format!("{shown}: {error}")),
         Err(error) if error.kind() == io::ErrorKind::NotFound => {
-            let text = new_file();
-            write(path, &text).map_err(|error| format!("{shown}: cannot be written: {error}"))?;
+            create(path).map_err(|error| format!("{shown}: cannot be written: {error}"))?;
+            let text =
+                fs::read_to_string(path).map_err(|error| format!("{shown}: cannot be read: {error}"))?;
             parse(&text).map_err(|error| format!("{shown}: {error}"))
         }
         Err(error) => Err(format!("{shown}: cannot be read: {error}")),
@@ -40,11 +41,26 @@ fn new_file() -> String {
     )
 }
 
+/// A new file, unless another process has just made one: whole, or not there.
+fn create(path: &Path) -> io::Result<()> {
+    let mut name = path.file_name().unwrap_or_default().to_owned();
+    name.push(format!(".{}.new", std::process::id()));
+    let new = path.with_file_name(name);
+    write(&new, &new_file())?;
+    let linked = fs::hard_link(&new, path);
+    fs::remove_file(&new)?;
+    match linked {
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(()),
+        linked => linked,
+    }
+}
+
 fn write(path: &Path, text: &str) -> io::Result<()> {
-    // For the owner only; never over a file that somebody else has made meanwhile.
+    // For the owner only.
     let mut file = OpenOptions::new()
         .write(true)
-        .create_new(true)
+        .create(true)
+        .truncate(true)
         .mode(0o600)
         .open(path)?;
     file.write_all(text.as_bytes())?;
@@ -85,7 +101,22 @@ fn bytes(hex: &str) -> Option<Vec<u8>> {
 
 #[cfg(test)]
 mod tests {
-    use super::{new_file, parse};
+    use super::{create, load_or_create, new_file, parse};
+
+    #[test]
+    fn who_comes_second_takes_what_is_there() {
+        let directory = std::env::temp_dir().join(format!("chat-secrets-{}", std::process::id()));
+        std::fs::create_dir_all(&directory).unwrap();
+        let path = directory.join("secrets");
+        load_or_create(&path).unwrap();
+        let first = std::fs::read_to_string(&path).unwrap();
+        create(&path).unwrap();
+        load_or_create(&path).unwrap();
+        assert_eq!(std::fs::read_to_string(&path).unwrap(), first);
+        let left = std::fs::read_dir(&directory).unwrap().count();
+        std::fs::remove_dir_all(&directory).unwrap();
+        assert_eq!(left, 1, "nothing else is left there");
+    }
 
     #[test]
     fn keys_are_read_and_mistakes_are_told() {
