@@ -48,6 +48,8 @@ pub const PROBE_EVERY: Duration = Duration::from_secs(2);
 pub const PROBE_WITHIN: Duration = Duration::from_secs(3);
 /// Pauses between tries to link to one, the shortest and the longest.
 pub const LINK_BACKOFF: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(2));
+/// Bytes that a process of services may have sent and that are not read yet.
+pub const WINDOW: u32 = 4 * 1024 * 1024;
 /// Bytes of the largest message between processes.
 pub const MAX_INTERNAL: usize = 16 * 1024 * 1024;
 

@@ -21,6 +21,11 @@ use crate::{
     secrets, status,
 };
 
+/// Calls of one gateway at a time; more wait there.
+const MAX_CALLS: u32 = 4_096;
+/// Bytes that a gateway may have sent and that are not read yet.
+const WINDOW: u32 = 4 * 1024 * 1024;
+
 /// Services of the chat backend, on a kvsvr cluster. Any number of processes may have a service.
 ///
 /// Exit codes: 0 stopped, 1 it cannot start, 2 wrong usage.
@@ -118,6 +123,8 @@ impl Services {
         }
         let rpc = Rpc::new(logic, Arc::clone(&exchange), services, vouch, metrics.clone());
         let serving = Server::builder()
+            .max_concurrent_streams(MAX_CALLS)
+            .initial_connection_window_size(WINDOW)
             .add_service(rpc.into_server())
             .serve_with_incoming_shutdown(
                 TcpIncoming::from(listener).with_nodelay(Some(true)),

@@ -18,7 +18,7 @@ use tonic::{
 
 use crate::{
     hub::Hub,
-    limits::{CONNECT_WITHIN, LINK_BACKOFF, MAX_INTERNAL, PROBE_EVERY, PROBE_WITHIN},
+    limits::{CONNECT_WITHIN, LINK_BACKOFF, MAX_INTERNAL, PROBE_EVERY, PROBE_WITHIN, WINDOW},
     link::Link,
 };
 
@@ -67,6 +67,7 @@ impl Process {
         let channel = endpoint
             .connect_timeout(CONNECT_WITHIN)
             .tcp_nodelay(true)
+            .initial_connection_window_size(WINDOW)
             .http2_keep_alive_interval(PROBE_EVERY)
             .keep_alive_timeout(PROBE_WITHIN)
             .keep_alive_while_idle(true)
