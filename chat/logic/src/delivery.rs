@@ -30,13 +30,14 @@ use std::{
 
 use chat_core::UserId;
 use chat_proto::v1::server_frame::Body;
-use kvsvr_client::{Code, Consumer, ConsumerStart, Error};
+use futures::FutureExt;
+use kvsvr_client::{Code, Consumer, ConsumerBatch, ConsumerStart, Error};
 
 pub use assign::shards_of;
 use gather::Gathered;
 pub use workers::Workers;
 
-use crate::{failure::Failure, logic::Logic};
+use crate::{failure::Failure, limits::MAX_BATCH, logic::Logic};
 
 /// Name of the consumer on each shard.
 pub const CONSUMER: &str = "chat-delivery";
@@ -100,11 +101,12 @@ impl Worker {
     async fn work(&self, mut consumer: Consumer) -> Ended {
         let shard = consumer.shard();
         loop {
-            let batch = match consumer.next().await {
-                Ok(batch) => batch,
+            let (batch, then) = match next(&mut consumer).await {
+                Ok(next) => next,
                 Err(error) => return self.ended(shard, &error).await,
             };
-            let gathered = Gathered::of(&batch.events);
+            let ConsumerBatch { events, revision } = batch;
+            let gathered = Gathered::of(&events);
             while let Err(failure) = self.tell(&gathered).await {
                 self.counters.failures.fetch_add(1, Ordering::Relaxed);
                 tracing::warn!(shard, %failure, "not everything could be told; trying again");
@@ -112,8 +114,11 @@ impl Worker {
             }
             self.counters
                 .events
-                .fetch_add(batch.events.len() as u64, Ordering::Relaxed);
-            if let Err(error) = consumer.ack(batch.revision).await {
+                .fetch_add(events.len() as u64, Ordering::Relaxed);
+            if let Err(error) = consumer.ack(revision).await {
+                return self.ended(shard, &error).await;
+            }
+            if let Some(error) = then {
                 return self.ended(shard, &error).await;
             }
         }
@@ -144,6 +149,23 @@ impl Worker {
     async fn tell(&self, gathered: &Gathered) -> Result<(), Failure> {
         tell::all(&self.logic, self.notices.as_ref(), &self.members, gathered).await
     }
+}
+
+/// All that is there already, up to a bound, and the error that came after it. So what comes while some is told becomes one batch, and the more there is,
+/// the more of it is told and acknowledged at once.
+async fn next(consumer: &mut Consumer) -> Result<(ConsumerBatch, Option<Error>), Error> {
+    let mut all = consumer.next().await?;
+    while all.events.len() < MAX_BATCH {
+        match consumer.next().now_or_never() {
+            None => break,
+            Some(Ok(more)) => {
+                all.events.extend(more.events);
+                all.revision = more.revision;
+            }
+            Some(Err(error)) => return Ok((all, Some(error))),
+        }
+    }
+    Ok((all, None))
 }
 
 enum Ended {

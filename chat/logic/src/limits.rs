@@ -40,6 +40,8 @@ pub const ASK_EVERY: Duration = Duration::from_secs(2);
 pub const CACHED_BUCKETS: usize = 65_536;
 /// A device's time of last use is stored when it is older than this.
 pub const SEEN_EVERY: Duration = Duration::from_secs(60);
+/// Changes that a delivery worker tells at once, about.
+pub const MAX_BATCH: usize = 2_000;
 /// Tells under way of one delivery worker.
 pub const TELLS_AT_A_TIME: usize = 256;
 

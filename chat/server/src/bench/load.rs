@@ -144,6 +144,8 @@ async fn group(devices: &[Connection], title: &str) -> Result<String, String> {
 struct Seen {
     acked: Latencies,
     arrived: Latencies,
+    last_ack: Duration,
+    last_arrival: Duration,
     errors: BTreeMap<String, u64>,
 }
 
@@ -197,7 +199,9 @@ async fn read(device: Arc<Connection>, current: Current) {
             && let Some(micros) = intended(&text.text, run.name)
         {
             let latency = run.since(micros);
-            run.seen.lock().arrived.record(latency);
+            let mut seen = run.seen.lock();
+            seen.arrived.record(latency);
+            seen.last_arrival = run.begun.elapsed();
         }
     }
 }
@@ -246,7 +250,10 @@ async fn load(
             let latency = run.begun.elapsed().saturating_sub(at);
             let mut seen = run.seen.lock();
             match sent {
-                Ok(()) => seen.acked.record(latency),
+                Ok(()) => {
+                    seen.acked.record(latency);
+                    seen.last_ack = run.begun.elapsed();
+                }
                 Err(error) => {
                     *seen
                         .errors
@@ -267,13 +274,13 @@ async fn load(
     // What is missing then is told.
     drop(whole.await);
     progress.finish_and_clear();
-    let seconds = run.begun.elapsed().as_secs_f64();
     let seen = std::mem::take(&mut *run.seen.lock());
     Loaded {
         rate,
         sent: count,
         expected,
-        seconds,
+        acked_in: seen.last_ack,
+        arrived_in: seen.last_arrival,
         acked: seen.acked,
         arrived: seen.arrived,
         errors: seen.errors,

@@ -60,8 +60,10 @@ pub(super) struct Loaded {
     pub(super) sent: u64,
     /// Times that one was to arrive at a device.
     pub(super) expected: u64,
-    /// From the first message to the last arrival, or to the end of all patience.
-    pub(super) seconds: f64,
+    /// From the first message to the last acknowledgement,
+    pub(super) acked_in: Duration,
+    /// and to the last arrival.
+    pub(super) arrived_in: Duration,
     pub(super) acked: Latencies,
     pub(super) arrived: Latencies,
     /// Refusals by their codes.
@@ -88,12 +90,14 @@ pub(super) fn show_loads(what: &str, loads: &[Loaded], output: Output) {
                 "errors",
             ]);
             for load in loads {
-                let per_second = |count: u64| format!("{:.0}", count as f64 / load.seconds);
+                let per_second = |count: u64, within: Duration| {
+                    format!("{:.0}", count as f64 / within.as_secs_f64().max(f64::EPSILON))
+                };
                 let errors = load.errors.iter().map(|(code, count)| format!("{code} {count}"));
                 table.add_row([
                     load.rate.to_string(),
-                    per_second(load.acked.count()),
-                    per_second(load.arrived.count()),
+                    per_second(load.acked.count(), load.acked_in),
+                    per_second(load.arrived.count(), load.arrived_in),
                     load.acked.words(),
                     load.arrived.words(),
                     load.expected.saturating_sub(load.arrived.count()).to_string(),
@@ -109,7 +113,8 @@ fn json_of(load: &Loaded) -> Value {
     json!({
         "rate": load.rate,
         "sent": load.sent,
-        "seconds": load.seconds,
+        "seconds_to_last_ack": load.acked_in.as_secs_f64(),
+        "seconds_to_last_arrival": load.arrived_in.as_secs_f64(),
         "ack": load.acked.json(),
         "device": load.arrived.json(),
         "expected_at_devices": load.expected,
