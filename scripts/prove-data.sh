@@ -74,7 +74,8 @@ backup() {
   rm "$WORK/records.jsonl"
   whole=$(contents "$EP")
   say "saving a snapshot while 32 clients write"
-  ctl bench put --rate 2000 --clients 32 --keys 10000 --warmup 0s --duration 3600s >/dev/null 2>&1 &
+  # Not by `ctl`: that would be a shell, which dies alone.
+  "$BIN/kvctl" --endpoints "$EP" bench put --rate 2000 --clients 32 --keys 10000 --warmup 0s --duration 3600s >/dev/null 2>&1 &
   local load=$!
   began=$(now)
   ctl --timeout 600s snapshot save "$WORK/snapshot"
