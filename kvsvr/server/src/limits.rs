@@ -313,6 +313,8 @@ pub const ADMIN_DEADLINE: Duration = Duration::from_secs(5);
 pub const BOOTSTRAP_DEADLINE: Duration = Duration::from_secs(20);
 /// Time that other nodes get to take over leadership when this one stops.
 pub const STOP_TRANSFER_DEADLINE: Duration = Duration::from_secs(3);
+/// After this long who still leads asks again, and no longer waits for members it has not heard of.
+pub const STOP_TRANSFER_RETRY: Duration = Duration::from_millis(500);
 /// How often a condition is looked at where nothing tells of its change.
 pub const POLL_INTERVAL: Duration = Duration::from_millis(50);
 

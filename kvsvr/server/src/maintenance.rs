@@ -1,8 +1,8 @@
 //! What a node does by itself: flush and purge, expire, compact, hand leadership to preferred nodes, watch its disk; and the orderly stop.
 
-use std::{io, sync::Arc, time::Duration};
+use std::{collections::BTreeMap, io, sync::Arc, time::Duration};
 
-use kvsvr_core::command::Op;
+use kvsvr_core::{command::Op, types::ShardId};
 use kvsvr_proto::v1 as pb;
 use openraft_rt::AsyncRuntime;
 
@@ -12,6 +12,7 @@ use crate::{
     limits::{
         COMPACTION_INTERVAL, EXPIRY_INTERVAL, IDLE_CHECKPOINT_INTERVAL, MAINTENANCE_INTERVAL,
         MIN_COMPACTION_STEP, POLL_INTERVAL, PREFERRED_LEADER_INTERVAL, STOP_TRANSFER_DEADLINE,
+        STOP_TRANSFER_RETRY,
     },
     node::Node,
     raft::runtime::Runtime,
@@ -205,27 +206,7 @@ async fn watch_disk(node: Arc<Node>) {
 
 /// The orderly stop: leadership goes to other nodes, then Raft stops, then everything is made durable.
 pub async fn stop(node: &Arc<Node>) -> io::Result<()> {
-    let deadline = Instant::now() + STOP_TRANSFER_DEADLINE;
-    for shard in led(node) {
-        match shard.transfer_target(None) {
-            Some((id, _)) => {
-                tracing::info!(shard = %shard.id(), to = id, "handing over leadership");
-                if let Err(e) = shard.raft().trigger().transfer_leader(id).await {
-                    tracing::warn!(shard = %shard.id(), "handing over leadership failed: {e}");
-                }
-            }
-            None => tracing::info!(shard = %shard.id(), "no other member can lead now"),
-        }
-    }
-    let handed_over = async {
-        while led(node).any(|s| s.transfer_target(None).is_some()) {
-            sleep(POLL_INTERVAL).await;
-        }
-    };
-    if timeout(deadline.saturating_duration_since(Instant::now()), handed_over)
-        .await
-        .is_err()
-    {
+    if timeout(STOP_TRANSFER_DEADLINE, hand_over(node)).await.is_err() {
         tracing::warn!("leadership was not taken over in time, stopping all the same");
     }
     for shard in node.shards() {
@@ -234,4 +215,41 @@ pub async fn stop(node: &Arc<Node>) -> io::Result<()> {
     flush_now(node).await?;
     node.wal().shutdown().await;
     Ok(())
+}
+
+/// Until this node leads nothing that another member could lead. Leadership may come back meanwhile: the others prefer this node until it is
+/// gone. And who has just been elected has not heard of anybody yet.
+async fn hand_over(node: &Arc<Node>) {
+    let begun = Instant::now();
+    let mut asked: BTreeMap<ShardId, Instant> = BTreeMap::new();
+    loop {
+        let mut is_left = false;
+        for shard in led(node) {
+            let now = Instant::now();
+            match shard.transfer_target(None) {
+                Some((to, _)) => {
+                    is_left = true;
+                    let due = asked
+                        .get(&shard.id())
+                        .is_none_or(|at| now >= *at + STOP_TRANSFER_RETRY);
+                    if due {
+                        asked.insert(shard.id(), now);
+                        tracing::info!(shard = %shard.id(), to, "handing over leadership");
+                        if let Err(e) = shard.raft().trigger().transfer_leader(to).await {
+                            tracing::warn!(shard = %shard.id(), "handing over leadership failed: {e}");
+                        }
+                    }
+                }
+                None if shard.has_other_voters() && now < begun + STOP_TRANSFER_RETRY => is_left = true,
+                None => {}
+            }
+        }
+        if !is_left {
+            break;
+        }
+        sleep(POLL_INTERVAL).await;
+    }
+    for shard in led(node) {
+        tracing::info!(shard = %shard.id(), "no other member can lead now");
+    }
 }

@@ -351,6 +351,13 @@ impl Shard {
             .map_err(io::Error::other)
     }
 
+    /// This replica is not the only one that votes.
+    pub fn has_other_voters(&self) -> bool {
+        let metrics = self.raft.metrics().borrow_watched().clone();
+        let membership = metrics.membership_config.membership();
+        membership.voter_ids().any(|id| id != self.node_id)
+    }
+
     /// A member that is caught up and was heard of within the last heartbeats, `preferred` before others.
     pub fn transfer_target(&self, preferred: Option<u64>) -> Option<(u64, PeerNode)> {
         let metrics = self.raft.metrics().borrow_watched().clone();
