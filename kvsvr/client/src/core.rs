@@ -75,6 +75,28 @@ enum Choice {
     Replica(ReadFrom, usize),
 }
 
+/// One request, whatever its try.
+struct Job<T> {
+    place: Place,
+    shard: u32,
+    choice: Choice,
+    deadline: Instant,
+    accept: fn(v1::ExecReply, &Target) -> Verdict<T>,
+}
+
+impl<T> Job<T> {
+    fn request(&self, op: exec_request::Op, hops: u32, left: Duration) -> v1::ExecRequest {
+        v1::ExecRequest {
+            shard: self.shard,
+            meta: self.shard == 0,
+            hops,
+            timeout_ms: timeout_ms(left),
+            op: Some(op),
+            ..Default::default()
+        }
+    }
+}
+
 impl Core {
     pub(crate) fn new(
         transport: Arc<dyn Transport>,
@@ -157,18 +179,14 @@ impl Core {
                 }
                 exec_request::Op::Command(command.encode_to_vec().into())
             };
-            let ended = self
-                .tries(
-                    place,
-                    shard,
-                    op,
-                    Choice::Leader,
-                    &mut tries,
-                    deadline,
-                    accept_outcome,
-                )
-                .await;
-            match ended {
+            let job = Job {
+                place,
+                shard,
+                choice: Choice::Leader,
+                deadline,
+                accept: accept_outcome,
+            };
+            match self.tries(job, op, &mut tries).await {
                 Ok(answer) => return Ok(answer),
                 Err(Ended::Failed(error)) => return Err(error),
                 Err(Ended::Anew { new_session }) => {
@@ -181,9 +199,11 @@ impl Core {
     }
 
     async fn ticket(self: &Arc<Self>, shard: u32, deadline: Instant) -> Result<Ticket> {
-        self.session(shard)
-            .begin(deadline, || self.open_session(shard, deadline))
-            .await
+        let session = self.session(shard);
+        match session.try_begin() {
+            Some(ticket) => Ok(ticket),
+            None => Box::pin(session.begin(deadline, || self.open_session(shard, deadline))).await,
+        }
     }
 
     /// A session nobody uses is closed by the server in time, so opening may be repeated. An error is definite: whether the opening took
@@ -196,19 +216,14 @@ impl Core {
         };
         let op = || exec_request::Op::Command(command.encode_to_vec().into());
         let mut tries = Tries::new(Repeat::Read);
-        let place = Place::Shard(shard);
-        let answer = self
-            .tries(
-                place,
-                shard,
-                op,
-                Choice::Leader,
-                &mut tries,
-                deadline,
-                accept_outcome,
-            )
-            .await;
-        match answer {
+        let job = Job {
+            place: Place::Shard(shard),
+            shard,
+            choice: Choice::Leader,
+            deadline,
+            accept: accept_outcome,
+        };
+        match self.tries(job, op, &mut tries).await {
             Ok(Answer {
                 value:
                     v1::Outcome {
@@ -236,7 +251,7 @@ impl Core {
     pub(crate) async fn read(
         self: &Arc<Self>,
         place: Place,
-        request: v1::ReadRequest,
+        request: &v1::ReadRequest,
         from: ReadFrom,
         deadline: Instant,
     ) -> Result<Answer<v1::ReadResult>> {
@@ -248,10 +263,14 @@ impl Core {
         loop {
             let shard = self.locate(place, deadline).await?;
             let op = || exec_request::Op::Read(request.clone());
-            match self
-                .tries(place, shard, op, choice, &mut tries, deadline, accept_read)
-                .await
-            {
+            let job = Job {
+                place,
+                shard,
+                choice,
+                deadline,
+                accept: accept_read,
+            };
+            match self.tries(job, op, &mut tries).await {
                 Ok(answer) => return Ok(answer),
                 Err(Ended::Failed(error)) => return Err(error),
                 Err(Ended::Anew { .. }) => {}
@@ -261,55 +280,37 @@ impl Core {
 
     /// Sends a request until it is answered, or begins anew, or fails for good. `op` makes it for each try anew: what a write acknowledges
     /// must go on while it is tried, or the server's memory of the session could fill up behind it.
-    #[expect(
-        clippy::too_many_arguments,
-        reason = "one loop for commands and reads, called from here only"
-    )]
+    ///
+    /// The first try is nearly always the only one. What the others need is kept apart, since a future is moved about whole: so it stays small.
     async fn tries<T>(
         self: &Arc<Self>,
-        place: Place,
-        shard: u32,
+        job: Job<T>,
         mut op: impl FnMut() -> exec_request::Op + Send,
-        choice: Choice,
         tries: &mut Tries,
-        deadline: Instant,
-        accept: fn(v1::ExecReply, &Target) -> Verdict<T>,
     ) -> std::result::Result<Answer<T>, Ended> {
-        let mut request = v1::ExecRequest {
-            shard,
-            meta: shard == 0,
-            hops: 1,
-            ..Default::default()
+        let Some(target) = self.choose(job.shard, job.choice, &[]) else {
+            return Err(Ended::Failed(tries.last_error(no_such_shard(job.place))));
         };
+        match self.once(&job, &target, &mut op, 1, tries).await {
+            Verdict::Done(value) => Ok(self.done(&job, value, target, 1, tries)),
+            Verdict::Refused(error) => Err(Ended::Failed(tries.refusal(error))),
+            Verdict::Failed(error) => Box::pin(self.try_again(job, op, tries, target, error)).await,
+        }
+    }
+
+    /// Goes on after the first try has failed.
+    async fn try_again<T>(
+        self: &Arc<Self>,
+        job: Job<T>,
+        mut op: impl FnMut() -> exec_request::Op + Send,
+        tries: &mut Tries,
+        mut target: Target,
+        mut error: Error,
+    ) -> std::result::Result<Answer<T>, Ended> {
+        let shard = job.shard;
         let mut avoid = Vec::new();
-        let mut pinned: Option<Target> = None;
         loop {
-            let Some(target) = pinned.take().or_else(|| self.choose(shard, choice, &avoid)) else {
-                return Err(Ended::Failed(tries.last_error(no_such_shard(place))));
-            };
-            let op = Some(op());
-            let attempt = v1::ExecRequest {
-                op,
-                ..request.clone()
-            };
-            let error = match self
-                .attempt(&target, attempt, tries, deadline)
-                .await
-                .map(|r| accept(r, &target))
-            {
-                Ok(Verdict::Done(value)) => {
-                    if tries.failed() > 0 && matches!(choice, Choice::Leader) && request.hops > 0 {
-                        self.learn_leader(&target);
-                    }
-                    return Ok(Answer {
-                        value,
-                        address: target.address,
-                    });
-                }
-                Ok(Verdict::Refused(error)) => return Err(Ended::Failed(tries.refusal(error))),
-                Ok(Verdict::Failed(error)) | Err(error) => error,
-            };
-            let left = deadline.saturating_duration_since(Instant::now());
+            let left = job.deadline.saturating_duration_since(Instant::now());
             let replicas = self.router.read().replicas(shard);
             let step = tries.judge(&error, left, replicas, rand::random_range(0.0..1.0));
             tracing::debug!(node = %target.address, shard, %error, ?step, "try failed");
@@ -319,7 +320,7 @@ impl Core {
             if !after.is_zero() {
                 sleep(after).await;
             }
-            request.hops = 1;
+            let mut hops = 1;
             match next {
                 Next::Route => {}
                 Next::Leader { node, address } => {
@@ -327,18 +328,73 @@ impl Core {
                         avoid.retain(|n| *n != node);
                     } else {
                         // We cannot reach the leader, this node perhaps can.
-                        request.hops = 0;
-                        pinned = Some(target);
+                        hops = 0;
                     }
                 }
                 Next::Other => self.turn_away(&target, &error, &mut avoid, replicas),
                 Next::NewSession => return Err(Ended::Anew { new_session: true }),
                 Next::RefreshMap => {
                     // Without an answer the old map has to do.
-                    let _ = self.fetch_map(deadline, self.epoch.load(Ordering::Relaxed)).await;
+                    let _ = self
+                        .fetch_map(job.deadline, self.epoch.load(Ordering::Relaxed))
+                        .await;
                     return Err(Ended::Anew { new_session: false });
                 }
             }
+            if hops > 0 {
+                target = match self.choose(shard, job.choice, &avoid) {
+                    Some(target) => target,
+                    None => return Err(Ended::Failed(tries.last_error(no_such_shard(job.place)))),
+                };
+            }
+            error = match self.once(&job, &target, &mut op, hops, tries).await {
+                Verdict::Done(value) => return Ok(self.done(&job, value, target, hops, tries)),
+                Verdict::Refused(error) => return Err(Ended::Failed(tries.refusal(error))),
+                Verdict::Failed(error) => error,
+            };
+        }
+    }
+
+    /// One try.
+    async fn once<T>(
+        self: &Arc<Self>,
+        job: &Job<T>,
+        target: &Target,
+        op: &mut (impl FnMut() -> exec_request::Op + Send),
+        hops: u32,
+        tries: &Tries,
+    ) -> Verdict<T> {
+        let now = Instant::now();
+        let until = match tries.may_repeat() {
+            true => job.deadline.min(now + self.try_timeout),
+            false => job.deadline,
+        };
+        let stream = self.stream(&target.address);
+        let pending = stream.start(
+            job.request(op(), hops, until.saturating_duration_since(now)),
+            until,
+        );
+        let reply = match pending {
+            Ok(pending) => pending.reply().await,
+            Err(error) => Err(error),
+        };
+        match reply {
+            Ok(reply) => {
+                self.look_at_epoch(reply.map_epoch, now);
+                (job.accept)(reply, target)
+            }
+            Err(error) => Verdict::Failed(error.into()),
+        }
+    }
+
+    /// The answer; and who gave it leads, if others were asked in vain.
+    fn done<T>(&self, job: &Job<T>, value: T, target: Target, hops: u32, tries: &Tries) -> Answer<T> {
+        if tries.failed() > 0 && matches!(job.choice, Choice::Leader) && hops > 0 {
+            self.learn_leader(&target);
+        }
+        Answer {
+            value,
+            address: target.address,
         }
     }
 
@@ -358,25 +414,6 @@ impl Core {
             .read()
             .get(address)
             .map_or(Duration::ZERO, NodeStream::round_trip)
-    }
-
-    async fn attempt(
-        self: &Arc<Self>,
-        target: &Target,
-        mut request: v1::ExecRequest,
-        tries: &Tries,
-        deadline: Instant,
-    ) -> Result<v1::ExecReply> {
-        let now = Instant::now();
-        let until = if tries.may_repeat() {
-            deadline.min(now + self.try_timeout)
-        } else {
-            deadline
-        };
-        request.timeout_ms = timeout_ms(until.saturating_duration_since(now));
-        let reply = self.stream(&target.address).call(request, until).await?;
-        self.look_at_epoch(reply.map_epoch, now);
-        Ok(reply)
     }
 
     fn learn_leader(&self, target: &Target) {

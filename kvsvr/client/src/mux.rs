@@ -159,14 +159,23 @@ impl NodeStream {
     /// [`TransportError::Unreachable`]: it was not sent. [`TransportError::Broken`], [`TransportError::Timeout`]: it was sent and its
     /// outcome is unknown. Dropping the future gives the reply up, not the request.
     pub async fn call(&self, request: ExecRequest, deadline: Instant) -> ExecResult {
+        self.start(request, deadline)?.reply().await
+    }
+
+    /// Puts a request in, if there is room. The caller's future need not have room for the request then, only for what waits.
+    pub(crate) fn start(
+        &self,
+        request: ExecRequest,
+        deadline: Instant,
+    ) -> Result<Pending<'_>, TransportError> {
         let (reply, receiver) = oneshot::channel();
         let mut waiting = Some(Waiting::new(request, reply, deadline));
-        if let Put::Full = self.shared.put(|| waiting.take())? {
-            self.wait_for_room(&mut waiting, deadline).await?;
-        }
-        receiver
-            .await
-            .unwrap_or_else(|_| Err(self.shared.broken("the client was shut down")))
+        self.shared.put(|| waiting.take())?;
+        Ok(Pending {
+            stream: self,
+            receiver,
+            crowded: waiting.map(Box::new),
+        })
     }
 
     /// Sends requests together and waits for all replies, which are in the order of the requests.
@@ -185,8 +194,8 @@ impl NodeStream {
             failed = match self.shared.put(|| waiting.pop_front()) {
                 Ok(Put::Done) => None,
                 Ok(Put::Full) => {
-                    let mut next = waiting.pop_front();
-                    self.wait_for_room(&mut next, deadline).await.err()
+                    let next = waiting.pop_front();
+                    self.wait_for_room(next, deadline).await.err()
                 }
                 Err(error) => Some(error),
             };
@@ -206,7 +215,7 @@ impl NodeStream {
     /// Puts a request in as soon as there is room.
     async fn wait_for_room(
         &self,
-        waiting: &mut Option<Waiting>,
+        mut waiting: Option<Waiting>,
         deadline: Instant,
     ) -> Result<(), TransportError> {
         loop {
@@ -221,6 +230,27 @@ impl NodeStream {
                 return Err(self.shared.unreachable("too many requests wait for this node"));
             }
         }
+    }
+}
+
+/// A request whose reply is waited for.
+pub(crate) struct Pending<'a> {
+    stream: &'a NodeStream,
+    receiver: oneshot::Receiver<ExecResult>,
+    /// There was no room for it yet.
+    crowded: Option<Box<Waiting>>,
+}
+
+impl Pending<'_> {
+    /// Its reply.
+    pub(crate) async fn reply(self) -> ExecResult {
+        if let Some(waiting) = self.crowded {
+            let deadline = waiting.sent.deadline;
+            Box::pin(self.stream.wait_for_room(Some(*waiting), deadline)).await?;
+        }
+        self.receiver
+            .await
+            .unwrap_or_else(|_| Err(self.stream.shared.broken("the client was shut down")))
     }
 }
 

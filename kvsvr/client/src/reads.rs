@@ -4,15 +4,15 @@ use std::{future::Future, sync::Arc};
 
 use bytes::Bytes;
 use kvsvr_proto::v1::{self, read_request, read_result};
-use tokio::time::Duration;
+use tokio::time::{Duration, Instant};
 
 use crate::{
     client::Client,
-    core::{self, Answer},
+    core::{self, Answer, Core},
     error::{Code, Error, Result},
     router::Place,
     txn::{Txn, TxnReply},
-    types::{GetOptions, KeyValue, Page, Partition, RangeOptions, Read, ReadMode},
+    types::{GetOptions, KeyValue, Page, Partition, RangeOptions, Read, ReadFrom, ReadMode},
 };
 
 impl Client {
@@ -45,7 +45,7 @@ impl Client {
         });
         let read = self.read(partition, mode, op);
         async move {
-            let (result, meta) = read.await?;
+            let (result, meta) = read.run().await?;
             match result {
                 read_result::Result::Get(get) => Ok(meta.with(get.kv)),
                 _ => Err(meta.unexpected()),
@@ -68,7 +68,7 @@ impl Client {
             read_request::Op::Range(options.to_proto()),
         );
         async move {
-            let (result, meta) = read.await?;
+            let (result, meta) = read.run().await?;
             match result {
                 read_result::Result::Range(r) => Ok(meta.with(Page {
                     kvs: r.kvs,
@@ -133,7 +133,7 @@ impl Client {
                     "the transaction has writes: use `txn`",
                 ));
             }
-            let (result, meta) = read.await?;
+            let (result, meta) = read.run().await?;
             match result {
                 read_result::Result::Txn(r) => {
                     let reply = TxnReply::from_proto(r, meta.revision, &meta.address)?;
@@ -144,28 +144,41 @@ impl Client {
         }
     }
 
-    fn read(
-        &self,
-        partition: &Partition,
-        mode: ReadMode,
-        op: read_request::Op,
-    ) -> impl Future<Output = Result<(read_result::Result, ReadMeta)>> + Send + use<> {
-        let core = self.core.clone();
-        let (from, deadline) = (self.read_from(), self.deadline());
-        let place = Place::Slot(partition.slot());
-        let request = core::read_request(partition.to_proto(), mode, op);
-        async move {
-            let Answer { value, address } = core.read(place, request, from, deadline).await?;
-            let age = Duration::from_millis(value.age_ms);
-            let meta = ReadMeta {
-                revision: value.revision,
-                age,
-                address,
-            };
-            match value.result {
-                Some(result) => Ok((result, meta)),
-                None => Err(meta.unexpected()),
-            }
+    fn read(&self, partition: &Partition, mode: ReadMode, op: read_request::Op) -> ReadCall {
+        ReadCall {
+            core: self.core.clone(),
+            place: Place::Slot(partition.slot()),
+            request: core::read_request(partition.to_proto(), mode, op),
+            from: self.read_from(),
+            deadline: self.deadline(),
+        }
+    }
+}
+
+/// A read that has not begun. Not a future yet: those are large, and moving one from call to call costs more than making it where it is awaited.
+struct ReadCall {
+    core: Arc<Core>,
+    place: Place,
+    request: v1::ReadRequest,
+    from: ReadFrom,
+    deadline: Instant,
+}
+
+impl ReadCall {
+    async fn run(self) -> Result<(read_result::Result, ReadMeta)> {
+        let Answer { value, address } = self
+            .core
+            .read(self.place, &self.request, self.from, self.deadline)
+            .await?;
+        let age = Duration::from_millis(value.age_ms);
+        let meta = ReadMeta {
+            revision: value.revision,
+            age,
+            address,
+        };
+        match value.result {
+            Some(result) => Ok((result, meta)),
+            None => Err(meta.unexpected()),
         }
     }
 }

@@ -78,6 +78,11 @@ impl Drop for Ticket {
 }
 
 impl ShardSession {
+    /// The right to one write, if there is a session and room in it.
+    pub(crate) fn try_begin(self: &Arc<Self>) -> Option<Ticket> {
+        self.state.lock().begin(self)
+    }
+
     /// The right to one write. Opens a session with `open` if there is none; waits when too many writes are in flight.
     ///
     /// # Errors
@@ -86,9 +91,6 @@ impl ShardSession {
     where
         F: Future<Output = Result<u64>>,
     {
-        if let Some(ticket) = self.state.lock().begin(self) {
-            return Ok(ticket);
-        }
         loop {
             let room = self.room.notified();
             tokio::pin!(room);

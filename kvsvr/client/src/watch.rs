@@ -282,7 +282,12 @@ pub(crate) async fn head(core: &Arc<Core>, partition: &Partition, deadline: Inst
     });
     let request = core::read_request(partition.to_proto(), ReadMode::Linearizable, get);
     let answer = core
-        .read(Place::Slot(partition.slot()), request, ReadFrom::Leader, deadline)
+        .read(
+            Place::Slot(partition.slot()),
+            &request,
+            ReadFrom::Leader,
+            deadline,
+        )
         .await?;
     Ok(answer.value.revision)
 }

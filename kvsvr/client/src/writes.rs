@@ -1,14 +1,14 @@
 //! Writes: typed calls that become one command each.
 
-use std::future::Future;
+use std::{future::Future, sync::Arc};
 
 use bytes::Bytes;
 use kvsvr_proto::v1::{self, command, outcome};
-use tokio::time::Duration;
+use tokio::time::{Duration, Instant};
 
 use crate::{
     client::Client,
-    core::Answer,
+    core::{Answer, Core},
     error::{Code, Error, Result},
     retry::Repeat,
     router::Place,
@@ -46,7 +46,7 @@ impl Client {
             command::Op::Put(txn::put(key.into(), value.into(), options)),
         );
         async move {
-            let answer = write.await?;
+            let answer = write.run().await?;
             match answer.value.result {
                 Some(outcome::Result::Put(r)) => Ok(PutReply {
                     revision: answer.value.revision,
@@ -93,7 +93,7 @@ impl Client {
     ) -> impl Future<Output = Result<DeleteReply>> + Send + use<> {
         let write = self.write(partition, op);
         async move {
-            let answer = write.await?;
+            let answer = write.run().await?;
             match answer.value.result {
                 Some(outcome::Result::Delete(r)) => Ok(DeleteReply {
                     revision: answer.value.revision,
@@ -120,7 +120,7 @@ impl Client {
         });
         let write = self.write(partition, op);
         async move {
-            let answer = write.await?;
+            let answer = write.run().await?;
             match answer.value.result {
                 Some(outcome::Result::Increment(r)) => Ok(IncrementReply {
                     revision: answer.value.revision,
@@ -164,7 +164,7 @@ impl Client {
         };
         let write = self.write(partition, command::Op::Append(op));
         async move {
-            let answer = write.await?;
+            let answer = write.run().await?;
             match answer.value.result {
                 Some(outcome::Result::Append(r)) => Ok(AppendReply {
                     revision: answer.value.revision,
@@ -183,7 +183,7 @@ impl Client {
     pub fn txn(&self, partition: &Partition, txn: Txn) -> impl Future<Output = Result<TxnReply>> + Send {
         let write = self.write(partition, command::Op::Txn(txn.into_proto()));
         async move {
-            let answer = write.await?;
+            let answer = write.run().await?;
             match answer.value.result {
                 Some(outcome::Result::Txn(r)) => {
                     TxnReply::from_proto(r, answer.value.revision, &answer.address)
@@ -203,7 +203,7 @@ impl Client {
             id,
             ttl_ms: crate::time::millis(ttl),
         });
-        lease_reply(self.write(partition, op).await?)
+        lease_reply(self.write(partition, op).run().await?)
     }
 
     /// Makes the lease live for its whole TTL again.
@@ -212,7 +212,7 @@ impl Client {
     /// `NotFound` if it has ended; see [`Error`].
     pub async fn lease_keep_alive(&self, partition: &Partition, id: u64) -> Result<LeaseReply> {
         let op = command::Op::LeaseKeepAlive(v1::LeaseKeepAlive { id });
-        lease_reply(self.write_as(Repeat::Harmless, partition, op).await?)
+        lease_reply(self.write_as(Repeat::Harmless, partition, op).run().await?)
     }
 
     /// Ends the lease and deletes the keys attached to it.
@@ -221,7 +221,7 @@ impl Client {
     /// `NotFound` if there is no such lease; see [`Error`].
     pub async fn lease_revoke(&self, partition: &Partition, id: u64) -> Result<LeaseReply> {
         let op = command::Op::LeaseRevoke(v1::LeaseRevoke { id });
-        lease_reply(self.write(partition, op).await?)
+        lease_reply(self.write(partition, op).run().await?)
     }
 
     /// Any command on the shard of its partition. Session fields are filled in here.
@@ -256,29 +256,39 @@ impl Client {
         Ok(answer.value)
     }
 
-    fn write(
-        &self,
-        partition: &Partition,
-        op: command::Op,
-    ) -> impl Future<Output = Result<Answer<v1::Outcome>>> + Send + use<> {
+    fn write(&self, partition: &Partition, op: command::Op) -> WriteCall {
         self.write_as(self.repeat(), partition, op)
     }
 
-    fn write_as(
-        &self,
-        repeat: Repeat,
-        partition: &Partition,
-        op: command::Op,
-    ) -> impl Future<Output = Result<Answer<v1::Outcome>>> + Send + use<> {
-        let core = self.core.clone();
-        let deadline = self.deadline();
-        let place = Place::Slot(partition.slot());
-        let command = v1::Command {
-            partition: Some(partition.to_proto()),
-            op: Some(op),
-            ..v1::Command::default()
-        };
-        async move { core.execute(place, command, repeat, deadline).await }
+    fn write_as(&self, repeat: Repeat, partition: &Partition, op: command::Op) -> WriteCall {
+        WriteCall {
+            core: self.core.clone(),
+            place: Place::Slot(partition.slot()),
+            command: v1::Command {
+                partition: Some(partition.to_proto()),
+                op: Some(op),
+                ..v1::Command::default()
+            },
+            repeat,
+            deadline: self.deadline(),
+        }
+    }
+}
+
+/// A write that has not begun; not a future yet, as a read.
+struct WriteCall {
+    core: Arc<Core>,
+    place: Place,
+    command: v1::Command,
+    repeat: Repeat,
+    deadline: Instant,
+}
+
+impl WriteCall {
+    async fn run(self) -> Result<Answer<v1::Outcome>> {
+        self.core
+            .execute(self.place, self.command, self.repeat, self.deadline)
+            .await
     }
 }
 

@@ -51,7 +51,8 @@ impl Core {
         if let Some(shard) = self.router.read().shard(place) {
             return Ok(shard);
         }
-        self.need_map(deadline).await?;
+        // On the heap: every call's future would have room for it otherwise.
+        Box::pin(self.need_map(deadline)).await?;
         self.router
             .read()
             .shard(place)
