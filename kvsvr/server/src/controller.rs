@@ -21,7 +21,8 @@ use prost::Message;
 pub use self::look::{Paces, Sight, Silences, look};
 use crate::{
     limits::{
-        ADMIN_DEADLINE, COMPARE_INTERVAL, DISK_INTERVAL, PLACEMENT_INTERVAL, REPAIR_INTERVAL, STEP_DEADLINE,
+        ADMIN_DEADLINE, COMPARE_INTERVAL, DISK_INTERVAL, PLACEMENT_INTERVAL, PLACEMENT_STEP_INTERVAL,
+        REPAIR_INTERVAL, STEP_DEADLINE,
     },
     node::{Node, cluster_text},
     placement::{self, Decision, NodeState, Pace, Step},
@@ -36,9 +37,11 @@ pub async fn run(node: Arc<Node>) {
     let mut seen = Seen::default();
     // The meta shard's revision at which there was nothing to do.
     let mut idle_at = None;
+    let mut pause = PLACEMENT_INTERVAL;
     loop {
         // Whoever changes something wakes it; a look from time to time would find it too.
-        let _ = timeout(PLACEMENT_INTERVAL, node.placement_changed().notified()).await;
+        let _ = timeout(pause, node.placement_changed().notified()).await;
+        pause = PLACEMENT_INTERVAL;
         let Some(meta) = node.shard(META_SHARD).filter(|meta| meta.leader().is_me()) else {
             seen = Seen::default();
             idle_at = None;
@@ -52,8 +55,9 @@ pub async fn run(node: Arc<Node>) {
             continue;
         }
         match round(&node, &meta, &mut seen).await {
-            Ok(true) => idle_at = None,
-            Ok(false) => idle_at = Some(revision),
+            Ok(Round::Went) => (idle_at, pause) = (None, PLACEMENT_STEP_INTERVAL),
+            Ok(Round::Waits) => idle_at = None,
+            Ok(Round::Idle) => idle_at = Some(revision),
             Err(e) => {
                 tracing::debug!("placement is looked at again: {e}");
                 sleep(PLACEMENT_INTERVAL).await;
@@ -180,24 +184,37 @@ fn at_work(topology: &Topology) -> bool {
             .any(|row| row.change.is_some() || (!row.is_meta() && !row.learners.is_empty()))
 }
 
-/// One round. The answer says whether there is something to do.
-async fn round(node: &Arc<Node>, meta: &Arc<Shard>, seen: &mut Seen) -> Result<bool, String> {
+/// What became of a round.
+enum Round {
+    /// There was nothing to do.
+    Idle,
+    /// What there is to do has to wait, or was refused.
+    Waits,
+    /// Something was done.
+    Went,
+}
+
+/// One round.
+async fn round(node: &Arc<Node>, meta: &Arc<Shard>, seen: &mut Seen) -> Result<Round, String> {
     let stored = topology::load_all(&*meta.engine().snapshot()).map_err(|e| e.to_string())?;
     let is_at_work = stored.as_ref().is_some_and(at_work);
     if !is_at_work && (stored.is_none() || !seen.compare_due()) {
-        return Ok(false);
+        return Ok(Round::Idle);
     }
     let sight = look(node, meta, &mut seen.silences)
         .await
         .map_err(|e| e.message)?;
     if !is_at_work && !seen.differs(&sight.view) {
-        return Ok(false);
+        return Ok(Round::Idle);
     }
     let decision = placement::decide(&sight.view);
     invite(node, &sight).await;
-    take_steps(node, &sight, &decision).await;
+    let taken = take_steps(node, &sight, &decision).await;
     store(meta, &sight, &decision).await?;
-    Ok(true)
+    // Leadership is handed over some time after it was asked for.
+    let hands_over = |(_, step): &(u32, Step)| matches!(step, Step::MoveLeader(_));
+    let went = taken && !decision.doing.is_empty() && !decision.steps.iter().any(hands_over);
+    Ok(if went { Round::Went } else { Round::Waits })
 }
 
 /// Tells nodes that are to join that they are members. Repeated until the meta shard's leader hears of them.
@@ -235,18 +252,21 @@ async fn invite(node: &Arc<Node>, sight: &Sight) {
     }
 }
 
-/// Asks the leaders for the steps, all shards at a time. What is refused or fails is decided anew in the next round.
-async fn take_steps(node: &Arc<Node>, sight: &Sight, decision: &Decision) {
+/// Asks the leaders for the steps, all shards at a time. What is refused or fails is decided anew in the next round; the answer says whether
+/// nothing was.
+async fn take_steps(node: &Arc<Node>, sight: &Sight, decision: &Decision) -> bool {
     let steps = decision.steps.iter().map(|(shard, step)| async move {
         tracing::info!(shard, "placement: {}", step.text(&sight.view));
-        if let Err(e) = take_step(node, sight, *shard, step).await {
+        let taken = take_step(node, sight, *shard, step).await;
+        if let Err(e) = &taken {
             tracing::info!(
                 shard,
                 "this step of the placement was not taken, it is decided anew: {e}"
             );
         }
+        taken.is_ok()
     });
-    join_all(steps).await;
+    join_all(steps).await.into_iter().all(|taken| taken)
 }
 
 fn group_step(sight: &Sight, step: &Step) -> Option<GroupStep> {

@@ -322,6 +322,8 @@ pub const POLL_INTERVAL: Duration = Duration::from_millis(50);
 
 /// How often the leader of the meta shard compares what is wanted with what is, while something is to be done.
 pub const PLACEMENT_INTERVAL: Duration = Duration::from_millis(300);
+/// The same after something was done: what comes next can be done then.
+pub const PLACEMENT_STEP_INTERVAL: Duration = Duration::from_millis(50);
 /// Data shards of which a replica moves at a time.
 pub const MAX_REPLICA_MOVES: usize = 2;
 /// The least that `repair-after` may be, in milliseconds.

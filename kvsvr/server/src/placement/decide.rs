@@ -37,6 +37,10 @@ pub struct Doing {
     pub text: String,
     /// What had to be waited for before: that is what takes time.
     pub after: After,
+    /// What it is done to, if that is a shard.
+    pub shard: Option<u32>,
+    /// From then on the shard's state is copied to a node.
+    pub begins_copy: bool,
 }
 
 /// What a step comes after.
@@ -54,8 +58,19 @@ pub enum After {
 impl Doing {
     /// What nothing was waited for.
     pub(super) fn plain(text: String) -> Self {
-        let after = After::Nothing;
-        Self { text, after }
+        Self {
+            text,
+            after: After::Nothing,
+            shard: None,
+            begins_copy: false,
+        }
+    }
+
+    fn of_shard(row: &ShardRow, text: String) -> Self {
+        Self {
+            shard: Some(row.id),
+            ..Self::plain(format!("{}: {text}", shard_name(row)))
+        }
     }
 }
 
@@ -84,19 +99,22 @@ pub fn decide(view: &View) -> Decision {
     let mut decision = Decision::default();
     for row in view.rows.values() {
         let step = step(view, row);
-        let text = format!("{}: {}", shard_name(row), step.text(view));
+        let doing = Doing {
+            after: after(row, &step),
+            begins_copy: matches!(step, Step::AddLearner { .. }) && !row.is_meta(),
+            ..Doing::of_shard(row, step.text(view))
+        };
         match step {
             Step::Settled => {}
             // Of interest only while something is to be done.
-            Step::Wait(_) => decision.waiting.push(text),
+            Step::Wait(_) => decision.waiting.push(doing.text),
             Step::Row(row) => {
                 decision.writes.push(Write::Row(row));
-                decision.doing.push(Doing::plain(text));
+                decision.doing.push(doing);
             }
             step => {
-                let after = after(row, &step);
                 decision.steps.push((row.id, step));
-                decision.doing.push(Doing { text, after });
+                decision.doing.push(doing);
             }
         }
     }
@@ -119,8 +137,7 @@ pub fn decide(view: &View) -> Decision {
                 (None, Some(first)) => format!("prefer {} as its leader", view.name(*first)),
                 (None, None) => continue,
             };
-            let text = format!("{}: {text}", shard_name(&row));
-            decision.doing.push(Doing::plain(text));
+            decision.doing.push(Doing::of_shard(&row, text));
             decision.writes.push(Write::Row(row));
         }
     }
@@ -189,8 +206,8 @@ fn transitions(view: &View, decision: &mut Decision) {
         if real.learners.contains(&node.id) && real.progress(node.id).caught_up {
             decision.writes.push(Write::Node(node.id, NodeState::Up));
             decision.doing.push(Doing {
-                text: format!("{} is a member", node.text()),
                 after: After::Join,
+                ..Doing::plain(format!("{} is a member", node.text()))
             });
         } else {
             decision

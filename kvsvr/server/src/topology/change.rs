@@ -335,6 +335,8 @@ impl<'a> Changes<'a> {
             at_ms: now,
             text: doing.text.clone(),
             after: pb_after(doing.after).into(),
+            shard: doing.shard.unwrap_or(0),
+            begins_copy: doing.begins_copy,
         });
         operation.events.extend(events);
         let surplus = operation.events.len().saturating_sub(MAX_OPERATION_EVENTS);
@@ -428,6 +430,8 @@ mod tests {
         let doing = |text: &str, after| Doing {
             text: text.into(),
             after,
+            shard: Some(3),
+            begins_copy: true,
         };
         let left = [After::Copy, After::Nothing, After::Join, After::Copy].map(|after| doing("later", after));
         changes.note(&[doing("did it", After::Copy)], &left, &["waits".into()]);
@@ -435,7 +439,7 @@ mod tests {
         assert_eq!(
             hex(&stored.encode_to_vec()),
             "080110031805200128043a026d6540e807500158046205776169747\
-             36a0d08e807120664696420697418017002800102880101"
+             36a1108e80712066469642069741801200328017002800102880101"
         );
         let rows: Vec<String> = changes.puts.values().map(|row| hex(row)).collect();
         assert_eq!(

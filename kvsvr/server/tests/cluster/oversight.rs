@@ -67,6 +67,7 @@ impl Oversight {
         let ended = seen.into_iter().filter(|(_, (_, op))| op.ended());
         ended
             .filter(|(_, (_, op))| op.span(op.ended_ms) >= least)
+            .inspect(|(id, (said, op))| println!("{}", told(*id, said, op)))
             .filter_map(|(id, (said, op))| Some((id, worst(&said, op.ended_ms)?)))
             .collect()
     }
@@ -81,6 +82,38 @@ fn note(seen: &mut BTreeMap<u64, (Vec<Said>, pb::Operation)>, operation: pb::Ope
         time_left: operation.time_left(now_ms),
     });
     *newest = operation;
+}
+
+/// What was said of an operation, for who wants to know why an estimate was wrong.
+fn told(id: u64, said: &[Said], op: &pb::Operation) -> String {
+    let seconds = |ms: u64| ms as f64 / 1e3;
+    let span = op.span(op.ended_ms).as_secs_f64();
+    let events = op.events.iter().map(|event| {
+        let at = seconds(event.at_ms.saturating_sub(op.started_ms));
+        (at, format!("after {:?}: {}", event.after(), event.text))
+    });
+    let moments = said.chunk_by(|a, b| (a.done, a.left) == (b.done, b.left));
+    let said = moments.filter_map(|same| same.first()).map(|s| {
+        let estimate = s.time_left.map_or("nothing".to_owned(), |left| {
+            format!("{:.1} s", left.as_secs_f64())
+        });
+        let at = seconds(s.now_ms.saturating_sub(op.started_ms));
+        let text = format!(
+            "{} done, {} left, said {estimate}, took {:.1} s",
+            s.done,
+            s.left,
+            span - at
+        );
+        (at, text)
+    });
+    let mut lines: Vec<(f64, String)> = events.chain(said).collect();
+    lines.sort_by(|a, b| a.0.total_cmp(&b.0));
+    let lines = lines.iter().map(|(at, text)| format!("\n  {at:6.2} s  {text}"));
+    format!(
+        "operation {id}, {:?}, {span:.1} s:{}",
+        op.kind(),
+        lines.collect::<String>()
+    )
 }
 
 /// By what factor the time left was estimated wrongly at most, too long or too short, once half of the steps were done. Of what is left at the very
