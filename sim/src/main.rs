@@ -138,8 +138,8 @@ fn all(sweep: &Sweep, many: &Many, all_events: Option<bool>) -> Result<bool, Str
 /// The command that runs it again.
 fn again(arguments: &str) -> String {
     match std::env::var("KVSVR_MUTANT") {
-        Ok(name) => format!("KVSVR_MUTANT={name} kvsvr-sim {arguments}"),
-        _ => format!("kvsvr-sim {arguments}"),
+        Ok(name) => format!("KVSVR_MUTANT={name} scripts/sim.sh {arguments}"),
+        _ => format!("scripts/sim.sh {arguments}"),
     }
 }
 
@@ -294,7 +294,12 @@ fn shrink(plan: &Plan, budget: Duration, patience: Duration) -> Result<bool, Str
         shrunk.iter().for_each(|shrunk| say!("{}", shrunk.plan.to_json()));
         return Ok(false);
     }
-    let shrunk = shrunk.ok_or("the plan does not fail")?;
+    let shrunk = shrunk.ok_or_else(|| match std::env::var("KVSVR_MUTANT") {
+        Ok(name) => format!("the plan does not fail with {name}"),
+        Err(_) => {
+            "the plan does not fail; if it failed with a planted bug, set KVSVR_MUTANT to its name".to_owned()
+        }
+    })?;
     let more = if shrunk.cut_short {
         "; the time was too short to try everything"
     } else {

@@ -166,7 +166,7 @@ fn told(f: &mut fmt::Formatter<'_>, verdict: &Judgement) -> fmt::Result {
         Judge::Invariant => "invariant",
     };
     let text = match verdict.ruling {
-        Ruling::Valid => &verdict.text,
+        Ruling::Valid | Ruling::NotAsked => &verdict.text,
         Ruling::Invalid | Ruling::Unknown => verdict.word(),
     };
     writeln!(f, "{judge}    {:20} {text}", verdict.checker)
@@ -198,7 +198,7 @@ mod tests {
             "checker      linear               valid keys=2",
             "invariant    log_matching         valid moments=900",
             "invariant    monotonic            violated",
-            "invariant    map_epochs           unknown",
+            "invariant    map_epochs           there was nothing to look at",
         ] {
             assert!(
                 text.lines().any(|told| told == line),

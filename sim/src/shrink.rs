@@ -80,11 +80,9 @@ pub fn shrink(plan: &Plan, how: &Shrink<'_>) -> io::Result<Option<Shrunk>> {
         }
     }
     let cut_short = search.is_over();
-    // Nothing is left to look at in it.
-    let _ = fs::remove_file(&search.file);
     Ok(Some(Shrunk {
-        plan: search.best,
-        outcome: search.outcome,
+        plan: search.best.clone(),
+        outcome: std::mem::take(&mut search.outcome),
         tried: search.tried,
         cut_short,
     }))
@@ -99,6 +97,13 @@ struct Search<'a> {
     best: Plan,
     outcome: Outcome,
     tried: u64,
+}
+
+impl Drop for Search<'_> {
+    fn drop(&mut self) {
+        // Nothing is left to look at in it.
+        let _ = fs::remove_file(&self.file);
+    }
 }
 
 impl Search<'_> {

@@ -32,8 +32,8 @@ const EXIT_CODES: &str = "Exit codes:
   0  passed: everything that had to happen happened, and every checker says valid
   1  invalid: a checker says invalid or unknown, or a node panicked, ended without reason or did not recover
   2  flags that cannot be used, or a fault that is not possible on this machine
-  3  rejected: a fault never happened in one of its ways, too few operations were carried out or too many have an unknown outcome, a kind
-     of call never succeeded, or a long run has seen no snapshot or no compaction
+  3  rejected: a fault never happened in one of its ways, too few operations were carried out or too many have an unknown outcome,
+     a kind of call or the quiet times could not be judged, or a long run has seen no snapshot or no compaction
   4  the harness itself failed, which says nothing about the cluster
   5  interrupted";
 
@@ -79,7 +79,7 @@ enum Output {
 
 #[derive(Args, Debug)]
 struct RunArgs {
-    /// What clients do: register, set_list, counter, bank, watch, consumer, session, lease, or all. Several run side by side.
+    /// What clients do: register, set_list, counter, bank, watch, consumer, session, lease, variety, or all. Several run side by side.
     #[arg(long, value_delimiter = ',', default_value = "all")]
     workload: Vec<String>,
     /// What goes wrong: kill, kill-all, pause, partition, link, power, clock, disk-slow, disk-full, disk-error, corrupt, rolling,
@@ -169,7 +169,7 @@ impl RunArgs {
             let text = std::fs::read(&path).map_err(|error| format!("{}: {error}", path.display()))?;
             serde_json::from_slice(&text).map_err(|error| format!("{}: {error}", path.display()))
         };
-        let command: Vec<String> = std::env::args().collect();
+        let command = again(std::env::args().skip(2), &self.report);
         // Not another user's.
         let user = rustix::process::geteuid();
         let temporary = || std::env::temp_dir().join(format!("kvsvr-jepsen-{}", user.as_raw()));
@@ -191,9 +191,35 @@ impl RunArgs {
             plan: self.plan.map(read).transpose()?,
             keep_log: self.keep_log,
             mutant,
-            command: command.join(" "),
+            command,
         })
     }
+}
+
+/// The command that runs the same plan again, from a clone, into another directory.
+fn again(mut given: impl Iterator<Item = String>, report: &Path) -> String {
+    /// What the plan has.
+    const OF_PLAN: [&str; 8] = [
+        "--plan",
+        "--report",
+        "--seed",
+        "--minutes",
+        "--nodes",
+        "--shards",
+        "--workload",
+        "--nemesis",
+    ];
+    let plan = report.join("plan.json");
+    let mut command = format!("scripts/jepsen.sh run --plan {}", plan.display());
+    while let Some(argument) = given.next() {
+        let name = argument.split('=').next().unwrap_or_default();
+        if !OF_PLAN.contains(&name) {
+            command = format!("{command} {argument}");
+        } else if name == argument {
+            given.next();
+        }
+    }
+    format!("{command} --report {}-again", report.display())
 }
 
 /// The bug of this name. From now on this process' clients have it.
@@ -355,6 +381,16 @@ mod tests {
     use clap::CommandFactory as _;
 
     use super::*;
+
+    #[test]
+    fn the_same_plan_is_run_again() {
+        let given = "--seed 4 --workload bank,lease --minutes=2 --rate 9 --proxy --report here";
+        let command = again(given.split(' ').map(str::to_owned), Path::new("here"));
+        assert_eq!(
+            command,
+            "scripts/jepsen.sh run --plan here/plan.json --rate 9 --proxy --report here-again"
+        );
+    }
 
     #[test]
     fn the_command_line_is_consistent() {

@@ -25,7 +25,9 @@ pub(super) fn ruling_of(record: &Record) -> &'static str {
     let any = |ruling| judgements().any(|one| one.ruling == ruling);
     // Invariants alone know nothing of what clients saw.
     let is_checked = judgements().any(|one| one.judge == Judge::Checker);
-    if any(Ruling::Invalid) || record.cause.is_some() {
+    if record.interrupted && !any(Ruling::Invalid) {
+        "interrupted"
+    } else if any(Ruling::Invalid) || record.cause.is_some() {
         "failed"
     } else if any(Ruling::Unknown) || !is_checked {
         "unknown"

@@ -17,6 +17,8 @@ use crate::{
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct Record {
+    /// It was told to end: what was not checked then is no failure.
+    pub interrupted: bool,
     /// What was run, in a few words.
     pub title: String,
     /// Version and commit of the program that ran it.
@@ -206,7 +208,7 @@ impl Judgement {
     pub fn of_invariant(invariant: impl Into<String>, moments: u64, broken: Option<&str>) -> Self {
         let (ruling, text) = match broken {
             Some(how) => (Ruling::Invalid, format!("violated: {how}")),
-            None if moments == 0 => (Ruling::Unknown, "unknown: it looked at nothing".to_owned()),
+            None if moments == 0 => (Ruling::NotAsked, "there was nothing to look at".to_owned()),
             None => (Ruling::Valid, format!("valid moments={moments}")),
         };
         Self {
@@ -227,6 +229,7 @@ impl Judgement {
             (Ruling::Invalid, Judge::Checker) => "invalid",
             (Ruling::Invalid, Judge::Invariant) => "violated",
             (Ruling::Unknown, _) => "unknown",
+            (Ruling::NotAsked, _) => "not-asked",
         }
     }
 }
@@ -252,6 +255,8 @@ pub enum Ruling {
     Invalid,
     /// It cannot be said.
     Unknown,
+    /// What it is about did not come up, such as changes of members.
+    NotAsked,
 }
 
 /// What a replica is.

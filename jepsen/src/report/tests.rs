@@ -241,6 +241,10 @@ fn only_what_was_shown_to_be_valid_has_passed() {
     let invariant = |broken| Judgement::of_invariant("monotonic", 3, broken);
     assert_eq!(badge(vec![invariant(None)], None), "unknown");
     assert_eq!(badge(vec![valid(), invariant(None)], None), "passed");
+    // Nobody changed members: that says nothing.
+    let idle = Judgement::of_invariant("membership", 0, None);
+    assert_eq!(badge(vec![valid(), idle.clone()], None), "passed");
+    assert_eq!(badge(vec![idle], None), "unknown");
     assert_eq!(
         badge(vec![valid(), invariant(Some("it went back"))], None),
         "failed"

@@ -153,6 +153,7 @@ fn record(
         plan: serde_json::to_string_pretty(plan)?,
         replay: command.to_owned(),
         cause,
+        interrupted: summary.judged.ruling == Ruling::Interrupted,
         ended: outcome.ended,
         judgements: judgements.collect(),
         nodes: (1..=plan.nodes).map(|id| format!("n{id}")).collect(),

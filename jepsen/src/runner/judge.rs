@@ -180,9 +180,11 @@ pub fn judge(evidence: &Evidence<'_>) -> Judged {
         Ruling::Passed
     };
     let mut reasons = broken;
-    reasons.extend(weak);
     if evidence.interrupted {
+        // What did not happen by then says nothing.
         reasons.push("it was told to end".into());
+    } else {
+        reasons.extend(weak);
     }
     Judged { ruling, reasons }
 }
@@ -202,7 +204,10 @@ fn weaknesses(evidence: &Evidence<'_>) -> Vec<String> {
                 });
             let why: BTreeSet<&str> = why.collect();
             let why: Vec<&str> = why.into_iter().collect();
-            weak.push(format!("{mode} never happened: {}", why.join("; ")));
+            weak.push(match why[..] {
+                [] => format!("{mode} never happened"),
+                _ => format!("{mode} never happened: {}", why.join("; ")),
+            });
         }
     }
     if evidence.load_ms >= DEMANDING_MS && !evidence.verdicts.contains_key(SERVICE) {

@@ -257,6 +257,11 @@ impl fmt::Display for Summary {
         writeln!(f, "version     {}", self.version)?;
         writeln!(f, "report      {}", self.report.join("report.html").display())?;
         write!(f, "{} (seed {})", self.judged.ruling, self.seed)?;
+        match self.not_covered.len() {
+            0 => {}
+            1 => write!(f, ", 1 way of faults is not covered")?,
+            ways => write!(f, ", {ways} ways of faults are not covered")?,
+        }
         self.judged
             .reasons
             .iter()
@@ -405,7 +410,7 @@ mod tests {
         };
         let text = summary.to_string();
         for part in [
-            "rejected (seed 7)\n  pause never happened",
+            "rejected (seed 7), 1 way of faults is not covered\n  pause never happened",
             "p50 1.0, p99 12.3, max 12.3 ms",
             "200 ok, 3 failed, 1 unknown (0.50 %); 20/s over 10 s",
             "4 changes of leader, 1 snapshots, 5 compactions, of which clients were told 2 times; 6 flipped bits",
