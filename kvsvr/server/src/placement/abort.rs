@@ -1,5 +1,7 @@
 //! Taking an operation back: what is stored then, or why it is refused.
 
+use std::collections::BTreeSet;
+
 use super::{
     decide::Write,
     reseed,
@@ -36,7 +38,10 @@ pub(super) fn take_back(view: &View) -> Vec<Write> {
     } else {
         undo(op)
     };
-    let stays = |row: &ShardRow| op.state == OpState::Running && reseed::goes_on(row, op);
+    let ends = writes.contains(&Write::Operation(OpState::Aborted));
+    let stays = |row: &ShardRow| {
+        op.state == OpState::Running && reseed::goes_on(row, op) || ends && has_surplus(view, row)
+    };
     let changing = view
         .rows
         .values()
@@ -48,6 +53,14 @@ pub(super) fn take_back(view: &View) -> Vec<Write> {
         })
     }));
     writes
+}
+
+/// A lone voter that moves is two for a while. That goes on to its end: once nothing is under way nobody takes the second one away.
+fn has_surplus(view: &View, row: &ShardRow) -> bool {
+    let real = view.real.get(&row.id);
+    let votes = real.into_iter().flat_map(|real| &real.configs).map(BTreeSet::len);
+    let most = votes.chain([row.replicas.len()]).max();
+    !row.is_meta() && most > Some(view.replication)
 }
 
 /// The nodes become what they were.

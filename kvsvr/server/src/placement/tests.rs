@@ -720,3 +720,39 @@ fn a_plan_is_in_words() {
         ]
     );
 }
+
+/// A lone voter that moves is two for a while: whoever ends the operation then does not leave it so.
+#[test]
+fn a_lone_voter_is_not_left_as_two() {
+    let round = |steps, stores| Event::Round {
+        steps,
+        stores,
+        joint: false,
+    };
+    let mut world = cluster(3, 4, 1);
+    let (mut seen, mut late) = (BTreeMap::new(), None);
+    // A new node gets nothing, since it is down; a change of labels moves shard 1 to it, and is aborted when both vote.
+    let grow = [
+        Event::Ask(0, 1),
+        round(1, false),
+        round(0, true),
+        Event::Kill(4),
+        round(0, true),
+    ];
+    let label = [
+        Event::Revive(4),
+        Event::Ask(6, 1),
+        round(0, true),
+        round(1, false),
+        round(1, false),
+    ];
+    for event in grow.iter().chain(&label).chain([&Event::Abort]) {
+        carry_out(&mut world, event, &mut late);
+        checked_tick(&mut world, &mut seen);
+    }
+    let configs = &world.groups[&1].configs;
+    assert_eq!(configs.last(), Some(&BTreeSet::from([1, 4])), "{configs:?}");
+    settle(&mut world, &mut seen);
+    check_settled(&world, false);
+    assert_eq!(world.stored.rows[&1].replicas, [4]);
+}
